@@ -1,0 +1,179 @@
+// The tensor door of the op library: every operation the project owns, forward and backward, as
+// plain functions on tensors. Shapes, dtypes and devices are checked here once; below this door
+// code trusts its inputs. Each op runs on CPU (float, double) and CUDA (float, bfloat16) and has a
+// plain-loop twin in kernels/twins.h that defines what it computes; tests compare the two.
+//
+// Letters: T packed tokens, C width, F feed-forward width, V vocabulary, NH query heads, NKV KV heads,
+// HS head size, G = NH / NKV, NB blocks of one document, K chosen blocks per (KV head, token).
+// Query head i reads KV head i / G. Contiguous inputs; outputs are freshly allocated.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "kernels/documents.h"
+
+namespace sala {
+
+// ---------------------------------------------------------------- norms and element-wise
+
+// y = cast(x / sqrt(mean(x^2) + eps)) * weight: the statistic in fp32 (double for double), the cast
+// to x's dtype before the multiplication, as the Llama and MiniCPM code does.
+// x (..., C), weight (C). Returns y (..., C), rstd (...) fp32/fp64.
+std::tuple<at::Tensor, at::Tensor> rmsnorm_forward(const at::Tensor& x, const at::Tensor& weight,
+                                                   double eps);
+// Returns dx (..., C), dweight (C) in weight's dtype.
+std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const at::Tensor& x,
+                                                    const at::Tensor& weight,
+                                                    const at::Tensor& rstd);
+
+// Per-head RMSNorm over HS (skipped when `weight` is undefined), then rotary embedding (skipped when
+// `cos` is undefined): rotate-half layout, fp32 maths. x (T, N, HS), weight (HS),
+// cos and sin (T, HS/2) fp32 (fp64 for fp64), any attention factor folded in. Returns y (T, N, HS),
+// rstd (T, N) (undefined without a weight).
+std::tuple<at::Tensor, at::Tensor> qk_norm_rope_forward(const at::Tensor& x,
+                                                        const at::Tensor& weight,
+                                                        const at::Tensor& cos,
+                                                        const at::Tensor& sin, double eps);
+// Returns dx, dweight (undefined without a weight).
+std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(const at::Tensor& dy, const at::Tensor& x,
+                                                         const at::Tensor& weight,
+                                                         const at::Tensor& rstd,
+                                                         const at::Tensor& cos,
+                                                         const at::Tensor& sin);
+
+// y = silu(gate) * up. All (T, F).
+at::Tensor swiglu_forward(const at::Tensor& gate, const at::Tensor& up);
+std::tuple<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const at::Tensor& gate,
+                                                   const at::Tensor& up);
+
+// y = rmsnorm(o; weight) * sigmoid(z); without a weight: y = o * sigmoid(z). o, z (T, C).
+// Returns y, rstd (T) (undefined without a weight).
+std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const at::Tensor& z,
+                                                      const at::Tensor& weight, double eps);
+// Returns do, dz, dweight (undefined without a weight).
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
+    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
+    const at::Tensor& rstd);
+
+// ---------------------------------------------------------------- softmax attention, dense
+
+// Causal attention within each document. q (Tq, NH, HS), k and v (Tk, NKV, HS). The queries of a
+// document are its last tokens: q_docs and k_docs have equally many documents, and query i of a
+// document with nq queries and nk keys sees keys 0 .. nk - nq + i (all of training has nq = nk).
+// CUDA bf16: the variable-length flash kernel; CPU and fp32: query slabs per document, so memory stays
+// O(slab * nk). Returns o (Tq, NH, HS), lse (NH, Tq) fp32/fp64.
+std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, const at::Tensor& k,
+                                                           const at::Tensor& v,
+                                                           const Documents& q_docs,
+                                                           const Documents& k_docs, double scale);
+// Returns dq, dk, dv; deterministic.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
+    const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& o, const at::Tensor& lse, const Documents& q_docs, const Documents& k_docs,
+    double scale);
+
+// ---------------------------------------------------------------- block-sparse attention
+
+// InfLLM-V2 selection (arXiv:2509.24663; MiniCPM-SALA's config keys of the same names).
+struct SparseConfig {
+  int64_t kernel_size = 32;    // tokens averaged into one compressed key
+  int64_t kernel_stride = 16;  // tokens between two compressed keys
+  int64_t init_blocks = 1;     // leading blocks always attended
+  int64_t block_size = 64;     // tokens in a block = 4 * kernel_stride
+  int64_t window_size = 2048;  // local window, tokens: window_size / block_size + 1 forced blocks
+  int64_t topk = 64;           // blocks chosen beyond the local window
+  int64_t dense_len = 8192;    // documents shorter than this are attended densely
+
+  int64_t local_blocks() const { return window_size / block_size; }
+  int64_t blocks_per_token() const { return topk + local_blocks(); }  // K
+};
+
+// Block lists of every query: (NKV, Tq, K) int32, block numbers within the query's document,
+// ascending, padded with -1 at the end. A compressed window is visible iff its last token is <= t;
+// scores are summed over the G heads with the softmax normaliser from the 4x coarser windows;
+// block score = max over the windows that touch it; forced: init_blocks and the local_blocks + 1
+// blocks up to the query's own; ties go to the lower block. No gradient. CPU or CUDA. fp32 scores.
+// Memory: works in query slabs.
+at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
+                        const Documents& k_docs, const SparseConfig& config, double scale);
+
+// Attention over the listed blocks, causal inside. Shapes as dense_attention, blocks as above.
+std::tuple<at::Tensor, at::Tensor> block_sparse_attention_forward(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& blocks,
+    const Documents& q_docs, const Documents& k_docs, int64_t block_size, double scale);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> block_sparse_attention_backward(
+    const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& o, const at::Tensor& lse, const at::Tensor& blocks, const Documents& q_docs,
+    const Documents& k_docs, int64_t block_size, double scale);
+
+// ---------------------------------------------------------------- lightning attention
+
+// Per-head slopes s_h > 0 of the decay exp(-s_h): 2^(-8(h+1)/NH), ALiBi's rule for head counts that
+// are no power of two. CPU double tensor (NH).
+at::Tensor lightning_slopes(int64_t num_heads);
+
+// o_t = scale * S_t^T q_t, S_t = exp(-s) S_{t-1} + k_t v_t^T, per head, state zero at the start of
+// each document unless `initial_state` (D, NH, HS, HS) is given. q, k, v (T, NH, HS); slopes (NH)
+// fp64 on the CPU. State and its gradient in fp32 (fp64 for fp64); chunked; only non-positive
+// exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64.
+std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,
+                                                     const at::Tensor& v, const at::Tensor& slopes,
+                                                     const Documents& docs, double scale,
+                                                     const at::Tensor& initial_state = {});
+// `d_final_state` may be undefined. Returns dq, dk, dv, d_initial_state (D, NH, HS, HS).
+// Recomputes states from k and v; saves nothing else.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
+    const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& slopes, const Documents& docs, double scale,
+    const at::Tensor& initial_state = {}, const at::Tensor& d_final_state = {});
+
+// ---------------------------------------------------------------- losses over the vocabulary
+
+struct VocabLoss {
+  at::Tensor loss_T;  // (T) fp32/fp64: loss of each token before weights; always filled
+  at::Tensor kl_T;    // (T) the KL part (linear_kl only)
+  at::Tensor ce_T;    // (T) the next-token part (linear_kl with targets given; else undefined)
+  double loss_sum = 0;   // sum of weight * loss
+};
+
+// Cross-entropy of logits = x W^T * logit_scale against targets, in chunks of tokens: no (T, V)
+// tensor exists. x (T, C), w (V, C), targets (T) int64, weight (T) fp32 (0 = ignored).
+// Where `dx` is given: dx (T, C) in x's dtype = d(sum weight * loss)/dx, and d_w (V, C) fp32/fp64 += the
+// weight gradient (skipped when d_w is undefined).
+VocabLoss linear_cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets,
+                               const at::Tensor& weight, double logit_scale,
+                               at::Tensor* dx = nullptr, const at::Tensor& d_w = {});
+
+struct DistillConfig {
+  double temperature = 1.0;  // KL between softened distributions, times temperature^2
+  double ce_weight = 0.0;    // loss = (1 - ce_weight) * KL + ce_weight * cross-entropy
+};
+
+// KL(teacher || student) over the full vocabulary, chunked likewise. Teacher: x_teacher (T, Ct),
+// w_teacher (V, Ct). `targets` may be undefined when ce_weight is 0.
+VocabLoss linear_kl(const at::Tensor& x, const at::Tensor& w, double logit_scale,
+                    const at::Tensor& x_teacher, const at::Tensor& w_teacher,
+                    double teacher_logit_scale, const at::Tensor& targets, const at::Tensor& weight,
+                    const DistillConfig& config, at::Tensor* dx = nullptr,
+                    const at::Tensor& d_w = {});
+
+// ---------------------------------------------------------------- optimizer
+
+// Decoupled weight decay Adam (Loshchilov & Hutter 2019) over a flat range; all fp32, in place:
+//   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+//   w -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + lr * decay * w
+// with g = grad * grad_scale. `copy` (same count, bf16 or fp32), when defined, receives cast(w).
+struct AdamW {
+  double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
+  double grad_scale = 1;  // clipping and loss normalisation
+  int64_t step = 1;       // t, counts from 1
+};
+void adamw_step(at::Tensor& master, at::Tensor& m, at::Tensor& v, const at::Tensor& grad,
+                at::Tensor copy, const AdamW& options);
+
+}  // namespace sala
