@@ -1,0 +1,54 @@
+// How a struct tells its recipe keys. Each options struct has `void describe(Fields&)` that names every
+// key once; three visitors use it: the strict YAML reader (fills values, collects errors with
+// file:line:column and did-you-mean), the printer of the resolved recipe, and the key lister behind
+// `sala-train --keys` and the test of recipes/README.md. So a key exists in exactly one place.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace sala {
+
+enum class Need { kRequired, kOptional };  // optional: the member's initial value is the default
+
+class Fields {
+ public:
+  virtual ~Fields() = default;
+  // Counts (tokens, rows, steps): digits with an optional K (1,024), M (1,024^2) or G (1,024^3).
+  virtual void count(const char* key, int64_t& value, Need need, const char* help) = 0;
+  virtual void number(const char* key, double& value, Need need, const char* help) = 0;
+  virtual void flag(const char* key, bool& value, Need need, const char* help) = 0;
+  virtual void text(const char* key, std::string& value, Need need, const char* help) = 0;
+  // One of `choices`.
+  virtual void choice(const char* key, std::string& value, std::vector<std::string> choices,
+                      Need need, const char* help) = 0;
+  virtual void counts(const char* key, std::vector<int64_t>& value, Need need,
+                      const char* help) = 0;                       // [1K, 2K] or a single value
+  virtual void numbers(const char* key, std::vector<double>& value, Need need, const char* help) = 0;
+  virtual void texts(const char* key, std::vector<std::string>& value, Need need,
+                     const char* help) = 0;
+  virtual void weights(const char* key, std::map<std::string, double>& value, Need need,
+                       const char* help) = 0;                      // {source name: weight}
+  // A nested mapping of fixed keys.
+  virtual void section(const char* key, Need need, const char* help,
+                       const std::function<void(Fields&)>& describe) = 0;
+  // A nested mapping whose keys are the user's names; describe(name, fields) reads one element.
+  virtual void named_sections(const char* key, Need need, const char* help,
+                              const std::function<void(const std::string&, Fields&)>& describe) = 0;
+  // A list of mappings of fixed keys; describe(index, fields) reads one element.
+  virtual void list(const char* key, Need need, const char* help,
+                    const std::function<void(size_t, Fields&)>& describe) = 0;
+};
+
+// Collects problems found after reading (cross-field arithmetic). `key` is a path such as
+// "stages[2].distill.batch_tokens"; the reader adds file:line:column of that key.
+class Problems {
+ public:
+  virtual ~Problems() = default;
+  virtual void add(const std::string& key, const std::string& message) = 0;
+};
+
+}  // namespace sala
