@@ -1,0 +1,19 @@
+"""Lets a script be called directly: if a library is missing and the project has its virtual
+environment (.venv, made by `make`), the script starts again with that Python."""
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def require(*modules):
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    if not missing:
+        return
+    python = ROOT / ".venv" / "bin" / "python"
+    if python.exists() and Path(sys.prefix) != ROOT / ".venv":
+        os.execv(python, [str(python), *sys.argv])
+    sys.exit(f"{Path(sys.argv[0]).name}: needs the Python packages {', '.join(missing)}; "
+             "`make` installs them into .venv")
