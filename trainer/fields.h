@@ -1,5 +1,5 @@
-// How a struct tells its recipe keys. Each options struct has `void describe(Fields&)` that names every
-// key once; three visitors use it: the strict YAML reader (fills values, collects errors with
+// How a struct tells its recipe keys. Each options struct has `void describe(Fields&)` that names
+// every key once; three visitors use it: the strict YAML reader (fills values, collects errors with
 // file:line:column and did-you-mean), the printer of the resolved recipe, and the key lister behind
 // `sala-train --keys` and the test of recipes/README.md. So a key exists in exactly one place.
 #pragma once
@@ -27,7 +27,8 @@ class Fields {
                       Need need, const char* help) = 0;
   virtual void counts(const char* key, std::vector<int64_t>& value, Need need,
                       const char* help) = 0;                       // [1K, 2K] or a single value
-  virtual void numbers(const char* key, std::vector<double>& value, Need need, const char* help) = 0;
+  virtual void numbers(const char* key, std::vector<double>& value, Need need,
+                       const char* help) = 0;
   virtual void texts(const char* key, std::vector<std::string>& value, Need need,
                      const char* help) = 0;
   virtual void weights(const char* key, std::map<std::string, double>& value, Need need,
@@ -35,12 +36,21 @@ class Fields {
   // A nested mapping of fixed keys.
   virtual void section(const char* key, Need need, const char* help,
                        const std::function<void(Fields&)>& describe) = 0;
-  // A nested mapping whose keys are the user's names; describe(name, fields) reads one element.
+  // A nested mapping whose keys are the user's names; describe(name, fields) reads or tells one
+  // element. `names`: those there are now, for the printer.
   virtual void named_sections(const char* key, Need need, const char* help,
+                              const std::vector<std::string>& names,
                               const std::function<void(const std::string&, Fields&)>& describe) = 0;
-  // A list of mappings of fixed keys; describe(index, fields) reads one element.
-  virtual void list(const char* key, Need need, const char* help,
+  // A list of mappings of fixed keys; describe(index, fields) reads or tells one element and makes
+  // room for it. `size`: how many there are now, for the printer.
+  virtual void list(const char* key, Need need, const char* help, size_t size,
                     const std::function<void(size_t, Fields&)>& describe) = 0;
+  // A list of mappings with exactly one key, the element's type, which is one of `types`:
+  // `- align: {…}`. `current`: the types of the elements there are now, for the printer.
+  virtual void variants(
+      const char* key, Need need, const char* help, const std::vector<std::string>& types,
+      const std::vector<std::string>& current,
+      const std::function<void(size_t, const std::string& type, Fields&)>& describe) = 0;
 };
 
 // Collects problems found after reading (cross-field arithmetic). `key` is a path such as

@@ -1,0 +1,90 @@
+// Recipe keys that the looping stages share: learning-rate schedule, optimizer with rules by tensor
+// name, token budget, and what the loop does besides steps. The keys lie flat in the stage:
+// `- distill: {tokens: 8M, row_length: 2K, batch_tokens: 32K, lr: 2e-3, schedule: cosine, …}`.
+// `path` of every check is the stage's own ("stages[2].distill"); one problem per contradiction.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "trainer/fields.h"
+
+namespace sala {
+
+class Stage;
+struct Recipe;
+
+// Learning rate by step. Linear warm-up to `lr`, then by `kind`:
+//   constant     lr
+//   cosine       half a cosine from lr down to end_lr
+//   exponential  lr * (end_lr / lr)^progress
+//   wsd          lr, then linear to end_lr over the last decay_frac of all steps
+struct Schedule {
+  std::string kind = "cosine";
+  double lr = 0;
+  double end_lr = 0;
+  int64_t warmup_steps = 0;
+  double decay_frac = 0.1;
+
+  void describe(Fields& fields);
+  void check(const std::string& path, int64_t num_steps, Problems& problems) const;
+  // `step` counts from 0: the step about to be taken. After the last step: the end of the schedule.
+  double at(int64_t step, int64_t num_steps) const;
+};
+
+// What is different for the tensors whose name holds a match of the ECMAScript regex `match`.
+struct ParameterRule {
+  std::string match;
+  double lr_scale = 1.0;
+  bool freeze = false;
+  void describe(Fields& fields);
+};
+
+// AdamW (kernels/ops.h).
+struct OptimizerOptions {
+  Schedule schedule;
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.0;
+  double clip = 1.0;  // norm of the gradient; 0 = off
+  std::vector<ParameterRule> rules;
+
+  void describe(Fields& fields);
+  void check(const std::string& path, int64_t num_steps, Problems& problems) const;
+  // The first rule that matches; lr_scale 1, not frozen, when none does.
+  ParameterRule rule_for(const std::string& tensor_name) const;
+};
+
+struct TokenBudget {
+  int64_t tokens = 0;        // of the whole stage; rounded up to whole steps
+  int64_t row_length = 0;    // T of one row
+  int64_t batch_tokens = 0;  // tokens of one step, all ranks together
+  int64_t micro_tokens = 0;  // tokens a rank runs at once; 0 = whole rows up to 8K, at least one
+  std::map<std::string, double> data;  // source name: weight
+
+  int64_t rows_per_step() const { return batch_tokens / row_length; }
+  int64_t num_steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }
+  int64_t micro_rows() const;  // rows a rank runs at once, at most rows_per_step()
+
+  void describe(Fields& fields);
+  // False when the arithmetic above cannot be used (something is zero or no multiple).
+  bool check(const std::string& path, const Recipe& recipe, Problems& problems) const;
+};
+
+// A problem for every source in `data` that the recipe lacks and for every weight that is not > 0.
+void check_sources(const std::string& key, const std::map<std::string, double>& data,
+                   const Recipe& recipe, Problems& problems);
+
+struct LoopOptions {
+  std::string recompute = "none";     // none | full: redo each block's forward in the backward
+  std::string attention = "sparse";   // sparse | dense: of the hybrid's sparse layers
+  std::string on_nonfinite = "skip";  // skip | stop: a step whose loss or gradient is not finite
+  int64_t max_skips = 10;             // skipped steps in a row that stop the run
+
+  // save_every and evaluate_every (members of Stage), on_nonfinite, max_skips.
+  void describe(Fields& fields, Stage& stage);
+  // recompute and attention: stages that train the whole model.
+  void describe_model(Fields& fields);
+};
+
+}  // namespace sala
