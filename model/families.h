@@ -4,7 +4,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/config.h"
@@ -31,7 +33,11 @@ nlohmann::json hybrid_config_json(const ModelConfig& config);
 struct ExportVerdict {
   std::vector<std::string> refusals;
   std::vector<std::string> transformers_blockers, sglang_blockers;
+  std::vector<std::string> notes;  // it loads, but with this limit or this option
 };
 ExportVerdict export_verdict(const ModelConfig& config);
+
+// Every tensor of the minicpm_sala format for this configuration: name and shape, in file order.
+std::vector<std::pair<std::string, std::vector<int64_t>>> hybrid_tensors(const ModelConfig& config);
 
 }  // namespace sala

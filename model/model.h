@@ -15,6 +15,8 @@ class Model {
  public:
   // Zero-filled parts of `dtype` on `device`.
   Model(ModelConfig config, at::ScalarType dtype, at::Device device);
+  Model(const Model&) = delete;  // units refer to config_
+  Model& operator=(const Model&) = delete;
 
   const ModelConfig& config() const { return config_; }
   const std::vector<std::unique_ptr<Unit>>& units() const { return units_; }

@@ -1,0 +1,42 @@
+#include "trainer/losses.h"
+
+namespace sala {
+
+namespace {
+
+// The fp32 gradient view of the vocabulary projection; undefined where it does not train.
+at::Tensor head_gradient(Model& model) {
+  Weights& part = model.parts()[model.head_part()];
+  if (!model.head_weight().requires_grad()) return {};
+  part.ensure_grad();
+  const Entry& entry = part.layout().entries[model.head_entry()];
+  return part.grad.narrow(0, entry.offset, entry.num_elements()).view(entry.shape);
+}
+
+double weighted_sum(const at::Tensor& values_T, const at::Tensor& weight_T) {
+  if (!values_T.defined()) return 0;
+  return (values_T * weight_T).sum(at::kDouble).item<double>();
+}
+
+}  // namespace
+
+LossValue NextTokenLoss::forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
+                                          at::Tensor& dx) {
+  const at::Tensor weight = batch.loss_weight / batch.global_weight;
+  const VocabLoss loss =
+      linear_cross_entropy(x, model.head_weight().detach(), batch.targets, weight,
+                           model.config().logit_scale, &dx, head_gradient(model));
+  return {loss.loss_sum, 0, loss.loss_sum};
+}
+
+LossValue DistillLoss::forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
+                                        at::Tensor& dx) {
+  const at::Tensor x_teacher = teacher_.hidden(teacher_.env(batch, /*sparse=*/false));
+  const at::Tensor weight = batch.loss_weight / batch.global_weight;
+  const VocabLoss loss = linear_kl(x, model.head_weight().detach(), model.config().logit_scale,
+                                   x_teacher, teacher_.head_weight(), teacher_.config().logit_scale,
+                                   batch.targets, weight, config_, &dx, head_gradient(model));
+  return {loss.loss_sum, weighted_sum(loss.kl_T, weight), weighted_sum(loss.ce_T, weight)};
+}
+
+}  // namespace sala
