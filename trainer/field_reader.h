@@ -1,0 +1,19 @@
+// Fields from a YAML tree: fills the structs, and collects every problem with its place. Nothing is
+// thrown for a bad value; the caller asks for problems() at the end.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "trainer/fields.h"
+#include "trainer/recipe_problems.h"
+#include "trainer/yaml_reader.h"
+
+namespace sala {
+
+// Reads one mapping: `describe` names its keys; whatever else it holds is a problem. `path` is the
+// mapping's own key path, "" at the top.
+void read_fields(const YamlNode& node, const std::string& path, RecipeProblems& problems,
+                 const std::function<void(Fields&)>& describe);
+
+}  // namespace sala
