@@ -1,0 +1,189 @@
+// Lightning attention (Qin et al. 2024; with fixed slopes it is RetNet's retention,
+// arXiv:2307.08621) in chunked form. With i, j the places in a chunk of n tokens and S the state
+// before it:
+//   o      = scale * [ ((q k^T) o D) v + lambda^(i+1) q S ],   D_ij = lambda^(i-j) for i >= j
+//   S_next = lambda^n S + sum_j lambda^(n-1-j) k_j v_j^T
+// The backward has the same shape, with states that flow from the right. Work goes segment by
+// segment (lightning_plan.h), so that temporaries do not grow with T and a segment costs some
+// twenty launches.
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/lightning_chunks.h"
+#include "kernels/ops.h"
+
+namespace sala {
+
+namespace {
+
+void check_lightning(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const at::Tensor& slopes, const Documents& docs, const at::Tensor& initial,
+                     const char* op) {
+  check_input(q, 3, op, "q");
+  check_same(k, q, op, "k");
+  check_same(v, q, op, "v");
+  TORCH_CHECK(slopes.defined() && slopes.device().is_cpu() && slopes.scalar_type() == at::kDouble &&
+                  slopes.dim() == 1 && slopes.size(0) == q.size(1),
+              op, ": expected fp64 slopes of ", q.size(1), " heads on the CPU");
+  TORCH_CHECK(docs.num_tokens() == q.size(0) && q.size(0) > 0, op, ": expected documents of ",
+              q.size(0), " tokens (at least one), got ", docs.num_tokens());
+  if (initial.defined()) {
+    check_statistic(initial, {docs.count(), q.size(1), q.size(2), q.size(2)}, q, op,
+                    "initial_state");
+  }
+}
+
+// Decoding: every document is one token, so the recurrence itself is the shortest form.
+std::tuple<at::Tensor, at::Tensor> single_step(const at::Tensor& q, const at::Tensor& k,
+                                               const at::Tensor& v, const at::Tensor& slopes,
+                                               double scale, const at::Tensor& initial_state) {
+  const at::ScalarType wide = accumulate_type(q);
+  at::Tensor state = k.to(wide).unsqueeze(-1) * v.to(wide).unsqueeze(-2);  // (D, NH, HS, HS)
+  if (initial_state.defined()) {
+    const at::Tensor decay = slopes.neg().exp_().to(wide).to(q.device());
+    state.addcmul_(initial_state, decay.view({1, -1, 1, 1}));
+  }
+  const at::Tensor o = at::matmul(q.to(wide).unsqueeze(-2), state).squeeze(-2).mul_(scale);
+  return {o.to(q.scalar_type()), state};
+}
+
+}  // namespace
+
+at::Tensor lightning_slopes(int64_t num_heads) {
+  TORCH_CHECK(num_heads > 0, "lightning_slopes: expected at least one head, got ", num_heads);
+  int64_t power = 1;
+  while (power * 2 <= num_heads) power *= 2;
+  at::Tensor slopes = at::empty({num_heads}, at::kDouble);
+  double* s = slopes.data_ptr<double>();
+  for (int64_t h = 0; h < num_heads; ++h) {
+    // Beyond the power of two: entries 0, 2, 4, ... of the list for twice as many heads.
+    const double n = static_cast<double>(h < power ? power : 2 * power);
+    const double place = static_cast<double>(h < power ? h + 1 : 2 * (h - power) + 1);
+    s[h] = std::exp2(-8.0 * place / n);
+  }
+  return slopes;
+}
+
+std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,
+                                                     const at::Tensor& v, const at::Tensor& slopes,
+                                                     const Documents& docs, double scale,
+                                                     const at::Tensor& initial_state) {
+  check_lightning(q, k, v, slopes, docs, initial_state, "lightning_forward");
+  const at::NoGradGuard no_grad;
+  if (docs.longest == 1) return single_step(q, k, v, slopes, scale, initial_state);
+  const LightningChunks form(q, slopes, docs, scale);
+  at::Tensor o = at::empty_like(q);
+  at::Tensor final_state =
+      at::empty({docs.count(), form.NH, form.HS, form.HS}, q.options().dtype(form.wide));
+  at::Tensor carry;  // (NH, 1, HS, HS)
+  for (const LightningSegment& segment : form.plan.segments) {
+    const int64_t n = segment.num_chunks();
+    const LightningPorts ins = in_ports(segment, initial_state.defined());
+    const LightningPorts outs = out_ports(segment, true);
+    const at::Tensor link = form.link(segment, ins, outs);
+    const at::Tensor entering = port_states(ins, initial_state, carry, segment.continues_in, 0);
+    const at::Tensor qc = form.load(q, segment), kc = form.load(k, segment);
+    const at::Tensor vc = form.load(v, segment);
+    const at::Tensor gained = form.gained(kc, vc, form.to_end(segment));
+    const at::Tensor before =
+        transfer(link.narrow(1, 0, n), gained, entering).view(gained.sizes()).to(form.dtype);
+    const at::Tensor leaving = transfer(link.narrow(1, n, outs.count), gained, entering);
+
+    form.store(o, segment,
+               form.across_and_inside(qc, before, form.from_start, form.masked_scores(qc, kc), vc));
+    // The row of a document that goes on is overwritten by the segment in which it ends.
+    final_state.narrow(0, outs.first, outs.count).copy_(leaving.transpose(0, 1));
+    if (segment.continues_out) carry = leaving.narrow(1, outs.count - 1, 1);
+  }
+  return {o, final_state};
+}
+
+namespace {
+
+// The state that crosses into each segment, (NH, 1, HS, HS) or undefined: a forward pass over k and
+// v.
+std::vector<at::Tensor> crossing_states(const LightningChunks& form, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor& initial_state) {
+  const auto& segments = form.plan.segments;
+  std::vector<at::Tensor> carry(segments.size());
+  for (size_t i = 0; i + 1 < segments.size(); ++i) {
+    const LightningSegment& segment = segments[i];
+    if (!segment.continues_out) continue;
+    const LightningPorts ins = in_ports(segment, initial_state.defined());
+    const LightningPorts outs = out_ports(segment, false);
+    const at::Tensor gained =
+        form.gained(form.load(k, segment), form.load(v, segment), form.to_end(segment));
+    const at::Tensor link = form.link(segment, ins, outs);
+    carry[i + 1] = transfer(link.narrow(1, segment.num_chunks(), 1), gained,
+                            port_states(ins, initial_state, carry[i], segment.continues_in, 0));
+  }
+  return carry;
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
+    const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& slopes, const Documents& docs, double scale, const at::Tensor& initial_state,
+    const at::Tensor& d_final_state) {
+  check_lightning(q, k, v, slopes, docs, initial_state, "lightning_backward");
+  check_same(d_o, q, "lightning_backward", "d_o");
+  const int64_t D = docs.count(), NH = q.size(1), HS = q.size(2);
+  if (d_final_state.defined()) {
+    check_statistic(d_final_state, {D, NH, HS, HS}, q, "lightning_backward", "d_final_state");
+  }
+  const at::NoGradGuard no_grad;
+  const LightningChunks form(q, slopes, docs, scale);
+  const std::vector<at::Tensor> carry = crossing_states(form, k, v, initial_state);
+  at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
+  at::Tensor d_initial = initial_state.defined() ? at::empty_like(initial_state) : at::Tensor();
+  at::Tensor d_carry;  // (NH, 1, HS, HS): gradient of the state that crosses to the right
+  for (size_t i = form.plan.segments.size(); i-- > 0;) {
+    const LightningSegment& segment = form.plan.segments[i];
+    const int64_t n = segment.num_chunks();
+    const LightningPorts ins = in_ports(segment, initial_state.defined());
+    const LightningPorts outs = out_ports(segment, d_final_state.defined());
+    const at::Tensor link = form.link(segment, ins, outs);
+    const at::Tensor back = link.transpose(1, 2);
+    const at::Tensor to_end = form.to_end(segment);
+    const at::Tensor qc = form.load(q, segment), kc = form.load(k, segment);
+    const at::Tensor vc = form.load(v, segment), gc = form.load(d_o, segment);
+
+    const at::Tensor gained = form.gained(kc, vc, to_end);
+    const at::Tensor entering = port_states(ins, initial_state, carry[i], segment.continues_in, 0);
+    const at::Tensor before =
+        transfer(link.narrow(1, 0, n), gained, entering).view(gained.sizes()).to(form.dtype);
+    // The same walk from the right: what each chunk's queries ask of the state before it.
+    const at::Tensor asked = bmm_wide(form.weighted(qc, form.from_start).transpose(1, 2), gc);
+    const at::Tensor d_leaving =
+        port_states(outs, d_final_state, d_carry, segment.continues_out, outs.count - 1);
+    const at::Tensor d_after =
+        transfer(back.narrow(1, 0, n), asked, d_leaving).view(gained.sizes()).to(form.dtype);
+    if (ins.count > 0) {
+      const at::Tensor d_entering = transfer(back.narrow(1, n, ins.count), asked, d_leaving);
+      if (segment.continues_in) d_carry = d_entering.narrow(1, 0, 1);
+      // The row of a document that began earlier is overwritten by the segment in which it begins.
+      if (d_initial.defined()) {
+        d_initial.narrow(0, ins.first, ins.count).copy_(d_entering.transpose(0, 1));
+      }
+    }
+
+    const at::Tensor scores = form.masked_scores(qc, kc);
+    const at::Tensor d_scores = form.masked_scores(gc, vc);
+    form.store(dq, segment,
+               form.across_and_inside(gc, before.transpose(1, 2), form.from_start, d_scores, kc));
+    form.store(
+        dk, segment,
+        form.across_and_inside(vc, d_after.transpose(1, 2), to_end, d_scores.transpose(1, 2), qc));
+    form.store(dv, segment,
+               form.across_and_inside(kc, d_after, to_end, scores.transpose(1, 2), gc));
+  }
+  return {dq, dk, dv, d_initial};
+}
+
+}  // namespace sala
