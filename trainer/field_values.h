@@ -7,7 +7,7 @@
 
 namespace sala {
 
-// Digits with an optional K (1,024), M (1,024^2) or G (1,024^3). False, and why in `error`, otherwise.
+// Digits with an optional K (1,024), M (1,024^2) or G (1,024^3). Otherwise false, with the reason.
 bool parse_count(const std::string& text, int64_t& value, std::string& error);
 bool parse_number(const std::string& text, double& value, std::string& error);
 

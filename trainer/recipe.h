@@ -2,6 +2,7 @@
 // with file:line:column. Nothing reads YAML, environment or argv after this.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -49,14 +50,17 @@ struct Recipe {
   DataOptions data;
   std::vector<std::unique_ptr<Stage>> stages;
   void describe(Fields& fields);
-  int64_t num_kept() const;        // sparse layers of the hybrid, from the swap stage; 0 without one
+  // What only the whole recipe shows: order and names of stages, and each stage's own arithmetic.
+  // `readable`: whether a stage's options (by path), or "stages" as a list, could be read.
+  void check(Problems& problems, const std::function<bool(const std::string&)>& readable) const;
+  int64_t num_kept() const;        // sparse layers of the hybrid (swap stage); 0 without one
 };
 
 // `overrides`: "key.path=value" (stages by index or name: "stages.distill.tokens=8M").
 // Throws std::runtime_error whose message has one line per problem.
 std::unique_ptr<Recipe> read_recipe(const std::string& path,
                                     const std::vector<std::string>& overrides = {});
-// The recipe with every default filled in, as YAML text that read_recipe reads back to the same recipe.
+// The recipe with every default filled in, as YAML that read_recipe reads back to the same recipe.
 std::string resolved_yaml(Recipe& recipe);
 
 struct KeyDoc {
@@ -66,5 +70,7 @@ struct KeyDoc {
   std::string help;
 };
 std::vector<KeyDoc> recipe_keys();   // every key that exists, in order
+// The same as Markdown, a table for each section and stage type: recipes/README.md holds this text.
+std::string recipe_keys_markdown();
 
 }  // namespace sala

@@ -34,9 +34,10 @@ std::string RecipeProblems::text() const {
   std::string out;
   for (const Problem& problem : sorted) {
     if (!out.empty()) out += '\n';
-    out += problem.place.text() + ": ";
-    if (!problem.key.empty()) out += problem.key + ": ";
-    out += problem.message;
+    out += problem.place.text();
+    if (problem.message.empty()) continue;
+    if (!problem.key.empty()) out += ": " + problem.key;
+    out += ": " + problem.message;
   }
   return out;
 }

@@ -16,6 +16,7 @@ class RecipeProblems : public Problems {
   // `key` gets the place of the nearest key on its path that the file has.
   void add(const std::string& key, const std::string& message) override;
   void add_at(const YamlPlace& place, const std::string& key, const std::string& message);
+  void add_line(const std::string& line) { add_at({line, 0, 0}, "", ""); }  // has its place already
   void remember(const std::string& key, const YamlPlace& place) { places_[key] = place; }
 
   bool empty() const { return problems_.empty(); }

@@ -46,6 +46,7 @@ class Stage {
   // Cross-field arithmetic; `path` is the stage's own path ("stages[2].distill"). Reads no files.
   virtual void check(const Recipe& recipe, const std::string& path, Problems& problems) const = 0;
   virtual StagePlan plan(const PlanContext& context) const = 0;
+  virtual int64_t num_kept() const { return 0; }         // swap: sparse layers of the hybrid
 
   virtual void begin(Run& run) = 0;                      // allocate; before load()
   virtual bool advance(Run& run) = 0;                    // one step or work item; false = nothing left

@@ -1,4 +1,4 @@
-// The only door to yaml-cpp: a YAML file becomes a plain tree whose nodes know where they came from.
+// The only door to yaml-cpp: a YAML file becomes a plain tree whose nodes know where they are from.
 // Anchors and aliases are expanded; `<<: *anchor` adds the keys that the mapping lacks.
 #pragma once
 
