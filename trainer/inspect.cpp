@@ -1,0 +1,145 @@
+#include "trainer/inspect.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/atomic_file.h"
+#include "data/hdf5_file.h"
+#include "model/convert.h"
+#include "model/families.h"
+#include "model/generate.h"
+#include "model/model.h"
+#include "trainer/device_info.h"
+#include "trainer/flops.h"
+#include "trainer/hf_folder.h"
+
+namespace sala {
+
+namespace {
+
+using Rows = std::vector<std::vector<int64_t>>;
+
+Rows read_ids(const std::string& path, int64_t vocab_size) {
+  Rows rows;
+  try {
+    rows = nlohmann::json::parse(read_text_file(path)).get<Rows>();
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(fmt::format(
+        "{}: expected JSON rows of token ids, [[1, 2, 3], [4, 5, 6]]: {}", path, error.what()));
+  }
+  for (size_t b = 0; b < rows.size(); ++b) {
+    if (rows[b].empty()) throw std::runtime_error(fmt::format("{}: row {} is empty", path, b));
+    for (size_t t = 0; t < rows[b].size(); ++t) {
+      if (rows[b][t] < 0 || rows[b][t] >= vocab_size) {
+        throw std::runtime_error(fmt::format("{}: row {}, position {}: id {} is outside the "
+                                             "vocabulary [0, {})", path, b, t, rows[b][t],
+                                             vocab_size));
+      }
+    }
+  }
+  if (rows.empty()) throw std::runtime_error(path + ": no rows");
+  return rows;
+}
+
+void write_logits(const Model& model, const Rows& rows, const std::string& path, bool sparse) {
+  const int64_t B = static_cast<int64_t>(rows.size());
+  const int64_t T = static_cast<int64_t>(rows.front().size());
+  for (const auto& row : rows) {
+    if (static_cast<int64_t>(row.size()) != T) {
+      throw std::runtime_error(fmt::format(
+          "--logits needs rows of one length; the first has {} ids, another {}", T, row.size()));
+    }
+  }
+  Hdf5File file = Hdf5File::create(path);
+  file.create_dataset("logits", ElementType::kF32, {B, T, model.config().vocab_size});
+  const at::Device device = model.parts().front().flat.device();
+  for (int64_t b = 0; b < B; ++b) {
+    const Batch batch = single_document(rows[b], 0, device);
+    const at::Tensor hidden = model.hidden(model.env(batch, sparse));
+    const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu().contiguous();
+    file.write("logits", b, 1, logits.const_data_ptr<float>());
+  }
+  file.commit();
+}
+
+std::string mixer_line(const ModelConfig& c) {
+  std::string text;
+  for (Mixer mixer : c.mixers) {
+    text += mixer == Mixer::kFull ? 'F' : mixer == Mixer::kSparse ? 'S' : 'L';
+  }
+  return text;
+}
+
+std::string blockers(const char* loader, const std::vector<std::string>& reasons) {
+  if (reasons.empty()) return fmt::format("  {} loads it\n", loader);
+  return fmt::format("  {} does not load it: {}\n", loader, fmt::join(reasons, "; "));
+}
+
+// What a folder's hybrid could not say in the export format, and who would load it.
+std::string export_lines(const ModelConfig& c) {
+  const ModelConfig hybrid =
+      c.is_hybrid() ? c : hybrid_config(c, {0, c.num_layers - 1}, SparseConfig{}, false);
+  const ExportVerdict verdict = export_verdict(hybrid);
+  std::string text = c.is_hybrid() ? "export\n" : "export of its hybrid (QK-norm dropped on kept layers)\n";
+  if (!verdict.refusals.empty()) {
+    text += fmt::format("  cannot be written: {}\n", fmt::join(verdict.refusals, "; "));
+  }
+  return text + blockers("transformers", verdict.transformers_blockers) +
+         blockers("SGLang", verdict.sglang_blockers);
+}
+
+}  // namespace
+
+std::string describe_folder(const std::string& folder) {
+  const ModelConfig c = read_model_config(folder);
+  int64_t counts[3] = {0, 0, 0};
+  for (Mixer mixer : c.mixers) ++counts[static_cast<int>(mixer)];
+  std::string text = fmt::format(
+      "family      {}\nlayers      {} ({} full, {} sparse, {} lightning)  {}\n"
+      "width       {}, feed-forward {}\n"
+      "heads       {} query, {} key/value, size {}\nvocabulary  {}{}\nparameters  {:.1f} M\n"
+      "context     {} tokens\n",
+      c.family, c.num_layers, counts[0], counts[1], counts[2], mixer_line(c), c.width, c.ffn_width,
+      c.num_heads, c.num_kv_heads, c.head_size, c.vocab_size, c.tied_head ? ", tied head" : "",
+      static_cast<double>(num_parameters(c)) / 1e6, c.max_position);
+  if (c.sliding_window > 0) {
+    text += fmt::format("window      attends {} tokens back; treated as full attention\n",
+                        c.sliding_window);
+  }
+  return text + export_lines(c);
+}
+
+void inspect(const InspectOptions& o) {
+  if (o.ids_file.empty()) {
+    if (!o.logits_file.empty() || o.generate > 0) {
+      throw std::runtime_error("--logits and --generate need --ids FILE.json");
+    }
+    fmt::print("{}", describe_folder(o.folder));
+    return;
+  }
+  const ModelConfig config = read_model_config(o.folder);
+  const Rows rows = read_ids(o.ids_file, config.vocab_size);
+  const bool cuda = o.device == "cuda";
+  if (cuda && num_gpus() < 1) {
+    throw std::runtime_error("--device cuda: this machine has no GPU, or this build no CUDA");
+  }
+  const at::Device device = cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  Model model(config, cuda ? at::kBFloat16 : at::kFloat, device);
+  read_weights(o.folder, model.part_pointers());
+  if (!o.logits_file.empty()) write_logits(model, rows, o.logits_file, !o.dense);
+  if (o.generate > 0) {
+    nlohmann::json generated = nlohmann::json::array();
+    GenerateOptions options;
+    options.max_new_tokens = o.generate;
+    options.sparse = !o.dense;
+    options.stop_ids = config.eos_ids;
+    for (const auto& row : rows) generated.push_back(generate(model, row, options));
+    const std::string text = nlohmann::json{{"generated", generated}}.dump();
+    fmt::print("{}\n", text);
+    if (!o.out_file.empty()) write_file_atomically(o.out_file, text + "\n");
+  }
+}
+
+}  // namespace sala

@@ -1,0 +1,29 @@
+// sala-inspect FOLDER: what a model folder is; its logits and greedy continuations for given token ids.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "trainer/inspect.h"
+
+int main(int argc, char** argv) {
+  at::globalContext().setFlushDenormal(true);
+  CLI::App app{"Describes a Hugging Face model folder, source or hybrid, and runs token ids through it"};
+  sala::InspectOptions options;
+  app.add_option("folder", options.folder, "Folder with config.json and safetensors")->required();
+  app.add_option("--ids", options.ids_file, "JSON rows of token ids: [[1, 2], [3, 4]]");
+  app.add_option("--logits", options.logits_file, "Write logits (B, T, V) fp32 to this HDF5 file");
+  app.add_option("--generate", options.generate, "Continue every row by N tokens, greedily");
+  app.add_option("--out", options.out_file, "Also write the continuations to this JSON file");
+  app.add_option("--device", options.device, "cpu (fp32) or cuda (bf16)")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_flag("--dense", options.dense, "Sparse layers attend densely whatever dense_len says");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    sala::inspect(options);
+    return 0;
+  } catch (const c10::Error& error) {
+    fmt::print(stderr, "sala-inspect: {}\n", error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "sala-inspect: {}\n", error.what());
+  }
+  return 1;
+}

@@ -1,0 +1,107 @@
+#include "trainer/run.h"
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "data/hash.h"
+#include "model/convert.h"
+#include "model/layouts.h"
+#include "trainer/hf_folder.h"
+
+namespace sala {
+
+namespace {
+
+std::string tokenizer_hash(const std::string& folder) {
+  const std::string path = folder + "/tokenizer.json";
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return {};  // a folder without a tokenizer trains; its stores are not compared
+  std::stringstream bytes;
+  bytes << file.rdbuf();
+  const std::string text = bytes.str();
+  return xxh3_64_hex(text.data(), text.size());
+}
+
+}  // namespace
+
+Run::Run(Recipe& recipe, World& world, Metrics& metrics)
+    : recipe(recipe), world(world), metrics(metrics), folder(recipe.run.folder),
+      source(read_model_config(recipe.source)),
+      tokenizer{tokenizer_hash(recipe.source), source.vocab_size} {}
+
+Model& Run::teacher() {
+  if (!teacher_) {
+    auto model = std::make_unique<Model>(source, world.compute_dtype(), world.device());
+    world.together("reading " + recipe.source,
+                   [&] { read_weights(recipe.source, model->part_pointers()); });
+    teacher_ = std::move(model);
+  }
+  return *teacher_;
+}
+
+void Run::make_student(const ModelConfig& config) {
+  student.parts.clear();
+  student.model = std::make_unique<Model>(config, world.compute_dtype(), world.device());
+  for (Weights& part : student.model->parts()) student.parts.push_back(make_trained(part));
+}
+
+std::vector<int64_t> kept_layers(const ModelConfig& hybrid) {
+  std::vector<int64_t> kept;
+  for (int64_t l = 0; l < hybrid.num_layers; ++l) {
+    if (hybrid.mixers[l] == Mixer::kSparse) kept.push_back(l);
+  }
+  return kept;
+}
+
+void Run::save(StateWriter& out) const {
+  nlohmann::json state = {{"scores", scores},
+                          {"data", data_state},
+                          {"evaluations", evaluations},
+                          {"tokens_seen", tokens_seen},
+                          {"has_student", student.model != nullptr},
+                          {"num_aligned", aligned.size()},
+                          {"metrics_bytes", metrics.size()}};
+  if (student.model) {
+    state["hybrid"] = student.model->config().is_hybrid();
+    state["kept"] = kept_layers(student.model->config());
+  }
+  out.json("run", state);
+  for (const auto& mixer : aligned) {
+    out.tensor("aligned." + mixer->layout().name, "master", mixer->layout(), mixer->flat);
+  }
+  for (const TrainedPart& part : student.parts) {
+    const Layout& layout = part.weights->layout();
+    out.tensor(layout.name, "master", layout, part.master);
+  }
+}
+
+void Run::load(StateReader& in) {
+  const nlohmann::json state = in.json("run");
+  scores = state.at("scores");
+  data_state = state.at("data");
+  evaluations = state.at("evaluations");
+  tokens_seen = state.at("tokens_seen").get<int64_t>();
+  if (state.at("has_student").get<bool>()) {
+    const auto kept = state.at("kept").get<std::vector<int64_t>>();
+    const bool keep_norm = recipe.model.qk_norm == "keep";
+    make_student(state.at("hybrid").get<bool>()
+                     ? hybrid_config(source, kept, recipe.model.sparse, keep_norm)
+                     : source);
+    for (TrainedPart& part : student.parts) {
+      const Layout& layout = part.weights->layout();
+      in.tensor(layout.name, "master", layout, part.master);
+      refresh(part);
+    }
+  }
+  const ModelConfig all_linear = hybrid_config(source, {}, recipe.model.sparse, false);
+  aligned.clear();
+  for (int64_t l = 0; l < state.at("num_aligned").get<int64_t>(); ++l) {
+    aligned.push_back(std::make_unique<Weights>(mixer_layout(all_linear, l, Mixer::kLightning),
+                                                at::kFloat, world.device()));
+    const Layout& layout = aligned.back()->layout();
+    in.tensor("aligned." + layout.name, "master", layout, aligned.back()->flat);
+  }
+}
+
+}  // namespace sala

@@ -1,0 +1,61 @@
+// Writes the hybrid as a minicpm_sala folder that other people's software loads.
+#include <fmt/format.h>
+
+#include "trainer/export_run.h"
+#include "trainer/flops.h"
+#include "trainer/plan.h"
+
+namespace sala {
+
+namespace {
+
+class ExportStage : public Stage {
+ public:
+  std::string type() const override { return "export"; }
+
+  void describe(Fields& fields) override {
+    fields.text("folder", folder_, Need::kRequired,
+                "Where the checkpoint goes; must not exist yet, or be empty.");
+    fields.count("max_shard_bytes", max_shard_bytes_, Need::kOptional,
+                 "Largest safetensors file, in bytes.");
+  }
+
+  void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
+    if (recipe.num_kept() > 0 && recipe.model.qk_norm == "keep") {
+      problems.add(path, "the minicpm_sala format has no QK-norm on kept layers: use model.qk_norm: "
+                         "drop, or remove the export stage");
+    }
+    if (max_shard_bytes_ < 1) problems.add(path + ".max_shard_bytes", "must be at least 1");
+  }
+
+  StagePlan plan(const PlanContext& context) const override {
+    StagePlan plan = plan_forward(context, 0, 1, true);
+    plan.steps = 1;
+    plan.checkpoint_bytes += 2.0 * num_parameters(context.hybrid);
+    return plan;
+  }
+
+  void begin(Run&) override {}
+  bool advance(Run& run) override {
+    if (done_) return false;
+    export_student(run, folder_, max_shard_bytes_);
+    done_ = true;
+    return true;
+  }
+  void end(Run&) override {}
+  void save(StateWriter& out) const override { out.json("export", {{"done", done_}}); }
+  void load(StateReader& in) override { done_ = in.json("export").at("done").get<bool>(); }
+  int64_t step() const override { return done_ ? 1 : 0; }
+  int64_t num_steps() const override { return 1; }
+
+ private:
+  std::string folder_;
+  int64_t max_shard_bytes_ = 5'000'000'000;
+  bool done_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Stage> make_export_stage() { return std::make_unique<ExportStage>(); }
+
+}  // namespace sala

@@ -1,0 +1,150 @@
+// Picks the layers that keep softmax attention and builds the hybrid: everything outside the mixers is the
+// source's, lightning layers take their aligned mixers, kept layers the source's projections without RoPE and
+// with a gate that leaves the output's scale alone. No forward pass, nothing random.
+#include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "model/convert.h"
+#include "trainer/evaluate.h"
+#include "trainer/flops.h"
+#include "trainer/plan.h"
+#include "trainer/run.h"
+
+namespace sala {
+
+namespace {
+
+class SwapStage : public Stage {
+ public:
+  std::string type() const override { return "swap"; }
+
+  void describe(Fields& fields) override {
+    fields.count("keep", keep_, Need::kOptional,
+                 "Layers that keep softmax attention, chosen by score; 0 with `layers`.");
+    fields.counts("layers", layers_, Need::kOptional,
+                  "The kept layers by number, instead of choosing by score.");
+    fields.flag("force_ends", force_ends_, Need::kOptional,
+                "Always keep the first and the last layer (loaders need a sparse layer 0).");
+  }
+
+  void check(const Recipe&, const std::string& path, Problems& problems) const override {
+    if ((keep_ > 0) == !layers_.empty()) {
+      problems.add(path + ".keep", "give either keep (how many) or layers (which), not both");
+    }
+    if (keep_ == 1 && force_ends_) {
+      problems.add(path + ".keep", "1 cannot hold both ends: use 2 or more, or force_ends: false");
+    }
+  }
+
+  StagePlan plan(const PlanContext& context) const override {
+    StagePlan plan = plan_forward(context, 0, 1, true);
+    plan.steps = 1;
+    return plan;
+  }
+
+  int64_t num_kept() const override {
+    return layers_.empty() ? keep_ : static_cast<int64_t>(layers_.size());
+  }
+
+  void begin(Run&) override {}
+
+  bool advance(Run& run) override {
+    if (done_) return false;
+    const std::vector<int64_t> kept = choose(run);
+    build(run, kept);
+    done_ = true;
+    run.metrics.event({{"event", "swap"}, {"stage", name}, {"kept", kept}});
+    run.metrics.note(fmt::format("kept layers: {}", fmt::join(kept, ", ")));
+    evaluate_with_recipe(run, name);
+    return true;
+  }
+
+  void end(Run& run) override { run.aligned.clear(); }
+  void save(StateWriter& out) const override { out.json("swap", {{"done", done_}}); }
+  void load(StateReader& in) override { done_ = in.json("swap").at("done").get<bool>(); }
+  int64_t step() const override { return done_ ? 1 : 0; }
+  int64_t num_steps() const override { return 1; }
+
+ private:
+  std::vector<int64_t> choose(const Run& run) const {
+    const int64_t L = run.source.num_layers;
+    const int64_t wanted = num_kept();
+    if (wanted > L) {
+      throw std::runtime_error(fmt::format("stage {}: keep {} of only {} layers", name, wanted, L));
+    }
+    std::vector<int64_t> kept = layers_;
+    auto add = [&](int64_t layer) {
+      if (std::find(kept.begin(), kept.end(), layer) == kept.end() &&
+          static_cast<int64_t>(kept.size()) < wanted) {
+        kept.push_back(layer);
+      }
+    };
+    if (layers_.empty()) {
+      if (run.scores.is_null()) {
+        throw std::runtime_error(fmt::format(
+            "stage {}: `keep` chooses by score, but no score stage ran before; add one (method: "
+            "uniform costs nothing) or name the layers", name));
+      }
+      if (force_ends_) add(0), add(L - 1);
+      std::vector<std::pair<double, int64_t>> ranked;
+      for (const auto& s : run.scores.at("layers")) {
+        ranked.emplace_back(-s.at("score").get<double>(), s.at("layer").get<int64_t>());
+      }
+      std::sort(ranked.begin(), ranked.end());  // best first, ties to the lower layer
+      for (const auto& [_, layer] : ranked) add(layer);
+    }
+    std::sort(kept.begin(), kept.end());
+    if (kept.back() >= L || std::adjacent_find(kept.begin(), kept.end()) != kept.end()) {
+      throw std::runtime_error(fmt::format("stage {}: layers [{}] must be different and below {}",
+                                           name, fmt::join(kept, ", "), L));
+    }
+    return kept;
+  }
+
+  void build(Run& run, const std::vector<int64_t>& kept) const {
+    if (run.aligned.empty()) {
+      throw std::runtime_error(fmt::format(
+          "stage {}: no aligned mixers; put an align stage before it", name));
+    }
+    Model& teacher = run.teacher();
+    run.make_student(hybrid_config(run.source, kept, run.recipe.model.sparse,
+                                   run.recipe.model.qk_norm == "keep"));
+    Model& hybrid = *run.student.model;
+    nlohmann::json origin = nlohmann::json::array();
+    for (size_t p = 0; p < hybrid.parts().size(); ++p) {
+      TrainedPart& part = run.student.parts[p];
+      const Layout& layout = part.weights->layout();
+      Weights fp32(layout, at::kFloat, run.world.device());
+      const bool mixer = p > 0 && p + 1 < hybrid.parts().size() && p % 2 == 0;
+      const int64_t layer = static_cast<int64_t>(p) / 2 - 1;
+      const char* from = "source";
+      if (!mixer) {
+        copy_weights(teacher.parts()[p], fp32);
+      } else if (hybrid.config().mixers[layer] == Mixer::kSparse) {
+        start_sparse_mixer(hybrid.config(), teacher.parts()[p], fp32);
+        from = "source, RoPE dropped; o_gate 0, o_proj doubled";
+      } else {
+        copy_weights(*run.aligned[layer], fp32);
+        from = "aligned lightning mixer";
+      }
+      part.master.copy_(fp32.flat);
+      refresh(part);
+      for (const Entry& entry : layout.entries) {
+        origin.push_back({{"tensor", entry.name}, {"from", from}});
+      }
+    }
+    run.metrics.event({{"event", "origin"}, {"stage", name}, {"tensors", origin}});
+  }
+
+  int64_t keep_ = 0;
+  std::vector<int64_t> layers_;
+  bool force_ends_ = true;
+  bool done_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Stage> make_swap_stage() { return std::make_unique<SwapStage>(); }
+
+}  // namespace sala

@@ -1,0 +1,99 @@
+#include "trainer/training_loop.h"
+
+#include <fmt/format.h>
+
+#include "trainer/batches.h"
+#include "trainer/device_info.h"
+
+namespace sala {
+
+std::vector<SourceSpec> source_specs(const Recipe& recipe,
+                                     const std::map<std::string, double>& data) {
+  std::vector<SourceSpec> specs;
+  for (const auto& [name, weight] : data) {
+    specs.push_back({name, expand_globs(recipe.data.sources.at(name).files), weight});
+  }
+  return specs;
+}
+
+TrainingLoop::TrainingLoop(Run& run, const Stage& stage, const TokenBudget& budget,
+                           const OptimizerOptions& optimizer, const LoopOptions& options,
+                           double flops_per_token)
+    : run_(run), stage_(stage), budget_(budget), optimizer_(optimizer), options_(options),
+      flops_per_token_(flops_per_token), num_steps_(budget.num_steps()) {}
+
+void TrainingLoop::open_loader() {
+  LoaderConfig config;
+  config.row_length = budget_.row_length;
+  config.rows_per_step = budget_.rows_per_step();
+  config.seed = static_cast<uint64_t>(run_.recipe.run.seed);
+  config.lanes = run_.recipe.data.lanes;
+  config.stage = stage_.name;
+  config.tokenizer = run_.tokenizer;
+  config.rank = run_.world.rank();
+  config.num_ranks = run_.world.size();
+  loader_ = std::make_unique<Loader>(source_specs(run_.recipe, budget_.data), config,
+                                     run_.data_state);
+}
+
+TrainingLoop::Input TrainingLoop::next() {
+  started_ = std::chrono::steady_clock::now();
+  StepRows rows;
+  run_.world.together("reading training data", [&] {
+    if (!loader_) open_loader();
+    rows = loader_->next();
+  });
+  state_after_ = std::move(rows.state_after);
+  Input input;
+  input.num_target_tokens = rows.num_target_tokens;
+  input.lr = optimizer_.schedule.at(step_, num_steps_);
+  input.micro_batches =
+      make_micro_batches(rows.rows, budget_.micro_rows(),
+                         static_cast<double>(rows.num_target_tokens), run_.world.device());
+  return input;
+}
+
+void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
+  synchronize(run_.world.device());
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
+  run_.data_state = std::move(state_after_);
+  ++step_;
+  run_.tokens_seen += budget_.batch_tokens;
+
+  seconds_per_step_ = step_ <= 2 ? took.count() : 0.9 * seconds_per_step_ + 0.1 * took.count();
+  const double tokens_per_second = static_cast<double>(budget_.batch_tokens) / took.count();
+  const double peak = device_peak_flops(run_.world.device()) * run_.world.size();
+  const double mfu = peak > 0 ? flops_per_token_ * tokens_per_second / peak : -1;
+  line.update({{"event", "step"}, {"stage", stage_.name}, {"step", step_}, {"loss", loss},
+               {"finite", finite}, {"tokens", run_.tokens_seen},
+               {"tokens_per_second", tokens_per_second}, {"seconds", took.count()},
+               {"memory_bytes", peak_memory_bytes(run_.world.device())}});
+  if (mfu >= 0) line["mfu"] = mfu;
+  run_.metrics.event(line);
+  run_.metrics.progress({stage_.name, step_, num_steps_, loss, tokens_per_second, mfu,
+                         peak_memory_bytes(run_.world.device()),
+                         seconds_per_step_ * static_cast<double>(num_steps_ - step_)});
+
+  skips_in_a_row_ = finite ? 0 : skips_in_a_row_ + 1;
+  if (finite) return;
+  run_.metrics.note(fmt::format("stage {} step {}: loss or gradient is not finite on some rank; "
+                                "no parameter was changed on any rank", stage_.name, step_));
+  if (options_.on_nonfinite == "stop" || skips_in_a_row_ > options_.max_skips) {
+    throw std::runtime_error(fmt::format(
+        "stage {} stopped at step {}: {} step(s) in a row with a non-finite loss or gradient "
+        "(on_nonfinite: {}, max_skips: {}); lower lr or look at the data of this step",
+        stage_.name, step_, skips_in_a_row_, options_.on_nonfinite, options_.max_skips));
+  }
+}
+
+void TrainingLoop::save(StateWriter& out) const {
+  out.json("loop", {{"step", step_}, {"skips_in_a_row", skips_in_a_row_}});
+}
+
+void TrainingLoop::load(StateReader& in) {
+  const nlohmann::json state = in.json("loop");
+  step_ = state.at("step").get<int64_t>();
+  skips_in_a_row_ = state.at("skips_in_a_row").get<int64_t>();
+}
+
+}  // namespace sala
