@@ -1,0 +1,15 @@
+# Every variable that we set for Open MPI, NCCL and LibTorch, each with its reason. Sourced by the
+# launch scripts and by hand (`. launch/env.sh`); what is set already stays.
+
+# Containers and rented machines run as root, which mpirun refuses without both of these.
+export OMPI_ALLOW_RUN_AS_ROOT=${OMPI_ALLOW_RUN_AS_ROOT:-1}
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-1}
+# More ranks than cores is a normal way to test; mpirun refuses it by default.
+export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
+# mpirun binds each of one or two ranks to a single core, which would leave LibTorch one core of all.
+export OMPI_MCA_hwloc_base_binding_policy=${OMPI_MCA_hwloc_base_binding_policy:-none}
+# Copies between processes by CMA need a capability that containers lack; without it MPI only warns.
+export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}
+
+# NCCL says what went wrong, and nothing when all is well.
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
