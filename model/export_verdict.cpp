@@ -17,33 +17,33 @@ Lines find_refusals(const ModelConfig& c) {
   Lines lines;
   const auto first_full = std::find(c.mixers.begin(), c.mixers.end(), Mixer::kFull);
   if (first_full != c.mixers.end()) {
-    lines.push_back("layer " + text(first_full - c.mixers.begin()) +
+    lines.emplace_back("layer " + text(first_full - c.mixers.begin()) +
                     " is full attention with RoPE; the format has only sparse and lightning layers "
                     "(run swap first)");
   } else if (c.mixers.empty() || c.mixers[0] != Mixer::kSparse) {
-    lines.push_back("layer 0 is not sparse; the loaders count tokens there (keep layer 0)");
+    lines.emplace_back("layer 0 is not sparse; the loaders count tokens there (keep layer 0)");
   }
   if (c.sparse_qk_norm) {
-    lines.push_back("the sparse layers have a norm on q and k; the format has none there "
+    lines.emplace_back("the sparse layers have a norm on q and k; the format has none there "
                     "(swap with qk_norm: drop)");
   }
   if (c.qkv_bias != c.out_bias) {
-    lines.push_back("attention biases on q, k, v only; attention_bias covers o_proj and the gates "
+    lines.emplace_back("attention biases on q, k, v only; attention_bias covers o_proj and the gates "
                     "too (add zero biases there)");
   }
   if (c.sparse_rope && c.rope.kind != Kind::kDefault && c.rope.kind != c.lightning_rope_config.kind) {
-    lines.push_back("sparse and lightning layers have different RoPE kinds; the format has one");
+    lines.emplace_back("sparse and lightning layers have different RoPE kinds; the format has one");
   } else if (c.sparse_rope && c.rope.theta != c.lightning_rope_config.theta) {
-    lines.push_back("sparse and lightning layers have different rope_theta; the format has one");
+    lines.emplace_back("sparse and lightning layers have different rope_theta; the format has one");
   }
   const nlohmann::json written = hybrid_config_json(c);
   const double root = std::sqrt(static_cast<double>(c.num_layers));
   if (written["scale_depth"].get<double>() / root != c.residual_scale) {
-    lines.push_back("the residual scale is not scale_depth / sqrt(layers) of any scale_depth");
+    lines.emplace_back("the residual scale is not scale_depth / sqrt(layers) of any scale_depth");
   }
   const double base = written["dim_model_base"].get<double>();
   if (base / static_cast<double>(c.width) != c.logit_scale) {
-    lines.push_back("the logit scale is not an integer over hidden_size");
+    lines.emplace_back("the logit scale is not an integer over hidden_size");
   }
   return lines;
 }
@@ -51,35 +51,35 @@ Lines find_refusals(const ModelConfig& c) {
 Lines find_transformers_blockers(const ModelConfig& c) {
   Lines lines;
   if (c.num_heads * c.head_size != c.width) {
-    lines.push_back("heads * head_dim (" + text(c.num_heads) + " * " + text(c.head_size) +
+    lines.emplace_back("heads * head_dim (" + text(c.num_heads) + " * " + text(c.head_size) +
                     ") is not hidden_size (" + text(c.width) + ")");
   }
   const Kind kind = c.lightning_rope_config.kind;
   if (kind == Kind::kLlama3 || kind == Kind::kYarn) {
-    lines.push_back("RoPE kind llama3 or yarn is unknown to the official code");
+    lines.emplace_back("RoPE kind llama3 or yarn is unknown to the official code");
   }
   if (hybrid_config_json(c)["lightning_scale"].is_number()) {
-    lines.push_back("lightning_scale is a number; the official code would take 1");
+    lines.emplace_back("lightning_scale is a number; the official code would take 1");
   }
-  if (c.pad_id >= c.vocab_size) lines.push_back("pad_token_id is outside the vocabulary");
+  if (c.pad_id >= c.vocab_size) lines.emplace_back("pad_token_id is outside the vocabulary");
   return lines;
 }
 
 Lines find_sglang_blockers(const ModelConfig& c) {
   Lines lines;
-  if (c.qkv_bias) lines.push_back("attention biases; SGLang drops them silently");
+  if (c.qkv_bias) lines.emplace_back("attention biases; SGLang drops them silently");
   if (c.lightning_kv_heads != c.num_heads) {
-    lines.push_back("lightning_nkv (" + text(c.lightning_kv_heads) + ") is not lightning_nh (" +
+    lines.emplace_back("lightning_nkv (" + text(c.lightning_kv_heads) + ") is not lightning_nh (" +
                     text(c.num_heads) + ")");
   }
   if (c.head_size % 128 != 0) {
-    lines.push_back("lightning decoding needs a head size that is a multiple of 128, this has " +
+    lines.emplace_back("lightning decoding needs a head size that is a multiple of 128, this has " +
                     text(c.head_size));
   }
   const int64_t chosen = c.sparse.blocks_per_token() * c.sparse.block_size;
   const int64_t needed = std::max(c.sparse.dense_len, chosen);
   if (c.max_position < needed) {
-    lines.push_back("the context (" + text(c.max_position) + " tokens) is shorter than " +
+    lines.emplace_back("the context (" + text(c.max_position) + " tokens) is shorter than " +
                     text(needed) + ", the larger of dense_len and (topk + local blocks) * block_size");
   }
   return lines;
@@ -89,12 +89,12 @@ Lines find_notes(const ModelConfig& c) {
   Lines lines;
   const int64_t group = c.num_heads / c.num_kv_heads;
   if (c.head_size != 128 || 16 % group != 0) {
-    lines.push_back("transformers: texts of dense_len (" + text(c.sparse.dense_len) +
+    lines.emplace_back("transformers: texts of dense_len (" + text(c.sparse.dense_len) +
                     ") tokens or more need head size 128 and a group size that divides 16; this has " +
                     text(c.head_size) + " and " + text(group));
   }
   if (group != 16) {
-    lines.push_back("SGLang: its sparse backend needs 16 query heads per KV head, this has " +
+    lines.emplace_back("SGLang: its sparse backend needs 16 query heads per KV head, this has " +
                     text(group) + "; choose a dense attention backend");
   }
   return lines;

@@ -4,9 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "model/config.h"
@@ -36,8 +34,5 @@ struct ExportVerdict {
   std::vector<std::string> notes;  // it loads, but with this limit or this option
 };
 ExportVerdict export_verdict(const ModelConfig& config);
-
-// Every tensor of the minicpm_sala format for this configuration: name and shape, in file order.
-std::vector<std::pair<std::string, std::vector<int64_t>>> hybrid_tensors(const ModelConfig& config);
 
 }  // namespace sala

@@ -1,5 +1,5 @@
-// The hybrid's side of the release format (MiniCPM-SALA): its config.json and its list of tensors.
-// Loaders differ in their defaults, so every flag is stated.
+// config.json of the hybrid, in the release format of MiniCPM-SALA. Loaders differ in their defaults,
+// so every flag is stated.
 #include <cmath>
 #include <limits>
 
@@ -153,48 +153,6 @@ json hybrid_config_json(const ModelConfig& c) {
   out["dim_model_base"] = dim_model_base(c);
   out["mup_denominator"] = c.num_layers;  // written for completeness: the loaders use the layer count
   return out;
-}
-
-std::vector<std::pair<std::string, std::vector<int64_t>>> hybrid_tensors(const ModelConfig& c) {
-  std::vector<std::pair<std::string, std::vector<int64_t>>> list;
-  std::string prefix;
-  const auto add = [&](const char* name, std::vector<int64_t> shape) {
-    list.emplace_back(prefix + name, std::move(shape));
-  };
-  const auto project = [&](const char* name, int64_t out, int64_t in, bool bias) {
-    add((std::string(name) + ".weight").c_str(), {out, in});
-    if (bias) add((std::string(name) + ".bias").c_str(), {out});
-  };
-  add("model.embed_tokens.weight", {c.vocab_size, c.width});
-  for (int64_t i = 0; i < c.num_layers; ++i) {
-    const Mixer mixer = c.mixers[static_cast<size_t>(i)];
-    const bool lightning = mixer == Mixer::kLightning;
-    prefix = "model.layers." + std::to_string(i) + ".";
-    add("input_layernorm.weight", {c.width});
-    add("post_attention_layernorm.weight", {c.width});
-    project("mlp.gate_proj", c.ffn_width, c.width, false);
-    project("mlp.up_proj", c.ffn_width, c.width, false);
-    project("mlp.down_proj", c.width, c.ffn_width, false);
-    project("self_attn.q_proj", c.q_size(), c.width, c.qkv_bias);
-    project("self_attn.k_proj", c.kv_size(mixer), c.width, c.qkv_bias);
-    project("self_attn.v_proj", c.kv_size(mixer), c.width, c.qkv_bias);
-    project("self_attn.o_proj", c.width, c.q_size(), c.out_bias);
-    if (!lightning && c.sparse_output_gate) {
-      project("self_attn.o_gate", c.q_size(), c.width, c.out_bias);
-    }
-    if (lightning && c.lightning_output_gate) {
-      project("self_attn.z_proj", c.q_size(), c.width, c.out_bias);
-    }
-    if (lightning && c.lightning_qk_norm) {
-      add("self_attn.q_norm.weight", {c.head_size});
-      add("self_attn.k_norm.weight", {c.head_size});
-    }
-    if (lightning && c.lightning_output_norm) add("self_attn.o_norm.weight", {c.q_size()});
-  }
-  prefix.clear();
-  add("model.norm.weight", {c.width});
-  if (!c.tied_head) add("lm_head.weight", {c.vocab_size, c.width});
-  return list;
 }
 
 }  // namespace sala

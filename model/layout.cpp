@@ -47,7 +47,7 @@ const Entry* Layout::find(std::string_view entry_name) const {
   return nullptr;
 }
 
-Weights::Weights(Layout layout, at::Dtype dtype, at::Device device) : layout_(std::move(layout)) {
+Weights::Weights(Layout layout, at::ScalarType dtype, at::Device device) : layout_(std::move(layout)) {
   at::NoGradGuard no_grad;
   flat = at::zeros({layout_.num_elements}, at::TensorOptions().dtype(dtype).device(device));
   for (const Entry& entry : layout_.entries) {
@@ -77,7 +77,7 @@ const at::Tensor& Weights::operator[](std::string_view suffix) const {
 
 void Weights::ensure_grad() {
   if (grad.defined()) return;
-  const at::Dtype dtype = flat.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType dtype = flat.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   grad = at::zeros({layout_.num_elements}, flat.options().dtype(dtype).requires_grad(false));
 }
 

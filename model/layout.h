@@ -41,7 +41,7 @@ struct Layout {
 class Weights {
  public:
   Weights() = default;
-  Weights(Layout layout, at::Dtype dtype, at::Device device);  // zero-filled
+  Weights(Layout layout, at::ScalarType dtype, at::Device device);  // zero-filled
 
   const Layout& layout() const { return layout_; }
   // Lookup by the last part of the name ("q_proj.weight"); TORCH_CHECK fails when absent.
@@ -54,7 +54,7 @@ class Weights {
   void set_requires_grad(bool on);
 
   at::Tensor flat;   // (num_elements), compute dtype
-  at::Tensor grad;   // (num_elements) fp32, or undefined
+  at::Tensor grad;   // (num_elements) fp32 (fp64 for fp64), or undefined
 
  private:
   Layout layout_;
