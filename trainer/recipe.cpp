@@ -83,6 +83,19 @@ void check_order(const std::vector<std::unique_ptr<Stage>>& stages, Problems& pr
   }
 }
 
+// Evaluations inside loops take their options from an evaluate stage.
+void check_evaluations(const std::vector<std::unique_ptr<Stage>>& stages, Problems& problems) {
+  for (const auto& stage : stages) {
+    if (stage->type() == "evaluate") return;
+  }
+  for (size_t i = 0; i < stages.size(); ++i) {
+    if (stages[i]->evaluate_every > 0) {
+      problems.add(fmt::format("stages[{}].{}.evaluate_every", i, stages[i]->type()),
+                   "needs an evaluate stage in the recipe, which says what to measure");
+    }
+  }
+}
+
 void check_names(const std::vector<std::unique_ptr<Stage>>& stages, Problems& problems) {
   std::map<std::string, size_t> seen;
   for (size_t i = 0; i < stages.size(); ++i) {
@@ -181,6 +194,7 @@ void Recipe::check(Problems& problems,
   if (stages.empty()) problems.add("stages", "there is no stage: a recipe needs at least one");
   check_names(stages, problems);
   check_order(stages, problems);
+  check_evaluations(stages, problems);
   for (size_t i = 0; i < stages.size(); ++i) {
     const std::string path = fmt::format("stages[{}].{}", i, stages[i]->type());
     if (readable(path)) stages[i]->check(*this, path, problems);

@@ -217,7 +217,7 @@ void LoopOptions::describe(Fields& fields, Stage& stage) {
   fields.count("save_every", stage.save_every, Need::kOptional,
                "Steps between checkpoints inside the stage; 0 = only at its end.");
   fields.count("evaluate_every", stage.evaluate_every, Need::kOptional,
-               "Steps between evaluations inside the stage, by the options of the recipe's next "
+               "Steps between evaluations inside the stage, by the options of the recipe's first "
                "evaluate stage; 0 = none.");
   fields.choice("on_nonfinite", on_nonfinite, {"skip", "stop"}, Need::kOptional,
                 "When a loss or gradient is not finite on any rank, no parameter changes on any "

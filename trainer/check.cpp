@@ -1,0 +1,256 @@
+#include "trainer/check.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <stdexcept>
+#include <thread>
+
+#include <fmt/format.h>
+#include <fmt/ostream.h>
+
+#include "data/source.h"
+#include "model/convert.h"
+#include "trainer/device_info.h"
+#include "trainer/flops.h"
+#include "trainer/hf_folder.h"
+
+namespace sala {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kCpuCoreFlops = 60e9;   // fp32 matrix products, one core of a current server
+constexpr double kAssumedPeak = 989e12;  // H100 SXM, dense bf16
+constexpr double kAssumedMfu = 0.4;
+
+std::string bytes_text(double bytes) {
+  if (bytes >= 1e12) return fmt::format("{:.2f} TB", bytes / 1e12);
+  if (bytes >= 1e9) return fmt::format("{:.1f} GB", bytes / 1e9);
+  return fmt::format("{:.0f} MB", bytes / 1e6);
+}
+
+std::string time_text(double seconds) {
+  if (seconds >= 2 * 86400) return fmt::format("{:.1f} days", seconds / 86400);
+  if (seconds >= 2 * 3600) return fmt::format("{:.1f} h", seconds / 3600);
+  if (seconds >= 120) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.0f} s", seconds);
+}
+
+// 8400000 -> "8.4M"; 1000-based, for reading, unlike the recipe's own units.
+std::string amount_text(double value) {
+  for (const auto& [unit, letter] : {std::pair{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "K"}}) {
+    if (value >= 10 * unit || (value >= unit && unit > 1e3)) {
+      return fmt::format("{:.1f}{}", value / unit, letter);
+    }
+  }
+  return fmt::format("{:.0f}", value);
+}
+
+bool has_stage(const Recipe& recipe, const std::string& type) {
+  return std::any_of(recipe.stages.begin(), recipe.stages.end(),
+                     [&](const auto& stage) { return stage->type() == type; });
+}
+
+// As many sparse layers as the recipe keeps, evenly spread: which ones makes no difference here.
+// Without a swap: all lightning where mixers are aligned, else the source itself (plain training).
+ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
+  const int64_t num_kept = recipe.num_kept();
+  if (num_kept == 0 && !has_stage(recipe, "align") && !has_stage(recipe, "score")) return source;
+  std::vector<int64_t> kept;
+  for (int64_t i = 0; i < num_kept; ++i) {
+    kept.push_back(num_kept == 1 ? 0 : i * (source.num_layers - 1) / (num_kept - 1));
+  }
+  return hybrid_config(source, kept, recipe.model.sparse, recipe.model.qk_norm == "keep");
+}
+
+class Check {
+ public:
+  Check(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, std::ostream& out)
+      : recipe_(recipe), device_(device), num_ranks_(num_ranks), out_(out) {}
+
+  int run() {
+    fmt::print(out_, "# {}, resolved\n{}\n", recipe_.path, resolved_yaml(recipe_));
+    check_data();
+    check_source();
+    for (const std::string& problem : problems_) fmt::print(out_, "problem: {}\n", problem);
+    if (problems_.empty()) fmt::print(out_, "ok: this recipe can run\n");
+    return problems_.empty() ? 0 : 2;
+  }
+
+ private:
+  template <class... Args>
+  void problem(fmt::format_string<Args...> format, Args&&... args) {
+    problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void check_data() {
+    for (const auto& [name, options] : recipe_.data.sources) {
+      for (const std::string& pattern : options.files) {
+        try {
+          expand_globs({pattern});
+        } catch (const std::runtime_error& error) {
+          problem("data.sources.{}.files: {}", name, error.what());
+        }
+      }
+    }
+    const std::string& needles = recipe_.data.needles;
+    if (!needles.empty() && !fs::exists(needles)) problem("data.needles: no file {}", needles);
+  }
+
+  void check_source() {
+    if (!fs::exists(recipe_.source + "/config.json")) {
+      problem("source: {} has no config.json; without it there is no estimate of memory, time and "
+              "disk", recipe_.source);
+      return;
+    }
+    try {
+      const ModelConfig source = read_model_config(recipe_.source);
+      if (recipe_.num_kept() > source.num_layers) {
+        problem("swap keeps {} layers, but the source has {}", recipe_.num_kept(),
+                source.num_layers);
+        return;
+      }
+      const PlanContext context{recipe_, source, planned_hybrid(recipe_, source), num_ranks_,
+                                device_.cuda};
+      print_models(context);
+      print_stages(context);
+      check_disk(context);
+    } catch (const std::runtime_error& error) {
+      problem("source: {}", error.what());
+    }
+  }
+
+  void print_models(const PlanContext& context) {
+    const ModelConfig& source = context.source;
+    fmt::print(out_, "source: {}, {} layers, width {}, {} parameters, context {}\n", source.family,
+               source.num_layers, source.width,
+               amount_text(static_cast<double>(num_parameters(source))), source.max_position);
+    if (context.hybrid.is_hybrid()) {
+      fmt::print(out_, "hybrid: {} sparse and {} lightning layers, {} parameters\n",
+                 recipe_.num_kept(), source.num_layers - recipe_.num_kept(),
+                 amount_text(static_cast<double>(num_parameters(context.hybrid))));
+    }
+    fmt::print(out_, "device: {}; {} rank{}\n\n", device_.name, num_ranks_,
+               num_ranks_ == 1 ? "" : "s");
+  }
+
+  void print_stages(const PlanContext& context) {
+    fmt::print(out_, "{:<16} {:>8} {:>8} {:>10} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9}\n", "stage",
+               "steps", "tokens", "memory/rank", "weights", "gradients", "optimizer", "activations",
+               "FLOPs", "time");
+    const double speed = device_.flops_per_second * (device_.cuda ? num_ranks_ : 1);
+    double flops = 0;
+    int64_t tokens = 0;
+    for (const auto& stage : recipe_.stages) {
+      const StagePlan plan = stage->plan(context);
+      fmt::print(out_, "{:<16} {:>8} {:>8} {:>11} {:>9} {:>9} {:>9} {:>11} {:>9.2g} {:>9}\n",
+                 stage->name, plan.steps, amount_text(static_cast<double>(plan.tokens)),
+                 bytes_text(plan.memory_bytes()), bytes_text(plan.weights_bytes),
+                 bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
+                 bytes_text(plan.activation_bytes), plan.flops, time_text(plan.flops / speed));
+      flops += plan.flops;
+      tokens += plan.tokens;
+      check_memory(*stage, plan);
+    }
+    fmt::print(out_, "{:<16} {:>8} {:>8} {:>11} {:>9} {:>9} {:>9} {:>11} {:>9.2g} {:>9}\n", "all", "",
+               amount_text(static_cast<double>(tokens)), "", "", "", "", "", flops,
+               time_text(flops / speed));
+    fmt::print(out_, "Activations and time are estimates; evaluations inside stages, start-up and "
+                     "checkpoints come on top.\n\n");
+  }
+
+  void check_memory(const Stage& stage, const StagePlan& plan) {
+    if (device_.memory_bytes == 0) return;
+    // CPU ranks of this machine share its memory.
+    const double needed = plan.memory_bytes() * static_cast<double>(device_.cuda ? 1 : num_ranks_);
+    if (needed <= device_.memory_bytes) return;
+    problem("stage {}: needs about {} of memory{}, but there are {}", stage.name,
+            bytes_text(needed), device_.cuda ? " per GPU" : " in this machine",
+            bytes_text(device_.memory_bytes));
+  }
+
+  void check_disk(const PlanContext& context) {
+    // A stage boundary holds the weights alone (the mixers before the swap), and all of them are
+    // kept; inside a stage the optimizer's state comes with them, for the newest few.
+    const double hybrid_bytes = 4.0 * static_cast<double>(num_parameters(context.hybrid));
+    double boundaries = 0, largest = 0, exported = 0;
+    bool aligned = false, swapped = false;
+    for (const auto& stage : recipe_.stages) {
+      const std::string type = stage->type();
+      aligned = aligned || type == "align";
+      swapped = swapped || type == "swap" || type == "train";
+      if (swapped) {
+        boundaries += hybrid_bytes;
+      } else if (aligned) {
+        boundaries += 4.0 * static_cast<double>(context.source.num_layers *
+                                                mixer_parameters(context.hybrid, Mixer::kLightning));
+      }
+      if (type == "export") exported += hybrid_bytes / 2;
+      if (stage->save_every > 0) largest = std::max(largest, stage->plan(context).checkpoint_bytes);
+    }
+    // One more than is kept: the old one goes when the new one is whole.
+    const double inside = static_cast<double>(recipe_.run.keep_checkpoints + 1) * largest;
+    const double needed = boundaries + inside + exported;
+    fs::path place = fs::absolute(recipe_.run.folder);
+    while (!fs::exists(place) && place.has_relative_path()) place = place.parent_path();
+    const double free = static_cast<double>(fs::space(place).available);
+    fmt::print(out_, "disk: {} at stage boundaries, {} inside stages, {} exported; {} free at {}\n",
+               bytes_text(boundaries), bytes_text(inside), bytes_text(exported), bytes_text(free),
+               recipe_.run.folder);
+    if (needed > free) {
+      problem("run.folder: the run needs about {} of disk, but {} has {} free", bytes_text(needed),
+              place.string(), bytes_text(free));
+    }
+  }
+
+  Recipe& recipe_;
+  const CheckDevice& device_;
+  int64_t num_ranks_;
+  std::ostream& out_;
+  std::vector<std::string> problems_;
+};
+
+}  // namespace
+
+CheckDevice check_device(const RunOptions& run) {
+  const bool here = run.device != "cpu" && num_gpus() > 0;
+  if (here) {
+    const at::Device gpu(at::kCUDA, 0);
+    const double peak = device_peak_flops(gpu);
+    const double assumed = peak > 0 ? peak : kAssumedPeak;
+    return {true,
+            fmt::format("{}; time assumes {:.0f} % of {:.0f} TFLOP/s", device_name(gpu),
+                        100 * kAssumedMfu, assumed / 1e12),
+            device_memory_bytes(gpu), kAssumedMfu * assumed};
+  }
+  if (run.device == "cuda") {
+    return {true,
+            fmt::format("no GPU here: time assumes H100s at {:.0f} % of {:.0f} TFLOP/s, memory is "
+                        "not compared", 100 * kAssumedMfu, kAssumedPeak / 1e12),
+            0, kAssumedMfu * kAssumedPeak};
+  }
+  const double cores = std::max(1u, std::thread::hardware_concurrency());
+  const double memory = device_memory_bytes(at::kCPU);
+  return {false,
+          fmt::format("CPU, {:.0f} cores, {}; time assumes {:.0f} GFLOP/s a core", cores,
+                      bytes_text(memory), kCpuCoreFlops / 1e9),
+          memory, cores * kCpuCoreFlops};
+}
+
+int check_recipe(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, std::ostream& out) {
+  return Check(recipe, device, num_ranks, out).run();
+}
+
+int check_recipe_file(const std::string& path, const std::vector<std::string>& overrides,
+                      int64_t num_ranks, std::ostream& out) {
+  try {
+    const std::unique_ptr<Recipe> recipe = read_recipe(path, overrides);
+    return check_recipe(*recipe, check_device(recipe->run), num_ranks, out);
+  } catch (const std::runtime_error& error) {
+    fmt::print(out, "{}\n", error.what());
+    return 2;
+  }
+}
+
+}  // namespace sala

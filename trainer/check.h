@@ -1,0 +1,32 @@
+// `sala-train --check`: what a recipe will do and cost, before anything is allocated. Reads the recipe,
+// the source's config.json and the names of the data files; needs no GPU.
+#pragma once
+
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "trainer/recipe.h"
+
+namespace sala {
+
+// The machine that the estimate is for.
+struct CheckDevice {
+  bool cuda = false;
+  std::string name;          // as printed, with what is assumed about it
+  double memory_bytes = 0;   // of one GPU, or of the node for CPU ranks; 0 = unknown, not compared
+  double flops_per_second = 0;  // that we expect to reach: of one GPU, or of the whole node
+};
+
+// What run.device means here. `cuda` without a GPU here: an H100 is assumed, memory unknown.
+CheckDevice check_device(const RunOptions& run);
+
+// Prints the resolved recipe, memory per rank and stage, tokens, steps, FLOPs, time and disk, and every
+// problem. Returns the exit code: 0 when the run can start, 2 when it cannot.
+int check_recipe(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, std::ostream& out);
+
+// The same from the file, its problems included.
+int check_recipe_file(const std::string& path, const std::vector<std::string>& overrides,
+                      int64_t num_ranks, std::ostream& out);
+
+}  // namespace sala
