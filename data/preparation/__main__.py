@@ -5,22 +5,18 @@ import sys
 
 from . import UserError
 
-UNITS = {"K": 1000, "M": 1000_000, "B": 1000_000_000}
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # as in recipes
 
 
 def token_count(text):
-    """320M, 64K or a plain number; K is 1000 here."""
+    """320M, 64K or a plain number."""
     number, unit = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1)
-    try:
-        value = int(float(number) * unit)
-    except ValueError:
-        value = 0
-    if value < 1:
+    if not number.isdigit() or int(number) < 1:
         raise argparse.ArgumentTypeError(f"expected a count such as 320M, 64K or 5000: '{text}'")
-    return value
+    return int(number) * unit
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(prog="data/prepare", description="Text to token stores.")
     commands = parser.add_subparsers(dest="command", required=True)
     tokens = commands.add_parser("tokens", help="documents -> HDF5 token stores")
@@ -38,8 +34,8 @@ def parse_args():
     tokens.add_argument("--field", default="text", help="JSONL field or Parquet column (text)")
     tokens.add_argument("--eos", help="id or token at a document's end (from the folder)")
     tokens.add_argument("--bos", help="id or token at a document's start (none)")
-    tokens.add_argument("--shard-tokens", type=token_count, default=token_count("100M"),
-                        metavar="N", help="most tokens in a shard (100M); documents stay whole")
+    tokens.add_argument("--shard-tokens", type=token_count, default=token_count("96M"),
+                        metavar="N", help="most tokens in a shard (96M); documents stay whole")
     tokens.add_argument("--limit-tokens", type=token_count, metavar="N", help="stop at N tokens")
     tokens.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the documents")
     tokens.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (all cores)")
@@ -51,14 +47,15 @@ def parse_args():
     choices.add_argument("inputs", nargs="+", metavar="INPUT",
                          help="JSONL: contexts, choices, answer, task")
     choices.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
-    args = parser.parse_args()
-    if args.command == "tokens" and args.workers < 1 or args.command == "needles" and args.count < 1:
-        parser.error("--workers and --count expect a positive number")
+    args = parser.parse_args(argv)
+    for name in ("workers", "count"):
+        if getattr(args, name, 1) < 1:
+            parser.error(f"--{name} expects a positive number, got {getattr(args, name)}")
     return args
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     try:
         if args.command == "tokens":
             from .tokens import prepare_tokens as run

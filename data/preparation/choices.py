@@ -20,8 +20,8 @@ def make_item(vocabulary, record, where):
     if not (isinstance(contexts, list) and isinstance(choices, list) and choices
             and len(contexts) == len(choices) and isinstance(answer, int)
             and 0 <= answer < len(choices)):
-        raise UserError(f"{where}: expected as many 'contexts' as 'choices' and 'answer', the index "
-                        "of one of them")
+        raise UserError(f"{where}: expected as many 'contexts' as 'choices' and 'answer', the "
+                        "index of one of them")
     pairs = [encode_pair(vocabulary, *pair) for pair in zip(contexts, choices)]
     if not all(context and choice for context, choice in pairs):
         raise UserError(f"{where}: expected at least one token in each context and choice")

@@ -8,17 +8,18 @@ from .store import sync_and_rename
 from .vocabulary import Vocabulary
 
 WORDS = (
-    "apple anchor autumn badger bakery banjo barley basket beacon birch blanket bottle bridge bucket "
-    "butter cabin camel candle canyon carpet castle cedar cherry chimney circus cliff clover compass "
-    "copper coral cotton cricket crystal curtain daisy desert dolphin dragon eagle ember engine "
-    "falcon feather ferry fiddle flute forest fountain garden ginger glacier goose granite guitar "
-    "hammer harbor harvest hazel helmet heron honey island ivory jacket jasmine jungle kettle kitten "
-    "ladder lantern lemon library lizard lobster magnet maple marble meadow melon mirror monkey "
-    "mountain mushroom needle notebook oasis ocean olive onion orange orchard otter oyster paddle "
-    "palace panther paper parrot pasture peacock pebble pepper pigeon pillow planet pocket pony "
-    "puzzle rabbit raven ribbon river rocket saddle salmon scarf shadow silver snow spider squirrel "
-    "statue sugar summer sunset swallow temple thunder tiger timber tower trumpet tulip tunnel "
-    "turtle valley velvet village violet violin walnut whale willow window winter wizard zebra"
+    "apple anchor autumn badger bakery banjo barley basket beacon birch blanket bottle bridge "
+    "bucket butter cabin camel candle canyon carpet castle cedar cherry chimney circus cliff "
+    "clover compass copper coral cotton cricket crystal curtain daisy desert dolphin dragon eagle "
+    "ember engine falcon feather ferry fiddle flute forest fountain garden ginger glacier goose "
+    "granite guitar hammer harbor harvest hazel helmet heron honey island ivory jacket jasmine "
+    "jungle kettle kitten ladder lantern lemon library lizard lobster magnet maple marble meadow "
+    "melon mirror monkey mountain mushroom needle notebook oasis ocean olive onion orange orchard "
+    "otter oyster paddle palace panther paper parrot pasture peacock pebble pepper pigeon pillow "
+    "planet pocket pony puzzle rabbit raven ribbon river rocket saddle salmon scarf shadow silver "
+    "snow spider squirrel statue sugar summer sunset swallow temple thunder tiger timber tower "
+    "trumpet tulip tunnel turtle valley velvet village violet violin walnut whale willow window "
+    "winter wizard zebra"
 ).split()
 
 
