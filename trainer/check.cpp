@@ -10,6 +10,7 @@
 
 #include "data/source.h"
 #include "model/convert.h"
+#include "trainer/amount_text.h"
 #include "trainer/device_info.h"
 #include "trainer/flops.h"
 #include "trainer/hf_folder.h"
@@ -23,29 +24,6 @@ namespace fs = std::filesystem;
 constexpr double kCpuCoreFlops = 60e9;   // fp32 matrix products, one core of a current server
 constexpr double kAssumedPeak = 989e12;  // H100 SXM, dense bf16
 constexpr double kAssumedMfu = 0.4;
-
-std::string bytes_text(double bytes) {
-  if (bytes >= 1e12) return fmt::format("{:.2f} TB", bytes / 1e12);
-  if (bytes >= 1e9) return fmt::format("{:.1f} GB", bytes / 1e9);
-  return fmt::format("{:.0f} MB", bytes / 1e6);
-}
-
-std::string time_text(double seconds) {
-  if (seconds >= 2 * 86400) return fmt::format("{:.1f} days", seconds / 86400);
-  if (seconds >= 2 * 3600) return fmt::format("{:.1f} h", seconds / 3600);
-  if (seconds >= 120) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.0f} s", seconds);
-}
-
-// 8400000 -> "8.4M"; 1000-based, for reading, unlike the recipe's own units.
-std::string amount_text(double value) {
-  for (const auto& [unit, letter] : {std::pair{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "K"}}) {
-    if (value >= 10 * unit || (value >= unit && unit > 1e3)) {
-      return fmt::format("{:.1f}{}", value / unit, letter);
-    }
-  }
-  return fmt::format("{:.0f}", value);
-}
 
 bool has_stage(const Recipe& recipe, const std::string& type) {
   return std::any_of(recipe.stages.begin(), recipe.stages.end(),
@@ -62,6 +40,12 @@ ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
     kept.push_back(num_kept == 1 ? 0 : i * (source.num_layers - 1) / (num_kept - 1));
   }
   return hybrid_config(source, kept, recipe.model.sparse, recipe.model.qk_norm == "keep");
+}
+
+// fp32 lightning mixers of all layers.
+double mixer_bytes(const PlanContext& context) {
+  return 4.0 * static_cast<double>(mixer_parameters(context.hybrid, Mixer::kLightning) *
+                                   context.source.num_layers);
 }
 
 class Check {
@@ -135,27 +119,33 @@ class Check {
                num_ranks_ == 1 ? "" : "s");
   }
 
+  // One line of the table: ten columns.
+  template <class... Cells>
+  void print_row(const std::string& first, const Cells&... cells) {
+    fmt::print(out_, "{:<16} {:>8} {:>8} {:>11} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9}\n", first,
+               cells...);
+  }
+
   void print_stages(const PlanContext& context) {
-    fmt::print(out_, "{:<16} {:>8} {:>8} {:>10} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9}\n", "stage",
-               "steps", "tokens", "memory/rank", "weights", "gradients", "optimizer", "activations",
-               "FLOPs", "time");
-    const double speed = device_.flops_per_second * (device_.cuda ? num_ranks_ : 1);
+    print_row("stage", "steps", "tokens", "memory/rank", "weights", "gradients", "optimizer",
+              "activations", "FLOPs", "time");
+    const double speed =
+        device_.flops_per_second * static_cast<double>(device_.cuda ? num_ranks_ : 1);
     double flops = 0;
-    int64_t tokens = 0;
+    double tokens = 0;
     for (const auto& stage : recipe_.stages) {
       const StagePlan plan = stage->plan(context);
-      fmt::print(out_, "{:<16} {:>8} {:>8} {:>11} {:>9} {:>9} {:>9} {:>11} {:>9.2g} {:>9}\n",
-                 stage->name, plan.steps, amount_text(static_cast<double>(plan.tokens)),
-                 bytes_text(plan.memory_bytes()), bytes_text(plan.weights_bytes),
-                 bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
-                 bytes_text(plan.activation_bytes), plan.flops, time_text(plan.flops / speed));
       flops += plan.flops;
-      tokens += plan.tokens;
+      tokens += static_cast<double>(plan.tokens);
+      print_row(stage->name, plan.steps, amount_text(static_cast<double>(plan.tokens)),
+                bytes_text(plan.memory_bytes()), bytes_text(plan.weights_bytes),
+                bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
+                bytes_text(plan.activation_bytes), fmt::format("{:.2g}", plan.flops),
+                time_text(plan.flops / speed));
       check_memory(*stage, plan);
     }
-    fmt::print(out_, "{:<16} {:>8} {:>8} {:>11} {:>9} {:>9} {:>9} {:>11} {:>9.2g} {:>9}\n", "all", "",
-               amount_text(static_cast<double>(tokens)), "", "", "", "", "", flops,
-               time_text(flops / speed));
+    print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
+              time_text(flops / speed));
     fmt::print(out_, "Activations and time are estimates; evaluations inside stages, start-up and "
                      "checkpoints come on top.\n\n");
   }
@@ -180,12 +170,7 @@ class Check {
       const std::string type = stage->type();
       aligned = aligned || type == "align";
       swapped = swapped || type == "swap" || type == "train";
-      if (swapped) {
-        boundaries += hybrid_bytes;
-      } else if (aligned) {
-        boundaries += 4.0 * static_cast<double>(context.source.num_layers *
-                                                mixer_parameters(context.hybrid, Mixer::kLightning));
-      }
+      if (swapped || aligned) boundaries += swapped ? hybrid_bytes : mixer_bytes(context);
       if (type == "export") exported += hybrid_bytes / 2;
       if (stage->save_every > 0) largest = std::max(largest, stage->plan(context).checkpoint_bytes);
     }

@@ -1,5 +1,5 @@
-// `sala-train --check`: what a recipe will do and cost, before anything is allocated. Reads the recipe,
-// the source's config.json and the names of the data files; needs no GPU.
+// `sala-train --check`: what a recipe will do and cost, before anything is allocated. Reads the
+// recipe, the source's config.json and the names of the data files; needs no GPU.
 #pragma once
 
 #include <ostream>
@@ -21,8 +21,8 @@ struct CheckDevice {
 // What run.device means here. `cuda` without a GPU here: an H100 is assumed, memory unknown.
 CheckDevice check_device(const RunOptions& run);
 
-// Prints the resolved recipe, memory per rank and stage, tokens, steps, FLOPs, time and disk, and every
-// problem. Returns the exit code: 0 when the run can start, 2 when it cannot.
+// Prints the resolved recipe, memory per rank and stage, tokens, steps, FLOPs, time and disk, and
+// every problem. Returns the exit code: 0 when the run can start, 2 when it cannot.
 int check_recipe(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, std::ostream& out);
 
 // The same from the file, its problems included.
