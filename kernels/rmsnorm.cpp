@@ -1,0 +1,103 @@
+// RMSNorm (Zhang & Sennrich 2019): y = cast(x * rstd) * weight, rstd = 1 / sqrt(mean(x^2) + eps).
+// With n = x * rstd and g = dy * weight: dx = rstd * (g - n * mean(g * n)), dweight = sum of dy * n.
+// A composition for every device and type, and plain loops for fp32 on the CPU, where the many
+// passes of the composition would show next to the matrix products of a small model.
+
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "kernels/check.h"
+#include "kernels/ops.h"
+#include "kernels/row_sums.h"
+
+namespace sala {
+namespace {
+
+void forward_loops(const float* x, const float* weight, double eps, int64_t rows, int64_t C,
+                   float* y, float* rstd) {
+  at::parallel_for(0, rows, 1 + 16384 / C, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* xt = x + t * C;
+      const float r = static_cast<float>(1.0 / std::sqrt(dot(xt, xt, C) / C + eps));
+      for (int64_t c = 0; c < C; ++c) y[t * C + c] = xt[c] * r * weight[c];
+      rstd[t] = r;
+    }
+  });
+}
+
+void backward_loops(const float* dy, const float* x, const float* weight, const float* rstd,
+                    int64_t rows, int64_t C, float* dx, float* dweight) {
+  at::parallel_for(0, rows, 1 + 16384 / C, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* xt = x + t * C;
+      const float* dyt = dy + t * C;
+      const float r = rstd[t];
+      const float shared = static_cast<float>(dot(dyt, weight, xt, C) / C) * r * r;
+      for (int64_t c = 0; c < C; ++c) dx[t * C + c] = r * (dyt[c] * weight[c] - xt[c] * shared);
+    }
+  });
+  // Split over columns, so that the order of the sum over rows does not depend on the threads.
+  at::parallel_for(0, C, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t t = 0; t < rows; ++t) {
+      for (int64_t c = begin; c < end; ++c) dweight[c] += dy[t * C + c] * x[t * C + c] * rstd[t];
+    }
+  });
+}
+
+bool use_loops(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> rmsnorm_forward(const at::Tensor& x, const at::Tensor& weight,
+                                                   double eps) {
+  check_input(x, -1, "rmsnorm", "x");
+  TORCH_CHECK(x.dim() >= 1, "rmsnorm: expected x with at least one dimension, got a scalar");
+  const int64_t C = x.size(-1);
+  check_shape(weight, {C}, "rmsnorm", "weight");
+  check_like(weight, x, "rmsnorm", "weight");
+  const auto stat_type = accumulate_type(x);
+  at::Tensor y = at::empty_like(x);
+  if (use_loops(x)) {
+    at::Tensor rstd = at::empty(x.sizes().slice(0, x.dim() - 1), x.options());
+    forward_loops(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), eps, rstd.numel(), C,
+                  y.data_ptr<float>(), rstd.data_ptr<float>());
+    return {y, rstd};
+  }
+  const int64_t last = -1;
+  at::Tensor rstd = at::linalg_vector_norm(x, 2, last, /*keepdim=*/true, stat_type);
+  rstd.square_().div_(static_cast<double>(C)).add_(eps).rsqrt_();
+  at::mul_out(y, x, rstd);  // computed in the statistic's type, cast on the way out
+  y.mul_(weight);
+  return {y, rstd.squeeze(-1)};
+}
+
+std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const at::Tensor& x,
+                                                    const at::Tensor& weight,
+                                                    const at::Tensor& rstd) {
+  check_input(x, -1, "rmsnorm backward", "x");
+  check_same(dy, x, "rmsnorm backward", "dy");
+  const int64_t C = x.size(-1);
+  check_shape(weight, {C}, "rmsnorm backward", "weight");
+  check_like(weight, x, "rmsnorm backward", "weight");
+  check_statistic(rstd, x.sizes().slice(0, x.dim() - 1), x, "rmsnorm backward", "rstd");
+  if (use_loops(x)) {
+    at::Tensor dx = at::empty_like(x);
+    at::Tensor dweight = at::zeros_like(weight);
+    backward_loops(dy.const_data_ptr<float>(), x.const_data_ptr<float>(),
+                   weight.const_data_ptr<float>(), rstd.const_data_ptr<float>(), rstd.numel(), C,
+                   dx.data_ptr<float>(), dweight.data_ptr<float>());
+    return {dx, dweight};
+  }
+  const at::Tensor r = rstd.reshape({-1, 1});
+  const at::Tensor dy_TC = dy.view({-1, C});
+  const at::Tensor n_TC = at::mul(x.view({-1, C}), r);
+  at::Tensor dweight = at::mul(n_TC, dy_TC).sum(0).to(weight.scalar_type());
+  at::Tensor g_TC = dy_TC.to(rstd.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  g_TC.mul_(weight);
+  const at::Tensor mean_T1 = at::mul(g_TC, n_TC).mean(1, /*keepdim=*/true);
+  g_TC.addcmul_(n_TC, mean_T1, -1).mul_(r);
+  return {g_TC.to(x.scalar_type()).view(x.sizes()), dweight};
+}
+
+}  // namespace sala
