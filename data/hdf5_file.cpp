@@ -50,6 +50,10 @@ class Turn {
 
  private:
   static FairMutex& library() {
+    // Without HDF5's exit handler: after a failed write (full disk) it flushes once more and crashes.
+    // We close every file ourselves.
+    static const herr_t no_exit_handler = H5dont_atexit();
+    static_cast<void>(no_exit_handler);
     static FairMutex mutex;
     return mutex;
   }

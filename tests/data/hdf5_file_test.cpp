@@ -3,8 +3,9 @@
 #include "data/hdf5_file.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
-#include <atomic>
+#include <csignal>
 #include <fstream>
 #include <numeric>
 #include <thread>
@@ -154,6 +155,38 @@ TEST(Hdf5File, TruncatedFileIsNamed) {
     expect_error([&] { Hdf5File::open(path).read_all<double>("v"); },
                  {path, "truncated or damaged"});
   }
+}
+
+// A limit on file size stands for a full disk. The error is clear, the old file stays, no rest lies
+// about, and the library goes on working.
+TEST(Hdf5File, FullDiskIsNamedAndNothingIsLost) {
+  const TestFolder folder;
+  const std::string path = folder / "x.h5";
+  Hdf5File first = Hdf5File::create(path);
+  first.write_all("v", std::vector<float>{1});
+  first.commit();
+  rlimit old_limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old_limit), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{std::uint64_t{1} << 20, old_limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  for (const std::int64_t chunk : {0, 4096}) {
+    expect_error(
+        [&] {
+          Hdf5File second = Hdf5File::create(path);
+          second.write_all("v", std::vector<float>(1 << 20, 2.0f), chunk);
+          second.commit();
+        },
+        {path, "File too large", "free space"});
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old_limit), 0);
+  std::signal(SIGXFSZ, old_handler);
+  EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+  EXPECT_EQ(Hdf5File::open(path).read_all<float>("v"), std::vector<float>{1});
+  Hdf5File third = Hdf5File::create(path);
+  third.write_all("v", std::vector<float>{3});
+  third.commit();
+  EXPECT_EQ(Hdf5File::open(path).read_all<float>("v"), std::vector<float>{3});
 }
 
 // A thread that writes much must not keep a reader out, and both must see right values.
