@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-namespace sala::test {
+namespace sala::testing {
 
 struct Tolerance {
   double rtol;
@@ -76,4 +76,4 @@ inline ::testing::AssertionResult bit_equal(const at::Tensor& a, const at::Tenso
   return ::testing::AssertionFailure() << "the tensors differ";
 }
 
-}  // namespace sala::test
+}  // namespace sala::testing
