@@ -1,6 +1,6 @@
 // Batched matrix products that return fp32 (fp64 for fp64 operands): bf16 operands on CUDA keep the
-// tensor cores and the fp32 accumulator, without a rounding in between. fp32 operands follow
-// LibTorch's TF32 setting, which is off unless someone turns it on.
+// tensor cores and the fp32 accumulator, without a rounding in between; on the CPU they are widened
+// first. fp32 operands follow LibTorch's TF32 setting, which is off unless someone turns it on.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -9,7 +9,8 @@ namespace sala {
 
 // a (N, X, Y), b (N, Y, Z) of one dtype -> (N, X, Z).
 inline at::Tensor bmm_wide(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == at::kBFloat16 ? at::bmm(a, b, at::kFloat) : at::bmm(a, b);
+  if (a.scalar_type() != at::kBFloat16) return at::bmm(a, b);
+  return a.is_cuda() ? at::bmm(a, b, at::kFloat) : at::bmm(a.to(at::kFloat), b.to(at::kFloat));
 }
 
 // sum += a b, with sum (N, X, Z) in fp32/fp64.

@@ -40,10 +40,11 @@ struct Port {
 LightningPlan plan_lightning(const Documents& docs, at::Device device) {
   LightningPlan plan;
   plan.chunk = std::min(kLightningChunk, docs.longest);
+  const int64_t most = device.is_cuda() ? kLightningSegmentCuda : kLightningSegmentCpu;
   LightningSegment segment;
   for (int64_t d = 0; d < docs.count(); ++d) {
     for (int64_t t = docs.offsets[d]; t < docs.offsets[d + 1]; t += plan.chunk) {
-      if (segment.num_chunks() == kLightningSegment) {
+      if (segment.num_chunks() == most) {
         close_segment(segment, docs, plan.chunk, device);
         plan.segments.push_back(std::exchange(segment, {}));
       }

@@ -1,5 +1,5 @@
 // How packed documents are cut for lightning attention. A chunk is up to kLightningChunk tokens of
-// one document; a segment is up to kLightningSegment chunks, worked on at once. Inside a chunk
+// one document; a segment is a handful of chunks, worked on at once. Inside a chunk
 // attention is a masked product; between the chunks of a segment states move by one matrix of
 // decays per head; between segments a carried state moves. Decays depend on token distances only,
 // so everything here is host arithmetic on document offsets.
@@ -15,7 +15,8 @@
 namespace sala {
 
 constexpr int64_t kLightningChunk = 64;
-constexpr int64_t kLightningSegment = 64;
+constexpr int64_t kLightningSegmentCpu = 8;    // temporaries stay near the caches
+constexpr int64_t kLightningSegmentCuda = 64;  // few launches: 4096 tokens at once
 
 struct LightningChunk {
   int64_t begin, end;  // packed tokens
