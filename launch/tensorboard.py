@@ -12,13 +12,14 @@ import json
 import math
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from project_python import require
 
 # This file has the library's name: without our own folder in the path, the library is found.
 sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
-require("torch", "tensorboard")
+require("tensorboard")
 
 OWN_KEYS = {"stage", "step", "event", "time"}
 
@@ -51,7 +52,9 @@ def read_metrics(file):
 
 def convert(run_folder):
     """Writes the events; returns how many numbers in how many stages."""
-    from torch.utils.tensorboard import SummaryWriter
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
     target = run_folder / "tensorboard"
     partial = run_folder / "tensorboard.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -59,13 +62,14 @@ def convert(run_folder):
     for record in read_metrics(run_folder / "metrics.jsonl"):
         stage = str(record.get("stage") or "run").replace("/", "_")
         if stage not in writers:
-            writers[stage] = SummaryWriter(partial / stage)
+            writers[stage] = EventFileWriter(str(partial / stage))
         numbers = {k: v for k, v in record.items() if k not in OWN_KEYS}
         step, wall_time = record.get("step") or 0, record.get("time")
-        wall_time = wall_time if isinstance(wall_time, (int, float)) else None
-        for name, number in flatten(numbers, str(record.get("event") or "")):
-            writers[stage].add_scalar(name, number, step, walltime=wall_time)
-            num_points += 1
+        values = [Summary.Value(tag=name, simple_value=number)
+                  for name, number in flatten(numbers, str(record.get("event") or ""))]
+        writers[stage].add_event(Event(step=step, summary=Summary(value=values),
+                                       wall_time=wall_time if wall_time else time.time()))
+        num_points += len(values)
     for writer in writers.values():
         writer.close()
     if writers:

@@ -71,6 +71,10 @@ def main(argv=None):
     except (UserError, OSError) as error:
         print(f"data/prepare: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("data/prepare: interrupted; the same call goes on from here", file=sys.stderr,
+              flush=True)
+        os._exit(130)  # the ordinary way out waits for the workers, which end with us
     return 0
 
 

@@ -11,6 +11,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +39,27 @@ class InThisProcess(concurrent.futures.Executor):
 _vocabulary = None  # of a worker process
 
 
-def start_worker(vocabulary_args):
+def load_vocabulary(vocabulary_args):
     global _vocabulary
     _vocabulary = Vocabulary(*vocabulary_args)
+
+
+def start_worker(vocabulary_args):
+    def end_with_parent():  # a killed parent would leave workers waiting for ever
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    load_vocabulary(vocabulary_args)
+
+
+def make_pool(workers, vocabulary_args):
+    if workers == 1:
+        load_vocabulary(vocabulary_args)
+        return InThisProcess()
+    return concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), start_worker, (vocabulary_args,))
 
 
 def tokenize_unit(part, key, source, texts):
@@ -90,16 +110,19 @@ def unit_key(texts, settings_key):
 
 def make_parts(options, files, vocabulary_args, settings_key, parts):
     """All parts, in order, as paths. Without shuffling stops when the token limit is reached."""
-    global _vocabulary
+    pool = make_pool(options.workers, vocabulary_args)
+    try:
+        return fill_parts(pool, options, files, settings_key, parts)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def fill_parts(pool, options, files, settings_key, parts):
     limit = options.limit_tokens if options.shuffle is None else None
-    pool = InThisProcess() if options.workers == 1 else concurrent.futures.ProcessPoolExecutor(
-        options.workers, multiprocessing.get_context("spawn"), start_worker, (vocabulary_args,))
-    if options.workers == 1:
-        start_worker(vocabulary_args)
     paths, pending, num_tokens, kept = [], collections.deque(), 0, 0
     total = sum(f.stat().st_size for f in files)
-    with pool, tqdm(total=total, unit="B", unit_scale=True, desc=options.source,
-                    disable=None) as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc=options.source,
+              disable=None) as bar:
         for index, texts in enumerate(read_units(files, options.field, bar)):
             path = parts / f"part-{index:06d}.h5"
             key = unit_key(texts, settings_key)
