@@ -42,8 +42,8 @@ TEST(Layering, FoldersIncludeOnlyWhatTheyMayKnow) {
       for (const Include& include : includes_of(file)) {
         if (!include.quoted) continue;
         const std::string target = include.name.substr(0, include.name.find('/'));
-        EXPECT_TRUE(allowed.count(target)) << file << " includes " << include.name << ": " << folder
-                                           << " may not know " << target;
+        EXPECT_TRUE(allowed.count(target))
+            << file << " includes " << include.name << ": " << folder << " may not know " << target;
         EXPECT_TRUE(fs::exists(kRoot / include.name))
             << file << " includes " << include.name << ", which is no path from the root";
       }

@@ -64,7 +64,8 @@ TEST(Readme, PathsOnTheRecipesPageExist) { expect_paths_exist("recipes/README.md
 TEST(Readme, PathsInTheDataFormatExist) { expect_paths_exist("data/FORMAT.md"); }
 
 TEST(Readme, FindsPathsInALine) {
-  const std::string line = "see `trainer/step.cpp`, `make test`, `sala-train recipes/a.yaml --check`";
+  const std::string line =
+      "see `trainer/step.cpp`, `make test`, `sala-train recipes/a.yaml --check`";
   EXPECT_EQ(paths_in(line), (std::vector<std::string>{"trainer/step.cpp", "recipes/a.yaml"}));
   EXPECT_TRUE(paths_in("`kernels/*.cu` and plain trainer/x.cpp").empty());
 }
