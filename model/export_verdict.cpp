@@ -31,10 +31,9 @@ Lines find_refusals(const ModelConfig& c) {
     lines.emplace_back("attention biases on q, k, v only; attention_bias covers o_proj and the gates "
                     "too (add zero biases there)");
   }
-  if (c.sparse_rope && c.rope.kind != Kind::kDefault && c.rope.kind != c.lightning_rope_config.kind) {
-    lines.emplace_back("sparse and lightning layers have different RoPE kinds; the format has one");
-  } else if (c.sparse_rope && c.rope.theta != c.lightning_rope_config.theta) {
-    lines.emplace_back("sparse and lightning layers have different rope_theta; the format has one");
+  const RopeConfig &rope = c.rope, &other = c.lightning_rope_config;
+  if (c.sparse_rope && (rope.kind != other.kind || rope.theta != other.theta)) {
+    lines.emplace_back("sparse and lightning layers have different RoPE; the format has one");
   }
   const nlohmann::json written = hybrid_config_json(c);
   const double root = std::sqrt(static_cast<double>(c.num_layers));
