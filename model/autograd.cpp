@@ -6,6 +6,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
 
+#include <optional>
+
 #include "kernels/ops.h"
 
 namespace sala {
@@ -34,6 +36,12 @@ c10::intrusive_ptr<DocumentsHolder> saved_documents(AutogradContext* ctx) {
 
 Tensor dense(const Tensor& x) { return x.defined() ? x.contiguous() : x; }
 
+// Function::apply takes an absent tensor only as an empty optional.
+std::optional<Tensor> maybe(const Tensor& x) {
+  return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
+}
+Tensor or_undefined(const std::optional<Tensor>& x) { return x ? *x : Tensor(); }
+
 // The gradient of an input, or nothing where nobody asked. `index` counts tensor arguments.
 Tensor wanted(AutogradContext* ctx, size_t index, const Tensor& gradient) {
   return ctx->needs_input_grad(index) ? gradient : Tensor();
@@ -53,8 +61,12 @@ struct RmsnormFunction : Function<RmsnormFunction> {
 };
 
 struct QkNormRopeFunction : Function<QkNormRopeFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
-                        const Tensor& cos, const Tensor& sin, double eps) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x,
+                        const std::optional<Tensor>& maybe_weight,
+                        const std::optional<Tensor>& maybe_cos,
+                        const std::optional<Tensor>& maybe_sin, double eps) {
+    const Tensor weight = or_undefined(maybe_weight), cos = or_undefined(maybe_cos);
+    const Tensor sin = or_undefined(maybe_sin);
     auto [y, rstd] = qk_norm_rope_forward(x, weight, cos, sin, eps);
     // The rotation alone needs no input for its backward.
     ctx->save_for_backward({weight.defined() ? x : Tensor(), weight, rstd, cos, sin});
@@ -82,7 +94,8 @@ struct SwigluFunction : Function<SwigluFunction> {
 
 struct GatedNormFunction : Function<GatedNormFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& o, const Tensor& z,
-                        const Tensor& weight, double eps) {
+                        const std::optional<Tensor>& maybe_weight, double eps) {
+    const Tensor weight = or_undefined(maybe_weight);
     auto [y, rstd] = gated_norm_forward(o, z, weight, eps);
     ctx->save_for_backward({o, z, weight, rstd});
     return y;
@@ -141,8 +154,10 @@ struct BlockSparseFunction : Function<BlockSparseFunction> {
 
 struct LightningFunction : Function<LightningFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k,
-                               const Tensor& v, const Tensor& slopes, const Tensor& initial_state,
+                               const Tensor& v, const Tensor& slopes,
+                               const std::optional<Tensor>& maybe_initial_state,
                                const Documents& docs, double scale) {
+    const Tensor initial_state = or_undefined(maybe_initial_state);
     auto [o, final_state] = lightning_forward(q, k, v, slopes, docs, scale, initial_state);
     ctx->save_for_backward({q, k, v, slopes, initial_state});
     save_documents(ctx, docs, docs);
@@ -170,7 +185,7 @@ Tensor rmsnorm(const Tensor& x, const Tensor& weight, double eps) {
 Tensor qk_norm_rope(const Tensor& x, const Tensor& weight, const Tensor& cos, const Tensor& sin,
                     double eps) {
   if (!weight.defined() && !cos.defined()) return x;
-  return QkNormRopeFunction::apply(dense(x), weight, cos, sin, eps);
+  return QkNormRopeFunction::apply(dense(x), maybe(weight), maybe(cos), maybe(sin), eps);
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
@@ -178,7 +193,7 @@ Tensor swiglu(const Tensor& gate, const Tensor& up) {
 }
 
 Tensor gated_norm(const Tensor& o, const Tensor& z, const Tensor& weight, double eps) {
-  return GatedNormFunction::apply(dense(o), dense(z), weight, eps);
+  return GatedNormFunction::apply(dense(o), dense(z), maybe(weight), eps);
 }
 
 Tensor dense_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Documents& q_docs,
@@ -195,7 +210,7 @@ std::tuple<Tensor, Tensor> lightning_attention(const Tensor& q, const Tensor& k,
                                                const Tensor& slopes, const Documents& docs,
                                                double scale, const Tensor& initial_state) {
   auto results = LightningFunction::apply(dense(q), dense(k), dense(v), slopes,
-                                          dense(initial_state), docs, scale);
+                                          maybe(dense(initial_state)), docs, scale);
   return {results[0], results[1]};
 }
 
