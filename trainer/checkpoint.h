@@ -1,6 +1,7 @@
 // Checkpoints: RUN/checkpoints/<stage number>-<stage>-<step>/ with one HDF5 file per rank and
-// manifest.json written last (fsync of file and folder, then rename). World-size free: every tensor
-// is addressed as (part, field, element range), so any number of ranks loads what any number saved.
+// manifest.json written last (fsync of file and folder, then rename). Until it is complete the folder
+// has `.writing` at the end of its name. World-size free: every tensor is addressed as (part, field,
+// element range), so any number of ranks loads what any number saved.
 //
 // State is of two kinds: small JSON under a name (the same on all ranks), and flat fp32 tensors ("fields":
 // master, m, v …) of named parts with their layout. Each rank writes its own element range of each
@@ -11,10 +12,10 @@
 #include <ATen/ATen.h>
 
 #include <functional>
-
-#include <nlohmann/json.hpp>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ namespace sala {
 class StateWriter {
  public:
   virtual ~StateWriter() = default;
+  // None of these throws: Checkpoints::save throws the first error of all ranks when all are through.
   virtual void json(const std::string& name, const nlohmann::json& value) = 0;
   // `full` (num_elements) fp32, identical on all ranks: each writes an equal share of it.
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
@@ -66,8 +68,10 @@ class Checkpoints {
   std::string save(const CheckpointId& id, const nlohmann::json& recipe,
                    const std::function<void(StateWriter&)>& fill);
 
-  // The newest complete checkpoint whose files and hashes are all right; folders passed over are told in
-  // `skipped`, one line each with the reason. nullopt when there is none.
+  // The newest complete checkpoint whose files and hashes are all right (the ranks share the reading);
+  // folders passed over are told in `skipped`, one line each with the reason, on every rank. nullopt
+  // when there is none. A checkpoint that was passed over and then overtaken by a new one is set aside
+  // (its manifest renamed), so that a later start cannot return to it.
   std::optional<std::string> newest_valid(std::vector<std::string>& skipped);
 
   static CheckpointId id(const std::string& checkpoint_folder);
@@ -79,6 +83,7 @@ class Checkpoints {
   std::string folder_;
   World& world_;
   int64_t keep_;
+  std::set<std::string> sound_frozen_;  // frozen files that this process wrote or has checked
 };
 
 }  // namespace sala

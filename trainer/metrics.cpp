@@ -1,0 +1,116 @@
+// metrics.jsonl and the progress line.
+#include "trainer/metrics.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <stdexcept>
+
+namespace sala {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kTerminalInterval = 0.1, kPlainInterval = 5;  // seconds between progress lines
+
+std::string duration(double seconds) {
+  const auto s = static_cast<int64_t>(std::llround(std::max(0.0, seconds)));
+  if (s >= 3600) return fmt::format("{}h{:02}m", s / 3600, s % 3600 / 60);
+  if (s >= 60) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  return fmt::format("{}s", s);
+}
+
+std::string scaled(double x) {
+  if (x >= 1e6) return fmt::format("{:.2f}M", x / 1e6);
+  if (x >= 1e4) return fmt::format("{:.1f}K", x / 1e3);
+  return fmt::format("{:.0f}", x);
+}
+
+std::string progress_text(const Progress& p) {
+  std::string text = fmt::format("{}  {}/{}  loss {:.4f}", p.stage, p.step, p.num_steps, p.loss);
+  if (p.tokens_per_second > 0) text += fmt::format("  {} tokens/s", scaled(p.tokens_per_second));
+  if (p.mfu >= 0) text += fmt::format("  MFU {:.1f}%", 100 * p.mfu);
+  if (p.memory_bytes > 0) text += fmt::format("  {:.1f} GiB", p.memory_bytes / (1 << 30));
+  return text + fmt::format("  {} left", duration(p.seconds_left));
+}
+
+// A line longer than the terminal would wrap, and \r would no longer overwrite it.
+size_t terminal_columns() {
+  struct winsize size {};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+// Cuts to `num_bytes`, or, when negative, what follows the last whole line (a killed run's torn one).
+void cut(const std::string& path, int64_t num_bytes) {
+  if (!fs::exists(path)) return;
+  auto size = static_cast<int64_t>(fs::file_size(path));
+  if (num_bytes >= 0 && num_bytes <= size) size = num_bytes;
+  std::ifstream file(path, std::ios::binary);
+  for (char last = 0; size > 0; --size) {
+    file.seekg(size - 1);
+    file.get(last);
+    if (!file || last == '\n') break;
+  }
+  fs::resize_file(path, static_cast<uintmax_t>(size));
+}
+
+}  // namespace
+
+Metrics::Metrics(const std::string& run_folder, bool writes, int64_t resume_at_bytes)
+    : path_(run_folder + "/metrics.jsonl"), writes_(writes) {
+  if (!writes_) return;
+  terminal_ = isatty(STDOUT_FILENO) == 1;
+  cut(path_, resume_at_bytes);
+  file_.open(path_, std::ios::app | std::ios::binary);
+  if (!file_) {
+    throw std::runtime_error(path_ + ": cannot open for writing; check the run folder's permissions");
+  }
+}
+
+void Metrics::event(nlohmann::json line) {
+  if (!writes_) return;
+  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+  line["time"] = std::round(now.count() * 1000) / 1000;
+  // A number that is not finite becomes null; text that is not UTF-8 must not end a run.
+  file_ << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n' << std::flush;
+  if (!file_) {
+    throw std::runtime_error(path_ + ": cannot write; free disk space and run again to continue");
+  }
+}
+
+void Metrics::progress(const Progress& progress) {
+  if (!writes_) return;
+  const auto now = std::chrono::steady_clock::now();
+  const bool last = progress.step >= progress.num_steps;
+  const std::chrono::duration<double> since = now - last_;
+  if (!last && since.count() < (terminal_ ? kTerminalInterval : kPlainInterval)) return;
+  last_ = now;
+  std::string text = progress_text(progress);
+  if (terminal_) {
+    text.resize(std::min(text.size(), terminal_columns() - 1));
+    fmt::print("\r\033[K{}{}", text, last ? "\n" : "");
+    line_open_ = !last;
+  } else {
+    fmt::print("{}\n", text);
+  }
+  std::fflush(stdout);
+}
+
+void Metrics::note(const std::string& text) {
+  if (!writes_) return;
+  if (line_open_) fmt::print("\r\033[K");
+  line_open_ = false;
+  std::fflush(stdout);
+  spdlog::info("{}", text);
+}
+
+int64_t Metrics::size() const {
+  return writes_ ? static_cast<int64_t>(fs::file_size(path_)) : 0;
+}
+
+}  // namespace sala

@@ -1,0 +1,120 @@
+// flock is the lock; the file's text only tells people who holds it. A dead process holds no flock, so
+// what it left is taken over. Where the file system has no locks, the text decides.
+#include "trainer/run_folder.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+namespace sala {
+namespace {
+
+std::string this_host() {
+  char name[256] = "";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
+
+std::string batch_job() {
+  for (const char* name : {"SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"}) {
+    if (const char* job = std::getenv(name)) return job;
+  }
+  return "none";
+}
+
+nlohmann::json read_holder(int file) {
+  char text[1024] = "";
+  const ssize_t length = pread(file, text, sizeof text - 1, 0);
+  const auto json = nlohmann::json::parse(text, text + std::max<ssize_t>(length, 0), nullptr, false);
+  return json.is_object() ? json : nlohmann::json::object();
+}
+
+[[noreturn]] void refuse(const std::string& path, const nlohmann::json& holder,
+                         const std::string& advice) {
+  throw std::runtime_error(path + ": the run folder is in use by process " +
+                           std::to_string(holder.value("pid", 0)) + " on " +
+                           holder.value("host", "an unknown host") + " (batch job " +
+                           holder.value("job", "unknown") + "); " + advice);
+}
+
+// Without locks in the file system: a process of this host can be asked, one of another host cannot.
+void check_holder_without_locks(const std::string& path, const nlohmann::json& holder) {
+  if (!holder.contains("pid")) return;
+  if (holder.value("host", "") != this_host()) {
+    refuse(path, holder, "this file system has no locks: delete this file if that run is dead");
+  }
+  const pid_t pid = holder.value("pid", 0);
+  if (pid != getpid() && (kill(pid, 0) == 0 || errno == EPERM)) {
+    refuse(path, holder, "wait for it, stop it, or choose another run.folder");
+  }
+}
+
+volatile std::sig_atomic_t stop_flag = 0;
+
+void on_stop_signal(int) { stop_flag = 1; }
+
+}  // namespace
+
+RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
+  std::error_code code;
+  std::filesystem::create_directories(folder, code);
+  if (code) {
+    throw std::runtime_error(folder + ": cannot make the run folder: " + code.message() +
+                             "; choose another run.folder");
+  }
+  file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (file_ < 0) {
+    throw std::runtime_error(path_ + ": cannot open the lock file: " + std::strerror(errno) +
+                             "; check the folder's permissions");
+  }
+  try {
+    const nlohmann::json holder = read_holder(file_);
+    if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) {
+        refuse(path_, holder, "wait for it, stop it, or choose another run.folder");
+      }
+      check_holder_without_locks(path_, holder);
+    }
+    const std::string text =
+        nlohmann::json{{"host", this_host()}, {"pid", getpid()}, {"job", batch_job()}}.dump() + "\n";
+    const bool written = ftruncate(file_, 0) == 0 &&
+                         pwrite(file_, text.data(), text.size(), 0) == ssize_t(text.size()) &&
+                         fsync(file_) == 0;
+    if (!written) {
+      throw std::runtime_error(path_ + ": cannot write the lock file: " + std::strerror(errno));
+    }
+  } catch (const std::exception&) {
+    close(file_);
+    throw;
+  }
+}
+
+// The file stays: removing it would let a third process lock a new one while a second waits on this.
+RunLock::~RunLock() {
+  if (ftruncate(file_, 0) != 0) return;  // the lock goes with the process
+  close(file_);
+}
+
+void catch_stop_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_stop_signal;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;  // reads and writes in flight go on
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGUSR1, &action, nullptr);
+  action.sa_flags |= SA_RESETHAND;  // a second Ctrl-C ends the program at once
+  sigaction(SIGINT, &action, nullptr);
+}
+
+bool stop_requested() { return stop_flag != 0; }
+
+}  // namespace sala
