@@ -1,7 +1,7 @@
-// Plain-loop twins of the attention ops that this project invented no kernels for but must get right:
-// lightning attention, block selection, block-sparse attention. They define what the ops of ops.h
-// compute: same arguments and results, CPU only, one head and one token at a time, fp64 inside.
-// Results come in the dtypes that the ops give.
+// Plain-loop twins of the attention ops that this project invented no kernels for but must get
+// right: lightning attention, block selection, block-sparse attention. They define what the ops of
+// ops.h compute: same arguments and results, CPU only, one head and one token at a time, fp64
+// inside. Results come in the dtypes that the ops give.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,9 +14,11 @@
 namespace sala {
 
 // The recurrence, token by token.
-std::tuple<at::Tensor, at::Tensor> lightning_forward_twin(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& slopes,
-    const Documents& docs, double scale, const at::Tensor& initial_state = {});
+std::tuple<at::Tensor, at::Tensor> lightning_forward_twin(const at::Tensor& q, const at::Tensor& k,
+                                                          const at::Tensor& v,
+                                                          const at::Tensor& slopes,
+                                                          const Documents& docs, double scale,
+                                                          const at::Tensor& initial_state = {});
 // Always returns d_initial_state.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_twin(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
