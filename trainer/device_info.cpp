@@ -1,5 +1,6 @@
 #include "trainer/device_info.h"
 
+#include <ATen/Parallel.h>
 #include <sys/resource.h>
 #include <unistd.h>
 

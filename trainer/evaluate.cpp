@@ -148,7 +148,8 @@ void evaluate_and_record(Run& run, const EvaluateOptions& options, const std::st
     run.evaluations.push_back(result);
     result["event"] = "evaluate";
     run.metrics.event(result);
-    for (const auto& [name, s] : result.value("sources", nlohmann::json::object()).items()) {
+    const nlohmann::json sources = result.value("sources", nlohmann::json::object());
+    for (const auto& [name, s] : sources.items()) {
       run.metrics.note(fmt::format("{}: {} loss {:.4f}{}", as, name, s.at("loss").get<double>(),
                                    s.contains("kl")
                                        ? fmt::format(", KL {:.4f}", s.at("kl").get<double>())

@@ -62,6 +62,8 @@ std::unique_ptr<Recipe> read_recipe(const std::string& path,
                                     const std::vector<std::string>& overrides = {});
 // The recipe with every default filled in, as YAML that read_recipe reads back to the same recipe.
 std::string resolved_yaml(Recipe& recipe);
+// Every value by its path ("stages[2].distill.tokens"), as YAML text.
+std::vector<std::pair<std::string, std::string>> recipe_values(Recipe& recipe);
 
 struct KeyDoc {
   std::string path;      // "run.seed", "stages[].align.tokens"

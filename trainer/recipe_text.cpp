@@ -174,6 +174,52 @@ class KeyLister : public TextFields {
   std::string path_;
 };
 
+// Every value under its path: "stages[2].distill.tokens" -> "8M".
+class ValueLister : public TextFields {
+ public:
+  std::vector<std::pair<std::string, std::string>> values;
+
+  void leaf(const char* key, const std::string&, const std::string& value, Need,
+            const char*) override {
+    values.emplace_back(path_ + key, value);
+  }
+  void section(const char* key, Need, const char*,
+               const std::function<void(Fields&)>& describe) override {
+    inside(std::string(key), [&] { describe(*this); });
+  }
+  void named_sections(
+      const char* key, Need, const char*, const std::vector<std::string>& names,
+      const std::function<void(const std::string&, Fields&)>& describe) override {
+    for (const std::string& name : names) {
+      inside(std::string(key) + "." + name, [&] { describe(name, *this); });
+    }
+  }
+  void list(const char* key, Need, const char*, size_t size,
+            const std::function<void(size_t, Fields&)>& describe) override {
+    for (size_t i = 0; i < size; ++i) {
+      inside(fmt::format("{}[{}]", key, i), [&] { describe(i, *this); });
+    }
+  }
+  void variants(const char* key, Need, const char*, const std::vector<std::string>&,
+                const std::vector<std::string>& current,
+                const std::function<void(size_t, const std::string&, Fields&)>& describe) override {
+    for (size_t i = 0; i < current.size(); ++i) {
+      inside(fmt::format("{}[{}].{}", key, i, current[i]),
+             [&] { describe(i, current[i], *this); });
+    }
+  }
+
+ private:
+  void inside(const std::string& name, const std::function<void()>& body) {
+    const std::string outer = path_;
+    path_ += name + ".";
+    body();
+    path_ = outer;
+  }
+
+  std::string path_;
+};
+
 // The table a key belongs to: "" for the top, "run", "stages[].align".
 std::string table_of(const std::string& path) {
   const size_t dot = path.find('.');
@@ -188,6 +234,12 @@ std::string resolved_yaml(Recipe& recipe) {
   Printer printer;
   recipe.describe(printer);
   return printer.out;
+}
+
+std::vector<std::pair<std::string, std::string>> recipe_values(Recipe& recipe) {
+  ValueLister lister;
+  recipe.describe(lister);
+  return lister.values;
 }
 
 std::vector<KeyDoc> recipe_keys() {

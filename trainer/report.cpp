@@ -27,6 +27,10 @@ std::string align_columns(const std::vector<Cells>& rows) {
   return text;
 }
 
+nlohmann::json member(const nlohmann::json& object, const std::string& key) {
+  return object.contains(key) ? object.at(key) : nlohmann::json::object();
+}
+
 }  // namespace
 
 std::string evaluation_table(const nlohmann::json& evaluations) {
@@ -34,12 +38,9 @@ std::string evaluation_table(const nlohmann::json& evaluations) {
   std::set<std::string> sources;
   std::set<int64_t> lengths;
   for (const auto& e : evaluations) {
-    for (const auto& [name, _] : e.value("sources", nlohmann::json::object()).items()) {
-      sources.insert(name);
-    }
-    for (const auto& [length, _] : e.value("needle_rate", nlohmann::json::object()).items()) {
-      lengths.insert(std::stoll(length));
-    }
+    const nlohmann::json measured = member(e, "sources"), rates = member(e, "needle_rate");
+    for (const auto& [name, _] : measured.items()) sources.insert(name);
+    for (const auto& [length, _] : rates.items()) lengths.insert(std::stoll(length));
   }
   Cells header{"after"};
   for (const std::string& name : sources) header.insert(header.end(), {name + " loss", "KL"});
@@ -50,12 +51,11 @@ std::string evaluation_table(const nlohmann::json& evaluations) {
   };
   for (const auto& e : evaluations) {
     Cells row{e.at("label").get<std::string>()};
-    const auto measured = e.value("sources", nlohmann::json::object());
+    const nlohmann::json measured = member(e, "sources"), rates = member(e, "needle_rate");
     for (const std::string& name : sources) {
-      const auto s = measured.value(name, nlohmann::json::object());
+      const nlohmann::json s = member(measured, name);
       row.insert(row.end(), {number(s, "loss"), number(s, "kl")});
     }
-    const auto rates = e.value("needle_rate", nlohmann::json::object());
     for (int64_t length : lengths) {
       const std::string key = std::to_string(length);
       row.push_back(rates.contains(key) ? fmt::format("{:.2f}", rates.at(key).get<double>()) : "-");

@@ -44,10 +44,10 @@ void check_unchanged(const nlohmann::json& saved, const nlohmann::json& now, int
   auto differ = [&](const nlohmann::json& a, const nlohmann::json& b) {
     for (const auto& [path, value] : a.items()) {
       if (!is_fixed(path, stages_begun)) continue;
-      const std::string other = b.value(path, "(absent)");
+      const std::string other = b.value(path, "(absent)"), mine = value.get<std::string>();
       const std::string line = fmt::format(
           "{}: {} -> {}", path, saved.value(path, "(absent)"), now.value(path, "(absent)"));
-      if (other != value && std::find(changed.begin(), changed.end(), line) == changed.end()) {
+      if (other != mine && std::find(changed.begin(), changed.end(), line) == changed.end()) {
         changed.push_back(line);
       }
     }

@@ -79,7 +79,7 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
   run_.metrics.note(fmt::format("stage {} step {}: loss or gradient is not finite on some rank; "
                                 "no parameter was changed on any rank", stage_.name, step_));
   if (options_.on_nonfinite == "stop" || skips_in_a_row_ > options_.max_skips) {
-    throw std::runtime_error(fmt::format(
+    throw SharedError(fmt::format(
         "stage {} stopped at step {}: {} step(s) in a row with a non-finite loss or gradient "
         "(on_nonfinite: {}, max_skips: {}); lower lr or look at the data of this step",
         stage_.name, step_, skips_in_a_row_, options_.on_nonfinite, options_.max_skips));

@@ -1,10 +1,11 @@
-// The world of ranks: one process per GPU (or per share of the CPU cores), started by mpirun or srun.
-// world.cpp is the only file that includes MPI. Without a launcher it is a world of one.
+// The world of ranks: one process per GPU (or per share of the CPU cores), started by mpirun or
+// srun. world.cpp is the only file that includes MPI. Without a launcher it is a world of one.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -12,11 +13,19 @@
 
 namespace sala {
 
+// An error that every rank throws together: rank 0 alone tells of it, and no rank waits for
+// another.
+class SharedError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 class World {
  public:
-  // Initialises MPI (once per process; thread level funneled), sets the OpenMP threads to cores of this
-  // node / local ranks unless OMP_NUM_THREADS is set, picks GPU local_rank. `device`: auto, cpu, cuda.
-  // Errors: device cuda without a GPU, more local ranks than GPUs (NCCL refuses two ranks on one GPU).
+  // Initialises MPI (once per process; thread level funneled), sets the OpenMP threads to cores of
+  // this node / local ranks unless OMP_NUM_THREADS is set, picks GPU local_rank. `device`: auto,
+  // cpu, cuda. Errors: device cuda without a GPU, more local ranks than GPUs (NCCL refuses two
+  // ranks on one GPU).
   World(int* argc, char*** argv, const std::string& device);
   ~World();
   World(const World&) = delete;
@@ -28,20 +37,20 @@ class World {
   int local_size() const;
   std::string host() const;
   at::Device device() const;
-  at::ScalarType compute_dtype() const;   // fp32 on CPU, bf16 on CUDA
+  at::ScalarType compute_dtype() const;  // fp32 on CPU, bf16 on CUDA
 
-  Comm& comm();                            // collectives on tensors of device(): NCCL, or MPI on CPU
+  Comm& comm();  // collectives on tensors of device(): NCCL, or MPI on CPU
   // Host-side, always over MPI.
   void barrier();
-  bool any(bool flag);                     // true on all ranks if true on one
+  bool any(bool flag);  // true on all ranks if true on one
   int64_t sum(int64_t x);
   double max(double x);
   std::string broadcast(const std::string& text, int root = 0);
-  std::vector<std::string> gather(const std::string& text);   // on every rank, by rank
-  // Runs `work` on every rank; where one throws, all throw one error that names the first rank and its
-  // message, so that no rank waits for ever.
+  std::vector<std::string> gather(const std::string& text);  // on every rank, by rank
+  // Runs `work` on every rank; where one throws, all throw one SharedError that names the first
+  // rank and its message, so that no rank waits for ever.
   void together(const std::string& what, const std::function<void()>& work);
-  [[noreturn]] void abort(const std::string& why);            // prints rank, host, why; ends all ranks
+  [[noreturn]] void abort(const std::string& why);  // prints rank, host, why; ends all ranks
 
  private:
   struct Impl;

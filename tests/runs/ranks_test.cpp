@@ -1,0 +1,44 @@
+// The number of ranks changes nothing but speed.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/runs/toy_run.h"
+
+namespace sala::test {
+
+TEST(Ranks, OneTwoAndFourGiveTheSameLosses) {
+  ToyRun toy;
+  for (int ranks : {1, 2, 4}) {
+    const std::string name = std::to_string(ranks) + "_ranks";
+    ASSERT_EQ(toy.run(name, ranks), 0) << toy.log(name);
+  }
+  const auto one = toy.events("1_ranks", "step");
+  ASSERT_EQ(one.size(), 60u);  // 20 steps of align, distill and train
+  for (const char* name : {"2_ranks", "4_ranks"}) {
+    const auto other = toy.events(name, "step");
+    ASSERT_EQ(other.size(), one.size());
+    for (size_t i = 0; i < one.size(); ++i) {
+      const double a = one[i].at("loss"), b = other[i].at("loss");
+      EXPECT_LE(std::abs(a - b), 1e-5 * std::abs(a))
+          << name << " " << one[i].at("stage") << " step " << one[i].at("step");
+    }
+    EXPECT_EQ(toy.events(name, "swap").at(0).at("kept"), toy.events("1_ranks", "swap").at(0).at("kept"));
+  }
+}
+
+TEST(Ranks, LossesGoDown) {
+  ToyRun toy;
+  ASSERT_EQ(toy.run("run", 2), 0) << toy.log("run");
+  for (const char* stage : {"align", "distill", "train"}) {
+    std::vector<double> losses;
+    for (const auto& e : toy.events("run", "step")) {
+      if (e.at("stage") == stage) losses.push_back(e.at("loss"));
+    }
+    const double first = losses[0] + losses[1] + losses[2];
+    const double last = losses[17] + losses[18] + losses[19];
+    EXPECT_LT(last, first) << stage;
+  }
+}
+
+}  // namespace sala::test

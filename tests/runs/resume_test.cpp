@@ -1,0 +1,82 @@
+// A run that was killed and continued is the run that was not.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <cmath>
+
+#include "tests/runs/toy_run.h"
+
+namespace sala::test {
+
+namespace {
+
+void kill_group(pid_t process) {
+  // mpirun starts each rank in a session of its own; SIGKILL to mpirun makes them end at once too, but
+  // their parent is gone, so name them all.
+  kill(-process, SIGKILL);
+  waitpid(process, nullptr, 0);
+}
+
+void expect_same_run(const ToyRun& toy, const std::string& a, const std::string& b) {
+  for (const char* event : {"step", "scores", "swap"}) {
+    const auto one = toy.events(a, event), other = toy.events(b, event);
+    ASSERT_EQ(one.size(), other.size()) << event;
+    for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(one[i], other[i]) << event;
+  }
+  EXPECT_EQ(toy.last_manifest(a).at("tensors"), toy.last_manifest(b).at("tensors"));
+}
+
+}  // namespace
+
+TEST(Resume, KilledInEveryStageAndContinuedIsBitEqual) {
+  ToyRun toy({.stages = "", .save_every = 4});
+  ASSERT_EQ(toy.run("whole", 2), 0) << toy.log("whole");
+  for (const char* stage : {"align", "distill", "train"}) {
+    const pid_t process = toy.start("killed", 2);
+    ASSERT_TRUE(toy.wait_for_step("killed", process, stage, 10)) << toy.log("killed");
+    kill_group(process);
+  }
+  ASSERT_EQ(toy.run("killed", 2), 0) << toy.log("killed");
+  expect_same_run(toy, "whole", "killed");
+}
+
+TEST(Resume, StoppedOnASignalContinuesBitEqual) {
+  ToyRun toy;
+  ASSERT_EQ(toy.run("whole", 1), 0) << toy.log("whole");
+  const pid_t process = toy.start("stopped", 1);
+  ASSERT_TRUE(toy.wait_for_step("stopped", process, "distill", 5));
+  kill(process, SIGTERM);
+  int status = 0;
+  waitpid(process, &status, 0);
+  EXPECT_EQ(toy.run("stopped", 1), 0) << toy.log("stopped");
+  expect_same_run(toy, "whole", "stopped");
+}
+
+TEST(Resume, SavedOnFourRanksContinuesOnOneAndTwo) {
+  ToyRun toy({.stages = "", .save_every = 4});
+  ASSERT_EQ(toy.run("four", 4), 0) << toy.log("four");
+  const auto whole = toy.events("four", "step");
+  for (int ranks : {1, 2}) {
+    const std::string name = "then" + std::to_string(ranks);
+    const pid_t process = toy.start(name, 4);
+    ASSERT_TRUE(toy.wait_for_step(name, process, "distill", 9)) << toy.log(name);
+    kill_group(process);
+    ASSERT_EQ(toy.run(name, ranks), 0) << toy.log(name);
+    const auto other = toy.events(name, "step");
+    ASSERT_EQ(other.size(), whole.size());
+    for (size_t i = 0; i < whole.size(); ++i) {
+      const double a = whole[i].at("loss"), b = other[i].at("loss");
+      EXPECT_LE(std::abs(a - b), 1e-5 * std::abs(a)) << whole[i].at("stage") << " " << i;
+    }
+  }
+}
+
+TEST(Resume, AChangedRecipeIsRefusedWithTheKeys) {
+  ToyRun toy;
+  ASSERT_EQ(toy.run("run", 1), 0) << toy.log("run");
+  EXPECT_NE(toy.run("run", 1, "--set stages.align.lr=1e-4"), 0);
+  EXPECT_NE(toy.log("run").find("stages[0].align.lr"), std::string::npos) << toy.log("run");
+}
+
+}  // namespace sala::test
