@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iostream>
 #include <stdexcept>
 #include <thread>
 
@@ -227,15 +228,8 @@ int check_recipe(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, s
   return Check(recipe, device, num_ranks, out).run();
 }
 
-int check_recipe_file(const std::string& path, const std::vector<std::string>& overrides,
-                      int64_t num_ranks, std::ostream& out) {
-  try {
-    const std::unique_ptr<Recipe> recipe = read_recipe(path, overrides);
-    return check_recipe(*recipe, check_device(recipe->run), num_ranks, out);
-  } catch (const std::runtime_error& error) {
-    fmt::print(out, "{}\n", error.what());
-    return 2;
-  }
+int check_recipe(Recipe& recipe, int64_t num_ranks) {
+  return check_recipe(recipe, check_device(recipe.run), num_ranks, std::cout);
 }
 
 }  // namespace sala

@@ -4,7 +4,6 @@
 
 #include <ostream>
 #include <string>
-#include <vector>
 
 #include "trainer/recipe.h"
 
@@ -25,8 +24,7 @@ CheckDevice check_device(const RunOptions& run);
 // every problem. Returns the exit code: 0 when the run can start, 2 when it cannot.
 int check_recipe(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, std::ostream& out);
 
-// The same from the file, its problems included.
-int check_recipe_file(const std::string& path, const std::vector<std::string>& overrides,
-                      int64_t num_ranks, std::ostream& out);
+// The same for this machine, on standard output.
+int check_recipe(Recipe& recipe, int64_t num_ranks);
 
 }  // namespace sala
