@@ -22,13 +22,15 @@ struct QuerySlab {
   int64_t keys() const { return position + n; }  // that the last of them sees
 };
 
+constexpr int64_t kFewestQueries = 32;
+
 // Slabs of document `doc` from query `first` on, at most budget_bytes / bytes_per_pair pairs of a
-// query and a key (never less than one query) each.
+// query and a key each, but never fewer than kFewestQueries: a slab reads all keys once.
 inline std::vector<QuerySlab> query_slabs(const Documents& q_docs, const Documents& k_docs,
                                           int64_t doc, int64_t first, int64_t bytes_per_pair,
                                           int64_t budget_bytes) {
   const int64_t nq = q_docs.length(doc), nk = k_docs.length(doc);
-  const int64_t most = std::max<int64_t>(budget_bytes / (bytes_per_pair * nk), 1);
+  const int64_t most = std::max<int64_t>(budget_bytes / (bytes_per_pair * nk), kFewestQueries);
   std::vector<QuerySlab> slabs;
   for (int64_t i = first; i < nq; i += most) {
     const int64_t n = std::min(most, nq - i);
