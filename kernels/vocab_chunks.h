@@ -19,9 +19,10 @@ inline int64_t vocab_chunk_tokens(const at::Tensor& w) {
 
 // x (n, C) times w (V, C) transposed, in fp32 or fp64, times `factor`. (n, V)
 inline at::Tensor chunk_logits(const at::Tensor& x, const at::Tensor& w, double factor) {
-  at::Tensor logits = x.is_cuda() && x.scalar_type() != accumulate_type(x)
-                          ? at::mm(x, w.t(), accumulate_type(x))
-                          : at::mm(x, w.t()).to(accumulate_type(x));
+  const auto wide = accumulate_type(x);
+  at::Tensor logits = x.is_cuda() && x.scalar_type() != wide
+                          ? at::mm(x, w.t(), wide)  // bf16 in, fp32 out
+                          : at::mm(x.to(wide), w.to(wide).t());
   return factor == 1.0 ? logits : logits.mul_(factor);
 }
 

@@ -66,7 +66,8 @@ inline ::testing::AssertionResult close(const at::Tensor& a, const at::Tensor& b
     if (!t.defined() || t.scalar_type() == at::kDouble) return 0;
     return t.scalar_type() == at::kFloat ? 1 : 2;
   };
-  return close(a, b, tolerance((rank(a) >= rank(b) ? a : b).scalar_type()));
+  constexpr at::ScalarType kByRank[] = {at::kDouble, at::kFloat, at::kBFloat16};
+  return close(a, b, tolerance(kByRank[std::max(rank(a), rank(b))]));
 }
 
 inline ::testing::AssertionResult bit_equal(const at::Tensor& a, const at::Tensor& b) {

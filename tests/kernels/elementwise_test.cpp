@@ -1,0 +1,166 @@
+// rmsnorm, QK-norm with rotation, swiglu and the gated norm: op against twin in every place, and
+// gradients against central differences in fp64.
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/twins.h"
+#include "tests/kernels/attention_cases.h"
+
+namespace sala::testing {
+namespace {
+
+constexpr double kEps = 1e-6;
+
+class Elementwise : public OpInPlace {};
+
+TEST_P(Elementwise, RmsnormEqualsTwin) {
+  for (const auto& [rows, C] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 1}, {1, 3}, {3, 17}, {17, 64}, {5, 577}, {130, 33}}) {
+    SCOPED_TRACE(::testing::Message() << rows << " x " << C);
+    const at::Tensor x = random({rows, C}), w = random({C}), dy = random({rows, C});
+    const auto [y, rstd] = rmsnorm_forward(x, w, kEps);
+    const auto [y_twin, rstd_twin] = rmsnorm_forward_twin(x, w, kEps);
+    EXPECT_EQ(y.scalar_type(), x.scalar_type());
+    EXPECT_TRUE(close(y, y_twin));
+    EXPECT_TRUE(close(rstd, rstd_twin));
+    const auto [dx, dw] = rmsnorm_backward(dy, x, w, rstd);
+    const auto [dx_twin, dw_twin] = rmsnorm_backward_twin(dy, x, w, rstd_twin);
+    EXPECT_TRUE(close(dx, dx_twin)) << "dx";
+    EXPECT_TRUE(close(dw, dw_twin)) << "dweight";
+  }
+}
+
+TEST_P(Elementwise, RmsnormTakesAnyLeadingDimensions) {
+  const at::Tensor x = random({3, 5, 17}), w = random({17});
+  const auto [y, rstd] = rmsnorm_forward(x, w, kEps);
+  const auto [y_flat, rstd_flat] = rmsnorm_forward(x.view({15, 17}), w, kEps);
+  EXPECT_TRUE(bit_equal(y.view({15, 17}), y_flat));
+  EXPECT_TRUE(bit_equal(rstd.view({15}), rstd_flat));
+}
+
+TEST_P(Elementwise, QkNormRopeEqualsTwin) {
+  for (const auto& [T, N, HS] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+           {1, 1, 2}, {3, 1, 6}, {17, 3, 32}, {5, 9, 64}, {2, 2, 128}}) {
+    for (int parts = 0; parts < 4; ++parts) {
+      SCOPED_TRACE(::testing::Message() << T << " x " << N << " x " << HS << ", parts " << parts);
+      const at::Tensor x = random({T, N, HS}), dy = random({T, N, HS});
+      const at::Tensor w = parts & 1 ? random({HS}) : at::Tensor();
+      const at::Tensor angle = random_wide({T, HS / 2});
+      const at::Tensor cos = parts & 2 ? angle.cos() : at::Tensor();
+      const at::Tensor sin = parts & 2 ? angle.sin() : at::Tensor();
+      const auto [y, rstd] = qk_norm_rope_forward(x, w, cos, sin, kEps);
+      const auto [y_twin, rstd_twin] = qk_norm_rope_forward_twin(x, w, cos, sin, kEps);
+      EXPECT_TRUE(close(y, y_twin));
+      EXPECT_TRUE(close(rstd, rstd_twin));
+      const auto [dx, dw] = qk_norm_rope_backward(dy, x, w, rstd, cos, sin);
+      const auto [dx_twin, dw_twin] = qk_norm_rope_backward_twin(dy, x, w, rstd_twin, cos, sin);
+      EXPECT_TRUE(close(dx, dx_twin)) << "dx";
+      EXPECT_TRUE(close(dw, dw_twin)) << "dweight";
+    }
+  }
+}
+
+TEST_P(Elementwise, SwigluEqualsTwin) {
+  for (int64_t F : {1, 3, 17, 1000}) {
+    const at::Tensor gate = random({3, F}), up = random({3, F}), dy = random({3, F});
+    EXPECT_TRUE(close(swiglu_forward(gate, up), swiglu_forward_twin(gate, up)));
+    const auto [dgate, dup] = swiglu_backward(dy, gate, up);
+    const auto [dgate_twin, dup_twin] = swiglu_backward_twin(dy, gate, up);
+    EXPECT_TRUE(close(dgate, dgate_twin)) << "dgate";
+    EXPECT_TRUE(close(dup, dup_twin)) << "dup";
+  }
+}
+
+TEST_P(Elementwise, GatedNormEqualsTwin) {
+  for (int64_t C : {1, 3, 17, 576}) {
+    for (bool norm : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << "C " << C << ", norm " << norm);
+      const at::Tensor o = random({5, C}), z = random({5, C}), dy = random({5, C});
+      const at::Tensor w = norm ? random({C}) : at::Tensor();
+      const auto [y, rstd] = gated_norm_forward(o, z, w, kEps);
+      const auto [y_twin, rstd_twin] = gated_norm_forward_twin(o, z, w, kEps);
+      EXPECT_TRUE(close(y, y_twin));
+      EXPECT_TRUE(close(rstd, rstd_twin));
+      const auto [d_o, dz, dw] = gated_norm_backward(dy, o, z, w, rstd);
+      const auto [d_o_twin, dz_twin, dw_twin] = gated_norm_backward_twin(dy, o, z, w, rstd_twin);
+      EXPECT_TRUE(close(d_o, d_o_twin)) << "do";
+      EXPECT_TRUE(close(dz, dz_twin)) << "dz";
+      EXPECT_TRUE(close(dw, dw_twin)) << "dweight";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Places, Elementwise, all_places(), place_name);
+
+class ElementwiseGradient : public ::testing::Test {
+ protected:
+  void SetUp() override { at::manual_seed(11); }
+  static at::Tensor random(at::IntArrayRef sizes) { return at::randn(sizes, at::kDouble); }
+  static double inner(const at::Tensor& a, const at::Tensor& b) {
+    return (a * b).sum().item<double>();
+  }
+};
+
+TEST_F(ElementwiseGradient, OfRmsnormIsTheFiniteDifference) {
+  const at::Tensor x = random({3, 17}), w = random({17}), dy = random({3, 17});
+  const auto loss = [&](const at::Tensor& a, const at::Tensor& b) {
+    return inner(std::get<0>(rmsnorm_forward(a, b, kEps)), dy);
+  };
+  const at::Tensor rstd = std::get<1>(rmsnorm_forward(x, w, kEps));
+  const auto [dx, dw] = rmsnorm_backward(dy, x, w, rstd);
+  expect_gradient([&](const at::Tensor& a) { return loss(a, w); }, x, dx, "dx");
+  expect_gradient([&](const at::Tensor& a) { return loss(x, a); }, w, dw, "dweight");
+}
+
+TEST_F(ElementwiseGradient, OfQkNormRopeIsTheFiniteDifference) {
+  const at::Tensor x = random({3, 2, 6}), w = random({6}), dy = random({3, 2, 6});
+  const at::Tensor angle = random({3, 3}), cos = angle.cos(), sin = angle.sin();
+  const auto loss = [&](const at::Tensor& a, const at::Tensor& b) {
+    return inner(std::get<0>(qk_norm_rope_forward(a, b, cos, sin, kEps)), dy);
+  };
+  const at::Tensor rstd = std::get<1>(qk_norm_rope_forward(x, w, cos, sin, kEps));
+  const auto [dx, dw] = qk_norm_rope_backward(dy, x, w, rstd, cos, sin);
+  expect_gradient([&](const at::Tensor& a) { return loss(a, w); }, x, dx, "dx");
+  expect_gradient([&](const at::Tensor& a) { return loss(x, a); }, w, dw, "dweight");
+}
+
+TEST_F(ElementwiseGradient, OfSwigluIsTheFiniteDifference) {
+  const at::Tensor gate = random({3, 17}), up = random({3, 17}), dy = random({3, 17});
+  const auto [dgate, dup] = swiglu_backward(dy, gate, up);
+  expect_gradient([&](const at::Tensor& a) { return inner(swiglu_forward(a, up), dy); }, gate,
+                  dgate, "dgate");
+  expect_gradient([&](const at::Tensor& a) { return inner(swiglu_forward(gate, a), dy); }, up, dup,
+                  "dup");
+}
+
+TEST_F(ElementwiseGradient, OfGatedNormIsTheFiniteDifference) {
+  for (bool norm : {false, true}) {
+    const at::Tensor o = random({3, 17}), z = random({3, 17}), dy = random({3, 17});
+    const at::Tensor w = norm ? random({17}) : at::Tensor();
+    const auto loss = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
+      return inner(std::get<0>(gated_norm_forward(a, b, c, kEps)), dy);
+    };
+    const at::Tensor rstd = std::get<1>(gated_norm_forward(o, z, w, kEps));
+    const auto [d_o, dz, dw] = gated_norm_backward(dy, o, z, w, rstd);
+    expect_gradient([&](const at::Tensor& a) { return loss(a, z, w); }, o, d_o, "do");
+    expect_gradient([&](const at::Tensor& a) { return loss(o, a, w); }, z, dz, "dz");
+    if (norm) expect_gradient([&](const at::Tensor& a) { return loss(o, z, a); }, w, dw, "dweight");
+  }
+}
+
+TEST(ElementwiseDoor, SaysWhatWasExpectedAndWhatCame) {
+  const at::Tensor x = at::zeros({3, 4});
+  EXPECT_THROW(rmsnorm_forward(x, at::zeros({5}), kEps), c10::Error);
+  EXPECT_THROW(rmsnorm_forward(x.t(), at::zeros({3}), kEps), c10::Error);
+  EXPECT_THROW(swiglu_forward(x, at::zeros({3, 4}, at::kDouble)), c10::Error);
+  EXPECT_THROW(qk_norm_rope_forward(at::zeros({2, 1, 3}), {}, at::zeros({2, 1}), at::zeros({2, 1}),
+                                    kEps),
+               c10::Error);
+}
+
+}  // namespace
+}  // namespace sala::testing
