@@ -268,6 +268,7 @@ std::string recipe_keys_markdown() {
     out += fmt::format("### {}\n\n| key | kind | default | meaning |\n|---|---|---|---|\n{}\n",
                        title, rows);
   }
+  out.pop_back();  // no blank line after the last table
   return out;
 }
 

@@ -1,0 +1,201 @@
+// Bad recipes: each gives one line with the place and the cause.
+#include <gtest/gtest.h>
+
+#include "tests/trainer/recipe_cases.h"
+
+namespace sala {
+namespace {
+
+using recipe_cases::complaint;
+using recipe_cases::edited;
+using recipe_cases::kGood;
+using recipe_cases::TemporaryFolder;
+
+struct BadRecipe {
+  const char *from, *to;  // the edit of kGood
+  const char* expected;   // the whole complaint; a * at the end stands for a library's own words
+};
+
+const BadRecipe kBadRecipes[] = {
+    // The text itself.
+    {"run: {folder: run, seed: 3}", "run: {folder: run, seed: 3",
+     "bad.yaml:3:6: not valid YAML: *"},
+    {"seed: 3", "seed: 3, seed: 4",
+     "bad.yaml:2:29: seed: key given twice (first in line 2); keep one"},
+    {"data: {books: 1}", "data: *mix",
+     "bad.yaml:30:13: not valid YAML: *"},
+    // Keys.
+    {"seed: 3", "sed: 3", "bad.yaml:2:20: run.sed: unknown key; did you mean 'seed'?"},
+    {"source: model\n", "sorce: model\n",
+     "bad.yaml:1:1: sorce: unknown key; did you mean 'source'?"},
+    {"source: model\n", "", "bad.yaml:1:1: source: missing: this key is required"},
+    {"run: {folder: run, seed: 3}", "run: {seed: 3}",
+     "bad.yaml:2:6: run.folder: missing: this key is required"},
+    {"      tokens: 20K\n", "",
+     "bad.yaml:18:5: stages[3].distill.tokens: missing: this key is required"},
+    {"      tokens: 20K\n", "      token: 20K\n",
+     "bad.yaml:19:7: stages[3].distill.token: unknown key; did you mean 'tokens'?"},
+    {"lr_scale: 3", "lr_scal: 3",
+     "bad.yaml:25:30: stages[3].distill.rules[0].lr_scal: unknown key; did you mean 'lr_scale'?"},
+    {"qk_norm: drop", "width: 7",
+     "bad.yaml:4:3: model.width: unknown key; there are: qk_norm, sparse"},
+    // Types and units.
+    {"seed: 3", "seed: three",
+     "bad.yaml:2:26: run.seed: expected a whole number, optionally with K, M or G (1024-based), "
+     "but is 'three'"},
+    {"tokens: 20K", "tokens: -20K",
+     "bad.yaml:19:15: stages[3].distill.tokens: must not be negative: -20K"},
+    {"tokens: 20K", "tokens: 20k",
+     "bad.yaml:19:15: stages[3].distill.tokens: expected a whole number, optionally with K, M or "
+     "G (1024-based), but is '20k'; did you mean 20K?"},
+    {"tokens: 20K", "tokens: 1.5K",
+     "bad.yaml:19:15: stages[3].distill.tokens: expected a whole number, optionally with K, M or "
+     "G (1024-based), but is '1.5K'"},
+    {"tokens: 20K", "tokens: 99999999999G",
+     "bad.yaml:19:15: stages[3].distill.tokens: too large: 99999999999G"},
+    {"lr: 1e-4", "lr: fast",
+     "bad.yaml:31:11: stages[4].train.lr: expected a number, but is 'fast'"},
+    {"lr: 1e-4", "lr: [1e-4]",
+     "bad.yaml:31:11: stages[4].train.lr: expected a number, but is a list"},
+    {"lr: 1e-4", "lr: inf",
+     "bad.yaml:31:11: stages[4].train.lr: expected a number, but is 'inf'"},
+    {"lr_scale: 3", "freeze: yes",
+     "bad.yaml:25:38: stages[3].distill.rules[0].freeze: expected true or false, but is 'yes'"},
+    {"schedule: wsd", "schedule: wds",
+     "bad.yaml:32:17: stages[4].train.schedule: expected one of constant, cosine, exponential, "
+     "wsd, but is 'wds'; did you mean 'wsd'?"},
+    {"{folder: out}", "out",
+     "bad.yaml:33:5: stages[5].export: expected a mapping, but is 'out'"},
+    {"data: {books: 1}", "data: books",
+     "bad.yaml:30:13: stages[4].train.data: expected {name: weight}, but is 'books'"},
+    {"model:\n  qk_norm: drop", "model: 3",
+     "bad.yaml:3:8: model: expected a mapping, but is '3'"},
+    {"folder: run,", "folder: ,", "bad.yaml:2:15: run.folder: expected text, but is nothing"},
+    // Stages.
+    {"  - swap: {keep: 2}", "  - swop: {keep: 2}",
+     "bad.yaml:17:5: stages[2]: unknown type 'swop'; did you mean 'swap'?"},
+    {"  - swap: {keep: 2}", "  - swap:\n    keep: 2",
+     "bad.yaml:17:5: stages[2]: expected '- type: {options}' with one type, but is a mapping with "
+     "2 keys (swap, keep); indent the options below the type"},
+    {"  - swap: {keep: 2}", "  - swap",
+     "bad.yaml:17:5: stages[2]: expected '- type: {options}' with one type, but is 'swap'"},
+    {"  - score: {method: uniform}\n  - swap: {keep: 2}",
+     "  - swap: {keep: 2}\n  - score: {method: uniform}",
+     "bad.yaml:17:5: stages[2].score: score must come before swap (stages[1]): it works on the "
+     "full-attention model"},
+    {"  - export: {folder: out}", "  - swap: {name: again, keep: 2}",
+     "bad.yaml:33:5: stages[5].swap: swap may come once, and stages[2] is one already"},
+    {"  - train:\n", "  - train:\n      name: distill\n",
+     "bad.yaml:27:13: stages[4].train.name: stages[3] is called 'distill' too: give each its own "
+     "name"},
+    {"  - train:\n", "  - train:\n      name: a/b\n",
+     "bad.yaml:27:13: stages[4].train.name: must be letters, digits, _ and -, a letter first, but "
+     "is 'a/b'"},
+    // Arithmetic.
+    {"tokens: 20K\n      row_length: 1K\n      batch_tokens: 2K",
+     "tokens: 20K\n      row_length: 2K\n      batch_tokens: 5000",
+     "bad.yaml:21:21: stages[3].distill.batch_tokens: 5000 is not a multiple of row_length 2048: "
+     "use 4096 or 6144"},
+    {"data: {books: 1}", "data: {boks: 1}",
+     "bad.yaml:30:20: stages[4].train.data.boks: no such source in data.sources (there are: "
+     "books, web)"},
+    {"data: {books: 1}", "data: {books: 0}",
+     "bad.yaml:30:21: stages[4].train.data.books: weight must be more than 0, but is 0"},
+    {"data: {books: 1}", "data: {}", "bad.yaml:30:13: stages[4].train.data: names no source"},
+    {"lr: 1e-4", "lr: 0",
+     "bad.yaml:31:11: stages[4].train.lr: must be more than 0 (peak learning rate), but is 0"},
+    {"lr: 1e-4", "lr: 1e-4\n      end_lr: 1e-3",
+     "bad.yaml:32:15: stages[4].train.end_lr: 0.001 is above lr 0.0001: schedules only go down"},
+    {"schedule: wsd", "schedule: exponential",
+     "bad.yaml:26:5: stages[4].train.end_lr: schedule: exponential needs an end_lr above 0"},
+    {"schedule: wsd", "warmup_steps: 4",
+     "bad.yaml:32:21: stages[4].train.warmup_steps: 4 steps of warm-up, but the stage has only 4 "
+     "steps (tokens / batch_tokens)"},
+    {"schedule: wsd", "decay_frac: 1.5",
+     "bad.yaml:32:19: stages[4].train.decay_frac: must be in (0, 1], but is 1.5"},
+    {"schedule: wsd", "beta2: 1",
+     "bad.yaml:32:14: stages[4].train.beta2: must be in [0, 1), but is 1"},
+    {"schedule: wsd", "micro_tokens: 1000",
+     "bad.yaml:32:21: stages[4].train.micro_tokens: 1000 is not a multiple of row_length 1024: "
+     "use 1024"},
+    {"schedule: wsd", "evaluate_every: 2",
+     "bad.yaml:32:23: stages[4].train.evaluate_every: needs an evaluate stage in the recipe, "
+     "which says what to measure"},
+    {"match: self_attn", "match: \"(\"",
+     "bad.yaml:25:19: stages[3].distill.rules[0].match: '(' is not a regular expression: *"},
+    {"qk_norm: drop", "sparse: {window_size: 100}",
+     "bad.yaml:4:25: model.sparse.window_size: must be a multiple of block_size 64, but is 100"},
+    {"qk_norm: drop", "sparse: {block_size: 32}",
+     "bad.yaml:4:24: model.sparse.block_size: must be 4 * kernel_stride = 64, but is 32"},
+};
+
+void expect_complaint(const std::string& found, std::string expected) {
+  EXPECT_EQ(found.find('\n'), std::string::npos) << "more than one line: " << found;
+  const bool whole = expected.back() != '*';
+  if (!whole) expected.pop_back();
+  EXPECT_EQ(whole ? found : found.substr(0, expected.size()), expected) << found;
+}
+
+TEST(RecipeErrors, EachBadRecipeGivesOneLineThatNamesTheCause) {
+  TemporaryFolder folder;
+  EXPECT_EQ(complaint(folder, kGood), "");
+  for (const BadRecipe& bad : kBadRecipes) {
+    expect_complaint(complaint(folder, edited(kGood, bad.from, bad.to)), bad.expected);
+  }
+}
+
+struct BadOverride {
+  const char *assignment, *expected;
+};
+
+const BadOverride kBadOverrides[] = {
+    {"seed", "--set seed: expected key=value, such as run.seed=7"},
+    {"run.sed=4", "--set run.sed: run.sed: unknown key; did you mean 'seed'?"},
+    {"run.seed=x",
+     "--set run.seed: run.seed: expected a whole number, optionally with K, M or G (1024-based), "
+     "but is 'x'"},
+    {"run.seed.more=1", "--set run.seed.more: 'more' cannot be inside of seed, which is a single "
+                        "value"},
+    {"stages.sft.lr=1", "--set stages.sft.lr: no stage is called 'sft'; there are: align, score, "
+                        "swap, distill, train, export"},
+    {"stages[9].lr=1", "--set stages[9].lr: stages[9] does not exist: there are 6"},
+    {"stages.distill.rules.x.lr_scale=1",
+     "--set stages.distill.rules.x.lr_scale: rules is a list: name its elements by number, "
+     "rules[0]"},
+    {"stages.train.lr=[1", "--set stages.train.lr: '[1' is not valid YAML: *"},
+    {"stages.train.lr=0", "--set stages.train.lr: stages[4].train.lr: must be more than 0 (peak "
+                          "learning rate), but is 0"},
+};
+
+TEST(RecipeErrors, BadOverridesAreNamedAsGiven) {
+  TemporaryFolder folder;
+  for (const BadOverride& bad : kBadOverrides) {
+    expect_complaint(complaint(folder, kGood, {bad.assignment}), bad.expected);
+  }
+}
+
+TEST(RecipeErrors, AllProblemsComeAtOnceInTheFilesOrder) {
+  TemporaryFolder folder;
+  std::string text = edited(kGood, "seed: 3", "sed: 3");
+  text = edited(text, "lr: 1e-4", "lr: fast");
+  text = edited(text, "tokens: 20K\n      row_length: 1K\n      batch_tokens: 2K",
+                "tokens: 20K\n      row_length: 2K\n      batch_tokens: 5000");
+  EXPECT_EQ(complaint(folder, text),
+            "bad.yaml:2:20: run.sed: unknown key; did you mean 'seed'?\n"
+            "bad.yaml:21:21: stages[3].distill.batch_tokens: 5000 is not a multiple of row_length "
+            "2048: use 4096 or 6144\n"
+            "bad.yaml:31:11: stages[4].train.lr: expected a number, but is 'fast'");
+}
+
+TEST(RecipeErrors, FilesThatAreNoRecipeAreNamed) {
+  TemporaryFolder folder;
+  EXPECT_EQ(complaint(folder, ""), "bad.yaml: the recipe is empty");
+  EXPECT_EQ(complaint(folder, "- a\n"), "bad.yaml:1:1: expected a mapping, but is a list");
+  EXPECT_EQ(complaint(folder, kGood + "---\nsource: x\n"),
+            "bad.yaml: expected one YAML document, but '---' starts a second");
+  EXPECT_THROW(read_recipe(folder / "absent.yaml"), std::runtime_error);
+  EXPECT_THROW(read_recipe(folder / ""), std::runtime_error);
+}
+
+}  // namespace
+}  // namespace sala

@@ -1,0 +1,201 @@
+// The recipe: what it reads, how it prints itself, and that the page about it and the recipes that
+// we ship are right.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+#include "tests/trainer/recipe_cases.h"
+#include "trainer/check.h"
+#include "trainer/stage_options.h"
+
+namespace sala {
+namespace {
+
+namespace fs = std::filesystem;
+using recipe_cases::complaint;
+using recipe_cases::edited;
+using recipe_cases::kGood;
+using recipe_cases::TemporaryFolder;
+
+std::vector<std::string> shipped_recipes() {
+  std::vector<std::string> files;
+  for (const auto& entry : fs::directory_iterator(std::string(SALA_SOURCE_DIR) + "/recipes")) {
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path().string());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::string printed_with(const TemporaryFolder& folder, const std::vector<std::string>& overrides) {
+  return resolved_yaml(*read_recipe(folder.write("recipe.yaml", kGood), overrides));
+}
+
+TEST(Recipe, ReadsWhatTheFileSays) {
+  TemporaryFolder folder;
+  const auto recipe = read_recipe(folder.write("recipe.yaml", kGood));
+  EXPECT_EQ(recipe->source, "model");
+  EXPECT_EQ(recipe->run.seed, 3);
+  EXPECT_EQ(recipe->run.device, "auto");
+  EXPECT_EQ(recipe->data.sources.at("web").files, std::vector<std::string>{"web.h5"});
+  EXPECT_EQ(recipe->data.sources.at("books").files.size(), 2u);
+  EXPECT_EQ(recipe->num_kept(), 2);
+  std::vector<std::string> names;
+  for (const auto& stage : recipe->stages) names.push_back(stage->name);
+  EXPECT_EQ(names, (std::vector<std::string>{"align", "score", "swap", "distill", "train",
+                                             "export"}));
+  EXPECT_EQ(recipe->stages[3]->num_steps(), 10);  // 20K tokens in steps of 2K
+}
+
+TEST(Recipe, UnitsAre1024Based) {
+  TemporaryFolder folder;
+  const auto recipe = read_recipe(folder.write("recipe.yaml", kGood), {"run.seed=3M"});
+  EXPECT_EQ(recipe->run.seed, 3 * 1024 * 1024);
+  EXPECT_NE(resolved_yaml(*recipe).find("seed: 3M\n"), std::string::npos);
+}
+
+TEST(Recipe, ResolvedTextReadsBackToItself) {
+  TemporaryFolder folder;
+  std::vector<std::string> files = shipped_recipes();
+  files.push_back(folder.write("good.yaml", kGood));
+  const std::string odd = edited(kGood, "source: model", "source: \"a: b #\\\"1\"");
+  files.push_back(folder.write("odd.yaml", odd));
+  for (const std::string& file : files) {
+    const std::string once = resolved_yaml(*read_recipe(file));
+    const std::string twice = resolved_yaml(*read_recipe(folder.write("again.yaml", once)));
+    EXPECT_EQ(once, twice) << file;
+    EXPECT_NE(once.find("beta2: 0.95"), std::string::npos) << "defaults are filled in: " << file;
+  }
+}
+
+TEST(Recipe, OverridesReachEveryKindOfKey) {
+  TemporaryFolder folder;
+  for (const auto& [assignment, line] : std::vector<std::pair<std::string, std::string>>{
+           {"run.folder=elsewhere", "\n  folder: elsewhere\n"},
+           {"model.sparse.topk=8", "\n    topk: 8\n"},
+           {"data.sources.web.files=[a.h5, b.h5]", "\n      files: [a.h5, b.h5]\n"},
+           {"stages.distill.tokens=40K", "\n      tokens: 40K\n"},
+           {"stages[3].distill.tokens=40K", "\n      tokens: 40K\n"},
+           {"stages.3.tokens=40K", "\n      tokens: 40K\n"},
+           {"stages.distill.rules[0].lr_scale=7", "\n          lr_scale: 7\n"},
+           {"stages.train.name=last", "\n      name: last\n"}}) {
+    EXPECT_EQ(printed_with(folder, {}).find(line), std::string::npos) << assignment;
+    EXPECT_NE(printed_with(folder, {assignment}).find(line), std::string::npos) << assignment;
+  }
+}
+
+TEST(Recipe, AnchorsCarryOptionsFromStageToStage) {
+  TemporaryFolder folder;
+  std::string text = edited(kGood, "  - train:\n", "  - train: &base\n");
+  text += "  - train: {<<: *base, name: second, tokens: 64K}\n";
+  const std::string printed = resolved_yaml(*read_recipe(folder.write("recipe.yaml", text)));
+  const size_t second = printed.find("name: second\n");
+  ASSERT_NE(second, std::string::npos);
+  EXPECT_NE(printed.find("tokens: 64K\n", second), std::string::npos);
+  EXPECT_NE(printed.find("schedule: wsd\n", second), std::string::npos);
+  EXPECT_NE(complaint(folder, edited(kGood, "seed: 3", "seed: &a [*a]")), "");
+}
+
+TEST(Recipe, EveryKeyIsDocumentedInThePageAboutRecipes) {
+  std::ifstream file(std::string(SALA_SOURCE_DIR) + "/recipes/README.md");
+  std::stringstream page;
+  page << file.rdbuf();
+  EXPECT_NE(page.str().find(recipe_keys_markdown()), std::string::npos)
+      << "recipes/README.md must hold what `sala-train --keys` prints";
+  for (const KeyDoc& key : recipe_keys()) EXPECT_FALSE(key.help.empty()) << key.path;
+}
+
+// Source folders as small as --check needs them.
+constexpr const char* kSmollm2 = R"({"model_type": "llama", "hidden_size": 576,
+  "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+  "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+  "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true,
+  "hidden_act": "silu", "eos_token_id": 2})";
+
+TEST(Check, EveryShippedRecipeCanRunOnceItsInputsAreThere) {
+  TemporaryFolder folder;
+  folder.write("model/config.json", kSmollm2);
+  const std::string data = folder.write("tokens.h5", "");
+  const CheckDevice device{true, "a large GPU", 0, 1e15};
+  for (const std::string& file : shipped_recipes()) {
+    const auto recipe = read_recipe(file);
+    recipe->source = folder / "model";
+    recipe->run.folder = folder / "run";
+    for (auto& [name, source] : recipe->data.sources) source.files = {data};
+    recipe->data.needles = data;
+    std::ostringstream out;
+    recipe->run.keep_checkpoints = 1;
+    const int code = check_recipe(*recipe, device, 8, out);
+    EXPECT_EQ(code, 0) << file << out.str();
+    EXPECT_NE(out.str().find("hybrid: 8 sparse and 22 lightning layers"), std::string::npos);
+  }
+}
+
+TEST(Check, SaysEverythingThatIsMissingOrTooSmall) {
+  TemporaryFolder folder;
+  const auto recipe = read_recipe(folder.write("recipe.yaml", kGood));
+  recipe->data.needles = folder / "needles.json";
+  std::ostringstream out;
+  EXPECT_EQ(check_recipe(*recipe, {true, "a GPU", 0, 1e15}, 1, out), 2);
+  for (const char* part :
+       {"problem: data.sources.web.files: ", "problem: data.sources.books.files: ",
+        "problem: data.needles: ", "problem: source: model has no config.json"}) {
+    EXPECT_NE(out.str().find(part), std::string::npos) << part << out.str();
+  }
+
+  folder.write("model/config.json", kSmollm2);
+  recipe->source = folder / "model";
+  std::ostringstream small;
+  EXPECT_EQ(check_recipe(*recipe, {true, "a small GPU", 1e9, 1e15}, 1, small), 2);
+  EXPECT_NE(small.str().find("problem: stage distill: needs about "), std::string::npos)
+      << small.str();
+}
+
+TEST(Schedule, WarmsUpThenFollowsItsKind) {
+  Schedule schedule;
+  schedule.lr = 1.0;
+  schedule.end_lr = 0.1;
+  schedule.warmup_steps = 4;
+  for (const char* kind : {"constant", "cosine", "exponential", "wsd"}) {
+    schedule.kind = kind;
+    EXPECT_DOUBLE_EQ(schedule.at(0, 104), 0.25) << kind;
+    EXPECT_DOUBLE_EQ(schedule.at(3, 104), 1.0) << kind;
+    EXPECT_DOUBLE_EQ(schedule.at(4, 104), 1.0) << kind;
+    EXPECT_NEAR(schedule.at(104, 104), schedule.kind == "constant" ? 1.0 : 0.1, 1e-12) << kind;
+    for (int64_t step = 4; step < 104; ++step) {
+      EXPECT_GE(schedule.at(step, 104), schedule.at(step + 1, 104)) << kind << " " << step;
+    }
+  }
+  schedule.kind = "cosine";
+  EXPECT_NEAR(schedule.at(54, 104), 0.55, 1e-12);
+  schedule.kind = "exponential";
+  EXPECT_NEAR(schedule.at(54, 104), std::sqrt(0.1), 1e-12);
+  schedule.kind = "wsd";
+  schedule.decay_frac = 0.25;
+  EXPECT_DOUBLE_EQ(schedule.at(78, 104), 1.0);
+  EXPECT_NEAR(schedule.at(91, 104), 0.55, 1e-12);
+}
+
+TEST(Optimizer, TheFirstRuleThatMatchesHolds) {
+  OptimizerOptions options;
+  options.rules = {{"layers\\.0\\..*q_proj", 2.0, true}, {"self_attn", 3.0, false}};
+  EXPECT_TRUE(options.rule_for("model.layers.0.self_attn.q_proj.weight").freeze);
+  EXPECT_EQ(options.rule_for("model.layers.1.self_attn.q_proj.weight").lr_scale, 3.0);
+  EXPECT_EQ(options.rule_for("model.layers.1.mlp.up_proj.weight").lr_scale, 1.0);
+}
+
+TEST(TokenBudget, RoundsUpToWholeSteps) {
+  TokenBudget budget;
+  budget.tokens = 20 * 1024 + 1;
+  budget.row_length = 1024;
+  budget.batch_tokens = 4096;
+  EXPECT_EQ(budget.rows_per_step(), 4);
+  EXPECT_EQ(budget.num_steps(), 6);
+  EXPECT_EQ(budget.micro_rows(), 4);  // at most what a step has
+  budget.micro_tokens = 2048;
+  EXPECT_EQ(budget.micro_rows(), 2);
+}
+
+}  // namespace
+}  // namespace sala
