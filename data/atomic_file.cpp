@@ -63,7 +63,8 @@ void rename_durably(const std::string& temporary, const std::string& path) {
     if (file.fd < 0) fail(temporary, "open for fsync");
     if (::fsync(file.fd) != 0) fail(temporary, "fsync");
   }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) fail(path, "rename " + temporary + " to it");
+  if (std::rename(temporary.c_str(), path.c_str()) != 0)
+    fail(path, "rename " + temporary + " to it");
   fsync_folder(std::filesystem::path(path).parent_path().string());
 }
 

@@ -27,12 +27,11 @@ Piece window(std::int64_t document, std::int64_t length, std::int64_t row_length
              std::uint64_t seed) {
   const std::int64_t count = length / row_length;
   const auto draw = [&](std::uint64_t n, std::int64_t limit) {
-    return static_cast<std::int64_t>(counter_random_below(
-        counter_random(seed, static_cast<std::uint64_t>(document)), n, limit));
+    return static_cast<std::int64_t>(
+        counter_random_below(counter_random(seed, static_cast<std::uint64_t>(document)), n, limit));
   };
   const std::int64_t slack = length - count * row_length;
-  const std::int64_t offset =
-      (draw(0, count) + pass) % count * row_length + draw(1, slack + 1);
+  const std::int64_t offset = (draw(0, count) + pass) % count * row_length + draw(1, slack + 1);
   return {0, document, offset, row_length, offset + row_length == length};
 }
 
@@ -86,8 +85,9 @@ std::vector<RowPlan> plan_eval_rows(const Source& source, std::int64_t row_lengt
   return rows;
 }
 
-std::vector<Row> eval_rows(const std::vector<std::string>& files, const TokenizerIdentity& tokenizer,
-                           std::int64_t row_length, std::int64_t num_rows, std::uint64_t seed) {
+std::vector<Row> eval_rows(const std::vector<std::string>& files,
+                           const TokenizerIdentity& tokenizer, std::int64_t row_length,
+                           std::int64_t num_rows, std::uint64_t seed) {
   std::vector<Source> sources;
   sources.emplace_back(SourceSpec{"held-out", files, 1.0}, tokenizer);
   std::vector<Row> rows;

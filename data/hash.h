@@ -1,5 +1,5 @@
-// The only door to xxHash: XXH3 of bytes, as lower-case hexadecimal (big-endian canonical form, what
-// Python's xxhash prints), whole or streamed.
+// The only door to xxHash: XXH3 of bytes, as lower-case hexadecimal (big-endian canonical form,
+// what Python's xxhash prints), whole or streamed.
 #pragma once
 
 #include <cstddef>

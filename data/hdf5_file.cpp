@@ -50,8 +50,8 @@ class Turn {
 
  private:
   static FairMutex& library() {
-    // Without HDF5's exit handler: after a failed write (full disk) it flushes once more and crashes.
-    // We close every file ourselves.
+    // Without HDF5's exit handler: after a failed write (full disk) it flushes once more and
+    // crashes. We close every file ourselves.
     static const herr_t no_exit_handler = H5dont_atexit();
     static_cast<void>(no_exit_handler);
     static FairMutex mutex;
@@ -82,7 +82,8 @@ herr_t keep_description(unsigned, const H5E_error2_t* error, void* text) {
   return 0;
 }
 
-// The innermost message of HDF5's error stack, on one line; the system's own words where it has any.
+// The innermost message of HDF5's error stack, on one line; the system's own words where it has
+// any.
 std::string library_reason() {
   std::string text;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, keep_description, &text);
@@ -106,14 +107,21 @@ const char* const kWriteAgain = "; check free space and permissions, then run ag
 
 hid_t memory_type(ElementType type) {
   switch (type) {
-    case ElementType::kU8: return H5T_NATIVE_UINT8;
+    case ElementType::kU8:
+      return H5T_NATIVE_UINT8;
     case ElementType::kU16:
-    case ElementType::kBF16: return H5T_NATIVE_UINT16;
-    case ElementType::kU32: return H5T_NATIVE_UINT32;
-    case ElementType::kI32: return H5T_NATIVE_INT32;
-    case ElementType::kI64: return H5T_NATIVE_INT64;
-    case ElementType::kF32: return H5T_NATIVE_FLOAT;
-    case ElementType::kF64: return H5T_NATIVE_DOUBLE;
+    case ElementType::kBF16:
+      return H5T_NATIVE_UINT16;
+    case ElementType::kU32:
+      return H5T_NATIVE_UINT32;
+    case ElementType::kI32:
+      return H5T_NATIVE_INT32;
+    case ElementType::kI64:
+      return H5T_NATIVE_INT64;
+    case ElementType::kF32:
+      return H5T_NATIVE_FLOAT;
+    case ElementType::kF64:
+      return H5T_NATIVE_DOUBLE;
   }
   throw std::logic_error("memory_type: unknown ElementType");
 }
@@ -180,28 +188,40 @@ std::string rows_text(std::int64_t offset, std::int64_t count) {
 
 const char* element_type_name(ElementType type) {
   switch (type) {
-    case ElementType::kU8: return "u8";
-    case ElementType::kU16: return "u16";
-    case ElementType::kU32: return "u32";
-    case ElementType::kI32: return "i32";
-    case ElementType::kI64: return "i64";
-    case ElementType::kF32: return "f32";
-    case ElementType::kF64: return "f64";
-    case ElementType::kBF16: return "bf16";
+    case ElementType::kU8:
+      return "u8";
+    case ElementType::kU16:
+      return "u16";
+    case ElementType::kU32:
+      return "u32";
+    case ElementType::kI32:
+      return "i32";
+    case ElementType::kI64:
+      return "i64";
+    case ElementType::kF32:
+      return "f32";
+    case ElementType::kF64:
+      return "f64";
+    case ElementType::kBF16:
+      return "bf16";
   }
   return "unknown";
 }
 
 std::int64_t element_size(ElementType type) {
   switch (type) {
-    case ElementType::kU8: return 1;
+    case ElementType::kU8:
+      return 1;
     case ElementType::kU16:
-    case ElementType::kBF16: return 2;
+    case ElementType::kBF16:
+      return 2;
     case ElementType::kU32:
     case ElementType::kI32:
-    case ElementType::kF32: return 4;
+    case ElementType::kF32:
+      return 4;
     case ElementType::kI64:
-    case ElementType::kF64: return 8;
+    case ElementType::kF64:
+      return 8;
   }
   throw std::logic_error("element_size: unknown ElementType");
 }
@@ -292,12 +312,13 @@ struct Hdf5File::Impl {
       fail(path, "dataset `" + name + "` has " + std::to_string(rows) + " rows, asked for " +
                      rows_text(offset, count));
     }
-    const std::int64_t row_bytes = std::max<std::int64_t>(
-        1, target.row_elements * element_size(type));
+    const std::int64_t row_bytes =
+        std::max<std::int64_t>(1, target.row_elements * element_size(type));
     return std::max<std::int64_t>(1, kSlabBytes / row_bytes);
   }
 
-  // Moves rows [offset, offset + count) in one HDF5 call; `transfer` gets dataset, type, both spaces.
+  // Moves rows [offset, offset + count) in one HDF5 call; `transfer` gets dataset, type, both
+  // spaces.
   template <class Transfer>
   void move_slab(const std::string& name, std::int64_t offset, std::int64_t count,
                  const Transfer& transfer, const char* verb, const char* advice) {
@@ -330,7 +351,8 @@ const std::string& Hdf5File::path() const { return impl_->path; }
 Hdf5File Hdf5File::open(const std::string& path) {
   std::error_code code;
   if (!std::filesystem::exists(path, code)) fail(path, "no such file; check the path");
-  if (!std::filesystem::is_regular_file(path, code)) fail(path, "expected an HDF5 file, not a folder");
+  if (!std::filesystem::is_regular_file(path, code))
+    fail(path, "expected an HDF5 file, not a folder");
   const Turn turn;
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
@@ -406,8 +428,7 @@ ElementType Hdf5File::type(const std::string& name) const {
 }
 
 void Hdf5File::create_dataset(const std::string& name, ElementType type,
-                              const std::vector<std::int64_t>& shape,
-                              std::int64_t chunk_elements) {
+                              const std::vector<std::int64_t>& shape, std::int64_t chunk_elements) {
   impl_->check_writer();
   {
     const Turn turn;
@@ -423,9 +444,9 @@ void Hdf5File::create_dataset(const std::string& name, ElementType type,
     } else {
       H5Pset_fill_time(layout, H5D_FILL_TIME_NEVER);  // else every element is written twice
     }
-    const Handle created(H5Dcreate2(impl_->file, name.c_str(), memory_type(type), space, links,
-                                    layout, H5P_DEFAULT),
-                         H5Dclose);
+    const Handle created(
+        H5Dcreate2(impl_->file, name.c_str(), memory_type(type), space, links, layout, H5P_DEFAULT),
+        H5Dclose);
     if (!created.ok()) {
       fail(path(), "cannot create dataset `" + name + "`: " + library_reason() + kWriteAgain);
     }
@@ -515,8 +536,8 @@ void put_attribute(const std::string& path, hid_t file, const std::string& key,
                                            H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
                          H5Aclose);
   if (!attribute.ok() || H5Awrite(attribute, type, value) < 0) {
-    fail(path, "cannot write " + attribute_name(key, object) + ": " + library_reason() +
-                   kWriteAgain);
+    fail(path,
+         "cannot write " + attribute_name(key, object) + ": " + library_reason() + kWriteAgain);
   }
 }
 

@@ -1,9 +1,9 @@
 // The only door to HDF5: files of typed datasets and attributes, read and written in slabs.
 //
-// HDF5 has one lock for the whole process. We hold it (fairly, first come first served) for one slab
-// of at most kSlabBytes, never for a whole dataset, so that the thread that writes a checkpoint and
-// the thread that reads training data take turns. Any number of threads may use different Hdf5File
-// objects; one object belongs to one thread at a time.
+// HDF5 has one lock for the whole process. We hold it (fairly, first come first served) for one
+// slab of at most kSlabBytes, never for a whole dataset, so that the thread that writes a
+// checkpoint and the thread that reads training data take turns. Any number of threads may use
+// different Hdf5File objects; one object belongs to one thread at a time.
 //
 // Errors: std::runtime_error with one line that names file, dataset, offset, HDF5's own reason and
 // what to do. HDF5's printing to stderr is off.
@@ -25,19 +25,33 @@ std::int64_t element_size(ElementType type);
 template <class T>
 constexpr ElementType element_type_of();
 template <>
-constexpr ElementType element_type_of<std::uint8_t>() { return ElementType::kU8; }
+constexpr ElementType element_type_of<std::uint8_t>() {
+  return ElementType::kU8;
+}
 template <>
-constexpr ElementType element_type_of<std::uint16_t>() { return ElementType::kU16; }
+constexpr ElementType element_type_of<std::uint16_t>() {
+  return ElementType::kU16;
+}
 template <>
-constexpr ElementType element_type_of<std::uint32_t>() { return ElementType::kU32; }
+constexpr ElementType element_type_of<std::uint32_t>() {
+  return ElementType::kU32;
+}
 template <>
-constexpr ElementType element_type_of<std::int32_t>() { return ElementType::kI32; }
+constexpr ElementType element_type_of<std::int32_t>() {
+  return ElementType::kI32;
+}
 template <>
-constexpr ElementType element_type_of<std::int64_t>() { return ElementType::kI64; }
+constexpr ElementType element_type_of<std::int64_t>() {
+  return ElementType::kI64;
+}
 template <>
-constexpr ElementType element_type_of<float>() { return ElementType::kF32; }
+constexpr ElementType element_type_of<float>() {
+  return ElementType::kF32;
+}
 template <>
-constexpr ElementType element_type_of<double>() { return ElementType::kF64; }
+constexpr ElementType element_type_of<double>() {
+  return ElementType::kF64;
+}
 
 constexpr std::int64_t kSlabBytes = std::int64_t{4} << 20;
 
@@ -85,8 +99,8 @@ class Hdf5File {
   }
   void read_raw(const std::string& name, ElementType type, std::int64_t offset, std::int64_t count,
                 void* out) const;
-  void write_raw(const std::string& name, ElementType type, std::int64_t offset,
-                 std::int64_t count, const void* values);
+  void write_raw(const std::string& name, ElementType type, std::int64_t offset, std::int64_t count,
+                 const void* values);
 
   // Whole 1-D dataset, in one call.
   template <class T>
@@ -103,8 +117,8 @@ class Hdf5File {
     write(name, 0, count, values.data());
   }
 
-  // Attributes of the root, or of dataset `object`. A missing attribute or one of another kind is an
-  // error. Strings: fixed and variable length.
+  // Attributes of the root, or of dataset `object`. A missing attribute or one of another kind is
+  // an error. Strings: fixed and variable length.
   bool has_attribute(const std::string& key, const std::string& object = "/") const;
   std::int64_t attribute_int(const std::string& key, const std::string& object = "/") const;
   double attribute_double(const std::string& key, const std::string& object = "/") const;

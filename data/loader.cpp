@@ -10,10 +10,11 @@ namespace {
 std::vector<Source> open_sources(const std::vector<SourceSpec>& specs, const LoaderConfig& config) {
   if (config.rows_per_step < 1 || config.queue_steps < 1 || config.num_ranks < 1 ||
       config.rank < 0 || config.rank >= config.num_ranks) {
-    throw std::runtime_error(
-        "data: expected rows per step, queue and ranks of 1 or more, found " +
-        std::to_string(config.rows_per_step) + " rows, queue " + std::to_string(config.queue_steps) +
-        ", rank " + std::to_string(config.rank) + " of " + std::to_string(config.num_ranks));
+    throw std::runtime_error("data: expected rows per step, queue and ranks of 1 or more, found " +
+                             std::to_string(config.rows_per_step) + " rows, queue " +
+                             std::to_string(config.queue_steps) + ", rank " +
+                             std::to_string(config.rank) + " of " +
+                             std::to_string(config.num_ranks));
   }
   std::vector<Source> sources;
   sources.reserve(specs.size());
@@ -26,8 +27,9 @@ std::int64_t first_step(const nlohmann::json& state, const std::string& stage) {
   if (state.is_null() || state.at("stage").get<std::string>() != stage) return 0;
   const auto step = state.find("step");
   if (step == state.end() || !step->is_number_integer() || step->get<std::int64_t>() < 0) {
-    throw std::runtime_error("data: the saved data state is damaged (no `step`); resume from another "
-                             "checkpoint");
+    throw std::runtime_error(
+        "data: the saved data state is damaged (no `step`); resume from another "
+        "checkpoint");
   }
   return step->get<std::int64_t>();
 }
@@ -37,7 +39,9 @@ std::int64_t first_step(const nlohmann::json& state, const std::string& stage) {
 std::pair<std::int64_t, std::int64_t> rows_of_rank(std::int64_t rows_per_step, int rank,
                                                    int num_ranks) {
   // floor(i * R / rows) = rank  <=>  ceil(rank * rows / R) <= i < ceil((rank + 1) * rows / R)
-  const auto first = [&](std::int64_t r) { return (r * rows_per_step + num_ranks - 1) / num_ranks; };
+  const auto first = [&](std::int64_t r) {
+    return (r * rows_per_step + num_ranks - 1) / num_ranks;
+  };
   return {first(rank), first(rank + 1)};
 }
 
@@ -61,7 +65,8 @@ nlohmann::json Loader::mixture_state() const {
 StepRows Loader::make_step() {
   StepRows step;
   step.step = step_++;
-  for (std::int64_t i = 0; i < config_.rows_per_step; ++i) step.plans.push_back(mixture_.next_row());
+  for (std::int64_t i = 0; i < config_.rows_per_step; ++i)
+    step.plans.push_back(mixture_.next_row());
   for (const RowPlan& plan : step.plans) step.num_target_tokens += count_targets(sources_, plan);
   const auto [first, last] = rows_of_rank(config_.rows_per_step, config_.rank, config_.num_ranks);
   step.first_row = first;

@@ -1,6 +1,6 @@
 // The training data of a stage: a thread plans the rows of the next steps, reads those of this rank
-// and puts them in a short queue. The stream of rows does not depend on the number of ranks, and the
-// state that comes with step n resumes at step n + 1.
+// and puts them in a short queue. The stream of rows does not depend on the number of ranks, and
+// the state that comes with step n resumes at step n + 1.
 #pragma once
 
 #include <condition_variable>
@@ -61,6 +61,7 @@ class Loader {
 
   // The state after the last step that next() gave; before the first, the one we start from.
   const nlohmann::json& state() const { return state_; }
+  // For names and counts; their tokens are the reading thread's.
   const std::vector<Source>& sources() const { return sources_; }
 
  private:

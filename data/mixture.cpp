@@ -42,8 +42,9 @@ Mixture::Mixture(const std::vector<Source>& sources, MixtureConfig config,
 void Mixture::load(const nlohmann::json& state) {
   if (!state.is_null()) {
     if (state.at("seed").get<std::uint64_t>() != config_.seed) {
-      fail("the saved data state has seed " + std::to_string(state.at("seed").get<std::uint64_t>()) +
-           ", the recipe " + std::to_string(config_.seed) + "; keep the seed or start a new run");
+      fail("the saved data state has seed " +
+           std::to_string(state.at("seed").get<std::uint64_t>()) + ", the recipe " +
+           std::to_string(config_.seed) + "; keep the seed or start a new run");
     }
     load_cursors(state.at("sources"));
   }
@@ -130,8 +131,8 @@ std::int32_t Mixture::most_lagging_source() const {
   size_t best = 0;
   double best_lag = 0;
   for (size_t s = 0; s < active_.size(); ++s) {
-    const double lag = shares_[s] * static_cast<double>(total_) -
-                       static_cast<double>(active_[s]->emitted);
+    const double lag =
+        shares_[s] * static_cast<double>(total_) - static_cast<double>(active_[s]->emitted);
     if (s == 0 || lag > best_lag) {
       best = s;
       best_lag = lag;
@@ -205,8 +206,10 @@ nlohmann::json Mixture::state() const {
   for (const auto& [name, cursor] : cursors_) {
     nlohmann::json parked = nlohmann::json::array();
     for (const Tail& tail : cursor.parked) parked.push_back({tail.document, tail.offset});
-    sources[name] = {{"fingerprint", cursor.fingerprint}, {"epoch", cursor.epoch},
-                     {"position", cursor.position},       {"emitted", cursor.emitted},
+    sources[name] = {{"fingerprint", cursor.fingerprint},
+                     {"epoch", cursor.epoch},
+                     {"position", cursor.position},
+                     {"emitted", cursor.emitted},
                      {"parked", parked}};
   }
   nlohmann::json lanes = nlohmann::json::array();
@@ -216,8 +219,11 @@ nlohmann::json Mixture::state() const {
     lanes.push_back({i, sources_[static_cast<size_t>(lane.source)].name(), lane.tail.document,
                      lane.tail.offset});
   }
-  return {{"stage", config_.stage}, {"seed", config_.seed}, {"row", row_},
-          {"sources", sources},     {"lanes", lanes}};
+  return {{"stage", config_.stage},
+          {"seed", config_.seed},
+          {"row", row_},
+          {"sources", sources},
+          {"lanes", lanes}};
 }
 
 }  // namespace sala

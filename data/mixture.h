@@ -4,11 +4,11 @@
 //
 // Row r extends lane r mod `lanes`. A lane holds at most one open document: its tail opens the row
 // (position 0, no attention across the cut); then documents come from the source whose share lags
-// most (weight * total - emitted, in tokens of this stage; ties to the first), until the row is full.
-// So one batch mixes many long books. A source's documents come in an order reshuffled each epoch; an
-// epoch ends only when all of its tokens have been handed out: before a new one begins, a row takes
-// over an open tail of that source from the lane whose turn comes next. So a source with fewer
-// documents than lanes is not read several times at once.
+// most (weight * total - emitted, in tokens of this stage; ties to the first), until the row is
+// full. So one batch mixes many long books. A source's documents come in an order reshuffled each
+// epoch; an epoch ends only when all of its tokens have been handed out: before a new one begins, a
+// row takes over an open tail of that source from the lane whose turn comes next. So a source with
+// fewer documents than lanes is not read several times at once.
 //
 // Between stages row length, weights, lanes and the list of sources may change: tails of a source
 // that is absent, or of a lane that is gone, wait in that source's cursor and come first when it is
@@ -53,9 +53,9 @@ class Mixture {
   struct Cursor {
     std::string fingerprint;
     std::int64_t epoch = 0;
-    std::int64_t position = 0;      // documents of the epoch's order already opened
-    std::int64_t emitted = 0;       // tokens handed out in this stage
-    std::deque<Tail> parked;        // come before new documents
+    std::int64_t position = 0;         // documents of the epoch's order already opened
+    std::int64_t emitted = 0;          // tokens handed out in this stage
+    std::deque<Tail> parked;           // come before new documents
     std::vector<std::uint32_t> order;  // of `epoch`; empty until needed
   };
   struct Lane {

@@ -39,8 +39,7 @@ std::vector<std::int32_t> cut_haystack(const Source& source, std::int64_t first,
   for (std::int64_t d = first; static_cast<std::int64_t>(tokens.size()) < count; ++d) {
     const std::int64_t document = d % source.num_documents();
     const std::int64_t usable = source.document_length(document) - 1;
-    const std::int64_t wanted =
-        std::min(usable, count - static_cast<std::int64_t>(tokens.size()));
+    const std::int64_t wanted = std::min(usable, count - static_cast<std::int64_t>(tokens.size()));
     idle = wanted == 0 ? idle + 1 : 0;
     if (idle > source.num_documents()) {
       throw std::runtime_error("source `" + source.name() +
@@ -67,15 +66,15 @@ NeedleSet::NeedleSet(const std::string& path, const TokenizerIdentity& expected)
     if ((!expected.hash.empty() && expected.hash != tokenizer_hash_) ||
         (expected.vocab_size > 0 && vocab_size > expected.vocab_size)) {
       fail(path, "made with another tokenizer: expected tokenizer hash " + expected.hash +
-                     ", found " + tokenizer_hash_ + "; run data/prepare with the model's "
+                     ", found " + tokenizer_hash_ +
+                     "; run data/prepare with the model's "
                      "tokenizer.json");
     }
     for (const auto& item : set.at("items")) {
       const std::int64_t index = size();
       items_.push_back({read_ids(item, "needle", vocab_size, path, index),
                         read_ids(item, "question", vocab_size, path, index),
-                        read_ids(item, "answer", vocab_size, path, index),
-                        item.value("text", "")});
+                        read_ids(item, "answer", vocab_size, path, index), item.value("text", "")});
     }
   } catch (const nlohmann::json::exception& error) {
     fail(path, std::string("not a needle set (") + error.what() + "); make it with data/prepare");
@@ -89,16 +88,19 @@ NeedlePrompt NeedleSet::prompt(const Source& haystack, std::int64_t length, doub
   const auto needle_size = static_cast<std::int64_t>(item.needle.size());
   const std::int64_t fixed = needle_size + static_cast<std::int64_t>(item.question.size());
   if (length <= fixed) {
-    fail(path_, "a prompt of " + std::to_string(length) + " tokens has no room for haystack: needle "
-                "and question of item " + std::to_string(index % size()) + " take " +
-                std::to_string(fixed) + "; use longer prompts");
+    fail(path_, "a prompt of " + std::to_string(length) +
+                    " tokens has no room for haystack: needle "
+                    "and question of item " +
+                    std::to_string(index % size()) + " take " + std::to_string(fixed) +
+                    "; use longer prompts");
   }
   if (!(depth_frac >= 0 && depth_frac <= 1)) {
     fail(path_, "needle depth must be 0 to 1, found " + std::to_string(depth_frac));
   }
   if (haystack.stores().front().tokenizer_hash() != tokenizer_hash_) {
     fail(path_, "made with another tokenizer (" + tokenizer_hash_ + ") than the haystack " +
-                    haystack.stores().front().path() + "; run data/prepare with one tokenizer.json");
+                    haystack.stores().front().path() +
+                    "; run data/prepare with one tokenizer.json");
   }
   const auto first = counter_random_below(seed, static_cast<std::uint64_t>(index),
                                           static_cast<std::uint64_t>(haystack.num_documents()));

@@ -29,7 +29,8 @@ std::vector<std::uint32_t> epoch_order(std::uint64_t seed, std::string_view sour
     throw std::runtime_error("source `" + std::string(source) + "` has " + std::to_string(count) +
                              " documents, at most 2^32 - 1 can be shuffled; split it in two");
   }
-  const std::uint64_t key = counter_random(xxh3_64(source, seed), static_cast<std::uint64_t>(epoch));
+  const std::uint64_t key =
+      counter_random(xxh3_64(source, seed), static_cast<std::uint64_t>(epoch));
   std::vector<std::uint32_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), 0u);
   for (std::uint64_t i = order.size(); i > 1; --i) {

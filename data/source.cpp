@@ -19,8 +19,8 @@ std::vector<std::string> expand_globs(const std::vector<std::string>& patterns) 
     if (status == 0) files.insert(files.end(), found.gl_pathv, found.gl_pathv + found.gl_pathc);
     ::globfree(&found);
     if (status != 0) {
-      throw std::runtime_error(pattern +
-                               ": no file matches; check the path, or make stores with data/prepare");
+      throw std::runtime_error(
+          pattern + ": no file matches; check the path, or make stores with data/prepare");
     }
   }
   std::sort(files.begin(), files.end());

@@ -26,7 +26,9 @@ TokenStore::TokenStore(const std::string& path, const TokenizerIdentity& expecte
   read_offsets();
 }
 
-void TokenStore::fail(const std::string& what) const { throw std::runtime_error(path() + ": " + what); }
+void TokenStore::fail(const std::string& what) const {
+  throw std::runtime_error(path() + ": " + what);
+}
 
 void TokenStore::read_attributes() {
   const std::string format =
@@ -41,8 +43,8 @@ void TokenStore::read_attributes() {
   source_ = file_.attribute_string("source");
   checksum_ = file_.attribute_string("xxh3");
   if (vocab_size_ < 1 || vocab_size_ > std::numeric_limits<std::int32_t>::max()) {
-    fail("attribute `vocab_size` is " + std::to_string(vocab_size_) +
-         ", expected 1 to 2^31 - 1" + kPrepareAgain);
+    fail("attribute `vocab_size` is " + std::to_string(vocab_size_) + ", expected 1 to 2^31 - 1" +
+         kPrepareAgain);
   }
   if (eos_id_ < 0 || eos_id_ >= vocab_size_) {
     fail("attribute `eos_id` is " + std::to_string(eos_id_) + ", expected below vocab_size " +
@@ -57,7 +59,8 @@ void TokenStore::check_tokenizer(const TokenizerIdentity& expected) const {
   }
   if (expected.vocab_size > 0 && vocab_size_ > expected.vocab_size) {
     fail("made for " + std::to_string(vocab_size_) + " token ids, the model has " +
-         std::to_string(expected.vocab_size) + "; run data/prepare with the model's tokenizer.json");
+         std::to_string(expected.vocab_size) +
+         "; run data/prepare with the model's tokenizer.json");
   }
 }
 

@@ -1,10 +1,10 @@
 // One token store: an HDF5 shard of tokenised documents, written by data/prepare.
 //
-//   tokens            u16 or u32 (num_tokens)          token ids, documents end to end
-//   document_offsets  i64 (num_documents + 1)          first token of each document, then num_tokens
-//   loss_mask         u8  (num_tokens), optional       1: this token counts as a target
+//   tokens            u16 or u32 (num_tokens): token ids, documents end to end
+//   document_offsets  i64 (num_documents + 1): first token of each document, last num_tokens
+//   loss_mask         u8 (num_tokens), optional: 1 where this token counts as a target
 //   attributes        format, vocab_size, eos_id, tokenizer_hash, source, num_tokens,
-//                     num_documents, xxh3 (XXH3-64 of tokens ++ document_offsets ++ loss_mask bytes)
+//                     num_documents, xxh3 (XXH3-64 over the bytes of the datasets above, in order)
 //
 // Errors: std::runtime_error with one line that names the file, and the offset where one applies.
 #pragma once
@@ -17,8 +17,8 @@
 
 namespace sala {
 
-// What the model's tokenizer is; a store made with another one is refused. Empty hash or size 0: not
-// compared.
+// What the model's tokenizer is; a store made with another one is refused. Empty hash or size 0:
+// not compared.
 struct TokenizerIdentity {
   std::string hash;             // XXH3-64 hex of tokenizer.json
   std::int64_t vocab_size = 0;  // rows of the model's embedding: a store may use fewer, never more

@@ -219,8 +219,11 @@ TEST_F(LoaderTest, BadRequestsAreRefusedBeforeAnythingIsRead) {
   expect_error([&] { Loader loader(specs_, wrong); }, {"row length"});
   wrong = config(2, 2);
   expect_error([&] { Loader loader(specs_, wrong); }, {"rank 2 of 2"});
-  expect_error([&] { Loader loader({{"x", {folder_ / "none.h5"}, 1.0}}, config()); },
-               {"none.h5", "no such file"});
+  expect_error(
+      [&] {
+        Loader loader({{"x", {folder_ / "none.h5"}, 1.0}}, config());
+      },
+      {"none.h5", "no such file"});
   nlohmann::json state = Loader(specs_, config()).state();
   state.erase("step");
   expect_error([&] { Loader loader(specs_, config(), state); }, {"damaged", "step"});

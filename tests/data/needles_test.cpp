@@ -36,7 +36,8 @@ TEST(Needles, PromptsHaveTheLengthAndTheNeedleAtItsDepth) {
         EXPECT_TRUE(std::equal(item.question.rbegin(), item.question.rend(), prompt.ids.rbegin()));
         const auto room = length - static_cast<std::int64_t>(item.needle.size()) -
                           static_cast<std::int64_t>(item.question.size());
-        EXPECT_NEAR(static_cast<double>(prompt.needle_start), depth * static_cast<double>(room), 0.5);
+        EXPECT_NEAR(static_cast<double>(prompt.needle_start), depth * static_cast<double>(room),
+                    0.5);
         std::vector<std::int32_t> rest(prompt.ids.begin(), at);
         rest.insert(rest.end(), at + static_cast<std::ptrdiff_t>(item.needle.size()),
                     prompt.ids.end() - static_cast<std::ptrdiff_t>(item.question.size()));

@@ -62,10 +62,10 @@ struct TestStore {
   std::string source = "test";
   std::string tokenizer_hash = "0123456789abcdef";
   std::string format = "sala-token-store";
-  bool wide = false;             // tokens as u32
-  std::string drop_attribute;    // one attribute left out
-  std::int64_t count_error = 0;  // added to num_tokens
-  std::int64_t offset_error = 0; // added to the second document offset
+  bool wide = false;              // tokens as u32
+  std::string drop_attribute;     // one attribute left out
+  std::int64_t count_error = 0;   // added to num_tokens
+  std::int64_t offset_error = 0;  // added to the second document offset
 };
 
 template <class Token>
@@ -114,8 +114,8 @@ inline void write_store(const std::string& path, const TestStore& store) {
   file.commit();
 }
 
-// Documents whose tokens tell where they came from: token i of document d is a hash of (salt, d, i),
-// below `vocab_size`, never 0; the last one is 0 (EOS). Lengths run from 1 to `longest`.
+// Documents whose tokens tell where they came from: token i of document d is a hash of (salt, d,
+// i), below `vocab_size`, never 0; the last one is 0 (EOS). Lengths run from 1 to `longest`.
 inline TestStore numbered_documents(std::int64_t count, std::int64_t longest, std::uint64_t salt,
                                     std::int64_t vocab_size = 1000) {
   TestStore store;

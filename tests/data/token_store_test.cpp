@@ -1,4 +1,5 @@
-// Token stores: what is written is read, and everything wrong with a file is one line that names it.
+// Token stores: what is written is read, and everything wrong with a file is one line that names
+// it.
 #include "data/token_store.h"
 
 #include <gtest/gtest.h>
@@ -81,7 +82,8 @@ TEST(TokenStore, WrongFilesAreRefusedWithTheirName) {
       {"offsets", [](TestStore& s) { s.offset_error = 1; }, {"document_offsets", "offset 2 is 5"}},
       {"eos", [](TestStore& s) { s.eos_id = 1000; }, {"`eos_id`", "1000"}},
       {"vocab", [](TestStore& s) { s.vocab_size = 0; }, {"`vocab_size`", "0"}},
-      {"tokenizer", [](TestStore& s) { s.tokenizer_hash = "ffff"; },
+      {"tokenizer",
+       [](TestStore& s) { s.tokenizer_hash = "ffff"; },
        {"another tokenizer", "0123456789abcdef", "ffff"}},
       {"too_many_ids", [](TestStore& s) { s.vocab_size = 1001; }, {"1001", "1000"}},
   };
@@ -106,7 +108,8 @@ TEST(TokenStore, WrongElementTypesAndMissingDatasetsAreRefused) {
     if (tokens) file.write_all("tokens", std::vector<std::uint16_t>{1, 0});
     file.write_all("document_offsets", std::vector<std::int64_t>{0, 2});
     if (wide_mask) file.write_all("loss_mask", std::vector<float>{1, 1});
-    for (const char* key : {"vocab_size", "num_documents"}) file.set_attribute(key, std::int64_t{1});
+    for (const char* key : {"vocab_size", "num_documents"})
+      file.set_attribute(key, std::int64_t{1});
     file.set_attribute("vocab_size", std::int64_t{10});
     file.set_attribute("eos_id", std::int64_t{0});
     file.set_attribute("num_tokens", std::int64_t{2});
@@ -174,8 +177,8 @@ TEST(Source, NumbersDocumentsThroughItsFiles) {
   store.documents = {{1, 2, 3, 0}};
   write_store(folder / "s-2.h5", store);
   const auto files = expand_globs({folder / "s-*.h5", folder / "s-0.h5"});
-  ASSERT_EQ(files, (std::vector<std::string>{folder / "s-0.h5", folder / "s-1.h5",
-                                             folder / "s-2.h5"}));
+  ASSERT_EQ(files,
+            (std::vector<std::string>{folder / "s-0.h5", folder / "s-1.h5", folder / "s-2.h5"}));
   const Source source({"test", files, 1.0}, {});
   EXPECT_EQ(source.num_documents(), 4);
   EXPECT_EQ(source.num_tokens(), 12);
@@ -194,11 +197,17 @@ TEST(Source, BadSourcesAreNamed) {
   write_store(folder / "empty.h5", store);
   expect_error([&] { expand_globs({folder / "none-*.h5"}); }, {"none-*.h5", "no file matches"});
   expect_error([&] { Source({"web", {}, 1.0}, {}); }, {"`web`", "no file"});
-  expect_error([&] { Source({"web", {folder / "empty.h5"}, 1.0}, {}); },
-               {"`web`", "no document", "empty.h5"});
+  expect_error(
+      [&] {
+        Source({"web", {folder / "empty.h5"}, 1.0}, {});
+      },
+      {"`web`", "no document", "empty.h5"});
   expect_error([&] { Source({"web", {folder / "a.h5"}, 0.0}, {}); }, {"`web`", "weight"});
-  expect_error([&] { Source({"web", {folder / "a.h5", folder / "b.h5"}, 1.0}, {}); },
-               {"b.h5", "a.h5", "another tokenizer"});
+  expect_error(
+      [&] {
+        Source({"web", {folder / "a.h5", folder / "b.h5"}, 1.0}, {});
+      },
+      {"b.h5", "a.h5", "another tokenizer"});
 }
 
 }  // namespace
