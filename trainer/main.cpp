@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <cstdlib>
+
 #include "trainer/check.h"
 #include "trainer/recipe.h"
 #include "trainer/run_folder.h"
@@ -49,6 +51,18 @@ int run(int* argc, char*** argv, const Arguments& a) {
   }
 }
 
+// Before MPI has started: whether this is the rank that speaks.
+bool first_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  }
+  return true;
+}
+
+void complain(const char* message) {
+  if (first_rank()) fmt::print(stderr, "sala-train: {}\n", message);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -67,9 +81,9 @@ int main(int argc, char** argv) {
   try {
     return run(&argc, &argv, arguments);
   } catch (const c10::Error& error) {
-    fmt::print(stderr, "sala-train: {}\n", error.what_without_backtrace());
+    complain(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    fmt::print(stderr, "sala-train: {}\n", error.what());
+    complain(error.what());
   }
   return 2;
 }

@@ -5,7 +5,7 @@
 // Loss per layer: mean squared error over the variance of the teacher's output (measured once, on the
 // first batch). Every mixer has a clip and a loss curve of its own.
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "model/convert.h"
 #include "model/layouts.h"
@@ -190,7 +190,7 @@ class AlignStage : public Stage {
         static_cast<double>(budget_.rows_per_step() * budget_.row_length * config_.width);
     const MixerTap tap = [&](int64_t l, const at::Tensor& input, const at::Tensor&,
                              const at::Tensor& output) {
-      torch::AutoGradMode with_graph(true);
+      at::AutoGradMode with_graph(true);
       Weights& weights = *parts_[l].weights;
       const MixerCall call{config_, weights, mixer_env, l, nullptr};
       const at::Tensor difference = lightning_mixer(call, input.detach()).to(at::kFloat) -

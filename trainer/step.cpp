@@ -1,6 +1,6 @@
 #include "trainer/step.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 #include <numeric>
@@ -12,7 +12,7 @@ namespace {
 at::Tensor run_unit(const Model& model, size_t u, const at::Tensor& x, const Env& env,
                     bool keep_graph, Saved& saved) {
   saved.x = x.defined() ? x.detach().requires_grad_(true) : x;
-  torch::AutoGradMode grad_mode(keep_graph);
+  at::AutoGradMode grad_mode(keep_graph);
   at::Tensor y = model.units()[u]->forward(model.unit_weights(u), saved.x, env, &saved);
   if (keep_graph) saved.y = y;
   return y.detach();

@@ -12,9 +12,11 @@
 #include <mpi.h>
 #include <sched.h>
 #include <spdlog/spdlog.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -51,6 +53,8 @@ struct Library {
     setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
     // A rank that waits gives way to our other threads (OpenMP, prefetch).
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    // A rank whose launcher was killed would wait for ever in its next collective, holding the run folder.
+    if (std::getenv("OMPI_COMM_WORLD_SIZE")) prctl(PR_SET_PDEATHSIG, SIGKILL);
     int provided = 0;
     check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread",
           "start-up");
@@ -100,11 +104,17 @@ void broadcast_bytes(char* bytes, int64_t num_bytes, int root, MPI_Comm comm,
 template <class T>
 MPI_Datatype mpi_type();
 template <>
-MPI_Datatype mpi_type<float>() { return MPI_FLOAT; }
+MPI_Datatype mpi_type<float>() {
+  return MPI_FLOAT;
+}
 template <>
-MPI_Datatype mpi_type<double>() { return MPI_DOUBLE; }
+MPI_Datatype mpi_type<double>() {
+  return MPI_DOUBLE;
+}
 template <>
-MPI_Datatype mpi_type<int64_t>() { return MPI_INT64_T; }
+MPI_Datatype mpi_type<int64_t>() {
+  return MPI_INT64_T;
+}
 
 // out[i] = sum over ranks r, in this order, of parts[r * count + i].
 template <class T>
@@ -187,9 +197,12 @@ class MpiComm final : public Comm {
   template <class Work>
   static void dispatch(const at::Tensor& x, const char* operation, const Work& work) {
     switch (x.scalar_type()) {
-      case at::kFloat: return work(float{});
-      case at::kDouble: return work(double{});
-      case at::kLong: return work(int64_t{});
+      case at::kFloat:
+        return work(float{});
+      case at::kDouble:
+        return work(double{});
+      case at::kLong:
+        return work(int64_t{});
       default:
         TORCH_CHECK(false, operation, " over MPI sums fp32, fp64 and int64, got ", x.toString());
     }
@@ -269,8 +282,8 @@ std::string host_name() {
 // srun without a PMI that this MPI knows starts N worlds of one that all write the same run.
 void check_launcher(int size) {
   const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-  const bool mpi_launcher = std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK") ||
-                            std::getenv("PMI_RANK");
+  const bool mpi_launcher =
+      std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK") || std::getenv("PMI_RANK");
   if (size == 1 && tasks && std::atoi(tasks) > 1 && !mpi_launcher) {
     throw std::runtime_error("srun started " + std::string(tasks) +
                              " tasks, but MPI sees each alone; use srun --mpi=pmix or mpirun");
@@ -366,21 +379,15 @@ struct World::Impl {
     check(MPI_Allreduce(&num_gpus, &least, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce",
           "choosing the device");
     if (least == 0 && wanted == "cuda") {
-      throw std::runtime_error(num_gpus > 0 ? "device: cuda, but another node has no usable GPU"
-                               : at::hasCUDA() || kCudaBuild
-                                   ? host + ": device: cuda, but no GPU is visible (see nvidia-smi)"
-                                   : "device: cuda, but this program was built without CUDA");
+      throw std::runtime_error(host + ": device: cuda, but this program sees " +
+                               std::to_string(num_gpus) +
+                               " GPU(s) here and none on some node (was it built with CUDA? does "
+                               "nvidia-smi list them?); or set device: cpu");
     }
     if (least == 0) return;
     device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(choose_gpu(num_gpus)));
     c10::impl::getDeviceGuardImpl(at::kCUDA)->setDevice(device);
   }
-
-#ifdef SALA_CUDA
-  static constexpr bool kCudaBuild = true;
-#else
-  static constexpr bool kCudaBuild = false;
-#endif
 };
 
 World::World(int* argc, char*** argv, const std::string& device) : impl_(std::make_unique<Impl>()) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmath>
 
@@ -11,11 +12,10 @@ namespace sala::test {
 
 namespace {
 
-void kill_group(pid_t process) {
-  // mpirun starts each rank in a session of its own; SIGKILL to mpirun makes them end at once too, but
-  // their parent is gone, so name them all.
-  kill(-process, SIGKILL);
-  waitpid(process, nullptr, 0);
+// kill -9 of a rank: mpirun ends the others.
+void kill_first_rank(const ToyRun& toy, const std::string& name, pid_t mpirun) {
+  kill(toy.first_rank(name), SIGKILL);
+  waitpid(mpirun, nullptr, 0);
 }
 
 void expect_same_run(const ToyRun& toy, const std::string& a, const std::string& b) {
@@ -35,10 +35,20 @@ TEST(Resume, KilledInEveryStageAndContinuedIsBitEqual) {
   for (const char* stage : {"align", "distill", "train"}) {
     const pid_t process = toy.start("killed", 2);
     ASSERT_TRUE(toy.wait_for_step("killed", process, stage, 10)) << toy.log("killed");
-    kill_group(process);
+    kill_first_rank(toy, "killed", process);
   }
   ASSERT_EQ(toy.run("killed", 2), 0) << toy.log("killed");
   expect_same_run(toy, "whole", "killed");
+}
+
+TEST(Resume, RanksEndWhenTheirLauncherIsKilled) {
+  ToyRun toy;
+  const pid_t process = toy.start("run", 2);
+  ASSERT_TRUE(toy.wait_for_step("run", process, "align", 2)) << toy.log("run");
+  kill(process, SIGKILL);
+  waitpid(process, nullptr, 0);
+  sleep(1);  // the kernel's signal to the ranks, and their end
+  EXPECT_EQ(toy.run("run", 2), 0) << toy.log("run");
 }
 
 TEST(Resume, StoppedOnASignalContinuesBitEqual) {
@@ -61,7 +71,7 @@ TEST(Resume, SavedOnFourRanksContinuesOnOneAndTwo) {
     const std::string name = "then" + std::to_string(ranks);
     const pid_t process = toy.start(name, 4);
     ASSERT_TRUE(toy.wait_for_step(name, process, "distill", 9)) << toy.log(name);
-    kill_group(process);
+    kill_first_rank(toy, name, process);
     ASSERT_EQ(toy.run(name, ranks), 0) << toy.log(name);
     const auto other = toy.events(name, "step");
     ASSERT_EQ(other.size(), whole.size());

@@ -104,7 +104,7 @@ std::string default_stages(int64_t save_every) {
       "  - align: {tokens: 10240, row_length: 64, batch_tokens: 512, data: {a: 1, b: 2}, lr: 3e-3" +
       save + "}\n"
       "  - score: {method: kl, data: {a: 1}, documents: 4, row_length: 128, recall_span: 16}\n"
-      "  - swap: {keep: 1}\n"
+      "  - swap: {keep: 1, force_ends: false}\n"
       "  - distill: {tokens: 10240, row_length: 128, batch_tokens: 512, data: {a: 1, b: 1}, "
       "lr: 2e-3, rules: [{match: self_attn, lr_scale: 2}]" + save + "}\n"
       "  - train: {tokens: 10240, row_length: 256, batch_tokens: 512, data: {b: 1}, lr: 1e-3, "
@@ -163,6 +163,11 @@ std::string ToyRun::log(const std::string& name) const {
   std::stringstream text;
   text << file.rdbuf();
   return text.str();
+}
+
+pid_t ToyRun::first_rank(const std::string& name) const {
+  std::ifstream file(run_folder(name) + "/lock");
+  return nlohmann::json::parse(file).at("pid").get<pid_t>();
 }
 
 std::vector<nlohmann::json> ToyRun::events(const std::string& name,

@@ -31,6 +31,7 @@ class ToyRun {
   // The same in the background, in a process group of its own.
   pid_t start(const std::string& name, int ranks, const std::string& arguments = "") const;
   std::string log(const std::string& name) const;
+  pid_t first_rank(const std::string& name) const;   // from the run folder's lock
 
   // Lines of metrics.jsonl with this event; without what differs from run to run (times, memory).
   std::vector<nlohmann::json> events(const std::string& name, const std::string& event) const;

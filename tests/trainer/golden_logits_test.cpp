@@ -1,0 +1,113 @@
+// Logits of folders written by other software: every family, every RoPE kind, and hybrids in the release
+// format (tests/golden/README.md says where each came from).
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "data/atomic_file.h"
+#include "data/hdf5_file.h"
+#include "model/generate.h"
+#include "model/model.h"
+#include "trainer/hf_folder.h"
+
+namespace sala {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kGolden = SALA_SOURCE_DIR "/tests/golden";
+
+std::vector<std::string> golden_folders() {
+  std::vector<std::string> folders;
+  for (const auto& entry : fs::recursive_directory_iterator(kGolden)) {
+    if (entry.path().filename() == "logits.h5") {
+      folders.push_back(fs::relative(entry.path().parent_path(), kGolden).string());
+    }
+  }
+  std::sort(folders.begin(), folders.end());
+  return folders;
+}
+
+std::unique_ptr<Model> load(const std::string& folder) {
+  auto model = std::make_unique<Model>(read_model_config(folder), at::kFloat, at::kCPU);
+  read_weights(folder, model->part_pointers());
+  return model;
+}
+
+std::vector<std::vector<int64_t>> read_rows(const std::string& folder) {
+  return nlohmann::json::parse(read_text_file(folder + "/ids.json"))
+      .get<std::vector<std::vector<int64_t>>>();
+}
+
+class GoldenFolder : public testing::TestWithParam<std::string> {};
+
+}  // namespace
+
+TEST_P(GoldenFolder, LogitsAgreeTo1e4) {
+  const std::string folder = kGolden + "/" + GetParam();
+  const auto model = load(folder);
+  const auto rows = read_rows(folder);
+  const Hdf5File file = Hdf5File::open(folder + "/logits.h5");
+  const auto shape = file.shape("logits");
+  for (size_t b = 0; b < rows.size(); ++b) {
+    at::Tensor expected = at::empty({shape[1], shape[2]});
+    file.read("logits", static_cast<int64_t>(b), 1, expected.data_ptr<float>());
+    const Batch batch = single_document(rows[b], 0, at::kCPU);
+    const at::Tensor logits = model->logits(model->hidden(model->env(batch, true)));
+    EXPECT_LE((logits - expected).abs().max().item<double>(), 1e-4) << "row " << b;
+  }
+}
+
+TEST_P(GoldenFolder, DecodingWithKeptStateGivesTheLogitsOfOnePass) {
+  const std::string folder = kGolden + "/" + GetParam();
+  const auto model = load(folder);
+  std::vector<int64_t> row = read_rows(folder)[0];
+  row.resize(std::min<size_t>(row.size(), 60));
+  const Batch whole = single_document(row, 0, at::kCPU);
+  const at::Tensor expected = model->hidden(model->env(whole, false));
+  DecodeState state;
+  const std::vector<int64_t> prompt(row.begin(), row.begin() + 7);
+  const Batch first = single_document(prompt, 0, at::kCPU);
+  model->hidden(model->env(first, false, &state));
+  for (size_t t = prompt.size(); t < row.size(); ++t) {
+    const Batch one = single_document({row[t]}, static_cast<int64_t>(t), at::kCPU);
+    const at::Tensor hidden = model->hidden(model->env(one, false, &state));
+    const double error = (hidden[0] - expected[static_cast<int64_t>(t)]).abs().max().item<double>();
+    // longrope chooses its factors by the tokens seen so far, so early positions differ by design.
+    if (model->config().rope.kind != RopeConfig::Kind::kLongrope) EXPECT_LE(error, 1e-4) << t;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenFolder, testing::ValuesIn(golden_folders()),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '/', '_');
+                           return name;
+                         });
+
+TEST(GoldenHybrid, BlockListsAreEqual) {
+  for (const char* name : {"group1_bias", "group2", "group3", "odd_length"}) {
+    const std::string folder = kGolden + "/hybrid/" + name;
+    const auto model = load(folder);
+    const Batch batch = single_document(read_rows(folder)[0], 0, at::kCPU);
+    const Env env = model->env(batch, true);
+    const Hdf5File file = Hdf5File::open(folder + "/logits.h5");
+    at::Tensor x;
+    for (size_t u = 0; u < model->units().size(); ++u) {
+      at::NoGradGuard no_grad;
+      Saved saved;
+      x = model->units()[u]->forward(model->unit_weights(u), x, env, &saved);
+      const std::string dataset = "blocks/" + std::to_string(static_cast<int64_t>(u) - 1);
+      if (u == 0 || !file.exists(dataset)) continue;
+      ASSERT_EQ(saved.keep.size(), 1u);
+      const auto shape = file.shape(dataset);
+      at::Tensor expected = at::empty({shape[0], shape[1], shape[2]}, at::kInt);
+      file.read("blocks/" + std::to_string(u - 1), 0, shape[0], expected.data_ptr<int32_t>());
+      EXPECT_TRUE(at::equal(saved.keep[0].to(at::kInt), expected)) << name << " layer " << u - 1;
+    }
+  }
+}
+
+}  // namespace sala
