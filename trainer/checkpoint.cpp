@@ -1,6 +1,6 @@
-// Order of a save: rank files (fsync), frozen files (fsync), manifest (fsync, rename), folder renamed
-// to its name, parent folder (fsync), and only then older checkpoints deleted. Whatever the moment of
-// a crash, the newest folder with a manifest is whole.
+// Order of a save: rank files (fsync), frozen files (fsync), manifest (fsync, rename), folder
+// renamed to its name, parent folder (fsync), and only then older checkpoints deleted. Whatever the
+// moment of a crash, the newest folder with a manifest is whole.
 #include "trainer/checkpoint.h"
 
 #include <spdlog/spdlog.h>
@@ -47,7 +47,8 @@ struct Found {
 };
 
 // Oldest first. Folders that are no checkpoint come back in `problems`, one line each.
-std::vector<Found> list_complete(const std::string& checkpoints, std::vector<std::string>& problems) {
+std::vector<Found> list_complete(const std::string& checkpoints,
+                                 std::vector<std::string>& problems) {
   std::vector<Found> found;
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(checkpoints, none)) {
@@ -55,7 +56,8 @@ std::vector<Found> list_complete(const std::string& checkpoints, std::vector<std
     const std::string folder = entry.path().string();
     if (fs::exists(entry.path() / kPassedOver)) continue;
     try {
-      if (folder.ends_with(kWriting)) throw std::runtime_error(folder + ": its save was interrupted");
+      if (folder.ends_with(kWriting))
+        throw std::runtime_error(folder + ": its save was interrupted");
       found.push_back({folder, read_manifest(folder)});
     } catch (const std::exception& error) {
       problems.push_back(error.what());
@@ -105,8 +107,8 @@ void remove_unused_frozen(const std::string& checkpoints, const std::vector<Foun
 void retire(const std::string& checkpoints, const std::string& saved, int64_t keep) {
   std::vector<std::string> problems;
   std::vector<Found> found = list_complete(checkpoints, problems);
-  const auto self = std::find_if(found.begin(), found.end(),
-                                 [&](const Found& f) { return f.folder == saved; });
+  const auto self =
+      std::find_if(found.begin(), found.end(), [&](const Found& f) { return f.folder == saved; });
   if (self == found.end()) return;
   bool all_known = problems.empty();
   for (auto later = self + 1; later != found.end(); ++later) {
@@ -210,7 +212,8 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
 }
 
 std::optional<std::string> Checkpoints::newest_valid(std::vector<std::string>& skipped) {
-  nlohmann::json listed{{"folders", nlohmann::json::array()}, {"problems", nlohmann::json::array()}};
+  nlohmann::json listed{{"folders", nlohmann::json::array()},
+                        {"problems", nlohmann::json::array()}};
   world_.together("looking for checkpoints", [&] {
     if (world_.rank() != 0) return;
     std::vector<std::string> problems;

@@ -1,12 +1,13 @@
 // Checkpoints: RUN/checkpoints/<stage number>-<stage>-<step>/ with one HDF5 file per rank and
-// manifest.json written last (fsync of file and folder, then rename). Until it is complete the folder
-// has `.writing` at the end of its name. World-size free: every tensor is addressed as (part, field,
-// element range), so any number of ranks loads what any number saved.
+// manifest.json written last (fsync of file and folder, then rename). Until it is complete the
+// folder has `.writing` at the end of its name. World-size free: every tensor is addressed as
+// (part, field, element range), so any number of ranks loads what any number saved.
 //
-// State is of two kinds: small JSON under a name (the same on all ranks), and flat fp32 tensors ("fields":
-// master, m, v …) of named parts with their layout. Each rank writes its own element range of each
-// field. Frozen fields (`frozen`) are written once per run, by content hash, into RUN/checkpoints/frozen/.
-// Every dataset has an XXH3-128 in the manifest, made in memory before the write and verified on load.
+// State is of two kinds: small JSON under a name (the same on all ranks), and flat fp32 tensors
+// ("fields": master, m, v …) of named parts with their layout. Each rank writes its own element
+// range of each field. Frozen fields (`frozen`) are written once per run, by content hash, into
+// RUN/checkpoints/frozen/. Every dataset has an XXH3-128 in the manifest, made in memory before the
+// write and verified on load.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -27,7 +28,8 @@ namespace sala {
 class StateWriter {
  public:
   virtual ~StateWriter() = default;
-  // None of these throws: Checkpoints::save throws the first error of all ranks when all are through.
+  // None of these throws: Checkpoints::save throws the first error of all ranks when all are
+  // through.
   virtual void json(const std::string& name, const nlohmann::json& value) = 0;
   // `full` (num_elements) fp32, identical on all ranks: each writes an equal share of it.
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
@@ -40,11 +42,11 @@ class StateWriter {
 class StateReader {
  public:
   virtual ~StateReader() = default;
-  virtual bool has(const std::string& name) const = 0;                    // JSON
-  virtual nlohmann::json json(const std::string& name) const = 0;        // throws when absent
+  virtual bool has(const std::string& name) const = 0;             // JSON
+  virtual nlohmann::json json(const std::string& name) const = 0;  // throws when absent
   virtual bool has_tensor(const std::string& part, const std::string& field) const = 0;
-  // Fills `full` (num_elements, any device and floating dtype) ; throws naming what differs when the
-  // saved layout is another one, the file is torn, or a hash does not match.
+  // Fills `full` (num_elements, any device and floating dtype) ; throws naming what differs when
+  // the saved layout is another one, the file is torn, or a hash does not match.
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
                       at::Tensor& full) const = 0;
   virtual Layout layout(const std::string& part) const = 0;
@@ -68,10 +70,10 @@ class Checkpoints {
   std::string save(const CheckpointId& id, const nlohmann::json& recipe,
                    const std::function<void(StateWriter&)>& fill);
 
-  // The newest complete checkpoint whose files and hashes are all right (the ranks share the reading);
-  // folders passed over are told in `skipped`, one line each with the reason, on every rank. nullopt
-  // when there is none. A checkpoint that was passed over and then overtaken by a new one is set aside
-  // (its manifest renamed), so that a later start cannot return to it.
+  // The newest complete checkpoint whose files and hashes are all right (the ranks share the
+  // reading); folders passed over are told in `skipped`, one line each with the reason, on every
+  // rank. nullopt when there is none. A checkpoint that was passed over and then overtaken by a new
+  // one is set aside (its manifest renamed), so that a later start cannot return to it.
   std::optional<std::string> newest_valid(std::vector<std::string>& skipped);
 
   static CheckpointId id(const std::string& checkpoint_folder);

@@ -61,7 +61,8 @@ Json body_of(const Manifest& manifest) {
             {"layouts", Json::object()},
             {"tensors", Json::array()},
             {"file_bytes", manifest.file_bytes}};
-  for (const auto& [part, layout] : manifest.layouts) json["layouts"][part] = layout_to_json(layout);
+  for (const auto& [part, layout] : manifest.layouts)
+    json["layouts"][part] = layout_to_json(layout);
   for (const SavedTensor& tensor : manifest.tensors) {
     Json shards = Json::array();
     for (const Shard& shard : tensor.shards) shards.push_back(shard_to_json(shard));
@@ -184,7 +185,8 @@ Manifest read_manifest(const std::string& checkpoint_folder) {
   const std::string text = read_text_file(path);
   try {
     Json json = Json::parse(text);
-    if (json.value("format", "") != kFormat) throw std::runtime_error("not a checkpoint's manifest");
+    if (json.value("format", "") != kFormat)
+      throw std::runtime_error("not a checkpoint's manifest");
     const std::string hash = json.at(kHashKey);
     json.erase(kHashKey);
     const std::string body = json.dump();

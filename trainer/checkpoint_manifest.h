@@ -1,6 +1,6 @@
 // manifest.json: what makes a folder a checkpoint. It names every tensor by (part, field) with its
-// layout, and the element ranges ("shards") of it in HDF5 files, each with its XXH3-128. The manifest
-// carries its own hash, so that a flipped bit in it is seen too.
+// layout, and the element ranges ("shards") of it in HDF5 files, each with its XXH3-128. The
+// manifest carries its own hash, so that a flipped bit in it is seen too.
 #pragma once
 
 #include <map>
@@ -16,10 +16,10 @@ inline constexpr const char* kManifestName = "manifest.json";
 
 // Elements [offset, offset + count) of one field, as the fp32 dataset `dataset` of `file`.
 struct Shard {
-  std::string file;     // relative to the checkpoint's folder
+  std::string file;  // relative to the checkpoint's folder
   std::string dataset;
   int64_t offset = 0, count = 0;
-  std::string xxh3;     // 128 bits of the raw values
+  std::string xxh3;  // 128 bits of the raw values
 };
 
 struct SavedTensor {
@@ -29,12 +29,12 @@ struct SavedTensor {
 
 struct Manifest {
   CheckpointId id;
-  int64_t world_size = 1;                      // that saved it; loading does not care
+  int64_t world_size = 1;  // that saved it; loading does not care
   nlohmann::json recipe;
   nlohmann::json state = nlohmann::json::object();  // JSON state by name
-  std::map<std::string, Layout> layouts;       // by part
+  std::map<std::string, Layout> layouts;            // by part
   std::vector<SavedTensor> tensors;
-  std::map<std::string, int64_t> file_bytes;   // of the rank files
+  std::map<std::string, int64_t> file_bytes;  // of the rank files
 
   const SavedTensor* find(const std::string& part, const std::string& field) const;
 };

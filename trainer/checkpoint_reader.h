@@ -8,8 +8,8 @@
 namespace sala {
 
 // Reads the whole shard from `folder` and compares its hash; empty when it is right, else one line
-// that names the file and what is wrong. With `fill`, its elements go to [offset, offset + count) of
-// it (flat; any device and floating dtype).
+// that names the file and what is wrong. With `fill`, its elements go to [offset, offset + count)
+// of it (flat; any device and floating dtype).
 std::string shard_problem(const std::string& folder, const Shard& shard,
                           at::Tensor* fill = nullptr);
 

@@ -53,8 +53,11 @@ std::string gib(double num_bytes) {
 CheckpointWriter::CheckpointWriter(int rank, int size, std::string folder,
                                    std::string frozen_folder, std::string frozen_prefix,
                                    std::set<std::string>& sound_frozen)
-    : rank_(rank), size_(size), folder_(std::move(folder)),
-      frozen_folder_(std::move(frozen_folder)), frozen_prefix_(std::move(frozen_prefix)),
+    : rank_(rank),
+      size_(size),
+      folder_(std::move(folder)),
+      frozen_folder_(std::move(frozen_folder)),
+      frozen_prefix_(std::move(frozen_prefix)),
       sound_frozen_(sound_frozen) {
   char name[32];
   std::snprintf(name, sizeof name, "rank-%05d.h5", rank);
@@ -89,8 +92,8 @@ void CheckpointWriter::begin_tensor(const std::string& part, const std::string& 
   TORCH_CHECK(!manifest_.find(part, field), "state ", part, "/", field, " was saved twice");
   const auto [known, added] = manifest_.layouts.emplace(part, layout);
   const std::string difference = added ? "" : layout_difference(layout, known->second);
-  TORCH_CHECK(difference.empty(), "state ", part, "/", field, ": another layout than before: ",
-              difference);
+  TORCH_CHECK(difference.empty(), "state ", part, "/", field,
+              ": another layout than before: ", difference);
   manifest_.tensors.push_back({part, field, {}});
 }
 
@@ -113,8 +116,8 @@ void CheckpointWriter::tensor(const std::string& part, const std::string& field,
   });
 }
 
-// Frozen tensors are dealt out whole, one rank each, so that their files do not depend on the number
-// of ranks.
+// Frozen tensors are dealt out whole, one rank each, so that their files do not depend on the
+// number of ranks.
 void CheckpointWriter::frozen(const std::string& part, const std::string& field,
                               const Layout& layout, const at::Tensor& full) {
   const bool mine = num_frozen_++ % size_ == rank_;
@@ -187,13 +190,13 @@ Manifest CheckpointWriter::assemble(const std::vector<nlohmann::json>& reports) 
   for (SavedTensor& tensor : manifest.tensors) tensor.shards.clear();
   for (size_t r = 0; r < reports.size(); ++r) {
     const nlohmann::json& tensors = reports[r].at("tensors");
-    TORCH_CHECK(tensors.size() == manifest.tensors.size(), "rank 0 saved ",
-                manifest.tensors.size(), " tensors, rank ", r, " ", tensors.size());
+    TORCH_CHECK(tensors.size() == manifest.tensors.size(), "rank 0 saved ", manifest.tensors.size(),
+                " tensors, rank ", r, " ", tensors.size());
     for (size_t i = 0; i < tensors.size(); ++i) {
       SavedTensor& tensor = manifest.tensors[i];
       TORCH_CHECK(tensors[i][0] == tensor.part && tensors[i][1] == tensor.field, "rank 0 saved ",
-                  tensor.part, "/", tensor.field, " where rank ", r, " saved ", tensors[i][0].dump(),
-                  "/", tensors[i][1].dump());
+                  tensor.part, "/", tensor.field, " where rank ", r, " saved ",
+                  tensors[i][0].dump(), "/", tensors[i][1].dump());
       for (const auto& shard : tensors[i][2]) tensor.shards.push_back(shard_from_json(shard));
     }
     if (reports[r].at("file_bytes") > 0) {

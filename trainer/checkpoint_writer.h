@@ -1,6 +1,6 @@
-// One rank's part in saving a checkpoint: its share of every tensor into rank-NNNNN.h5 as the caller
-// hands the tensors over, frozen tensors into the run's frozen folder, and a report for rank 0, which
-// makes the manifest of all reports.
+// One rank's part in saving a checkpoint: its share of every tensor into rank-NNNNN.h5 as the
+// caller hands the tensors over, frozen tensors into the run's frozen folder, and a report for rank
+// 0, which makes the manifest of all reports.
 #pragma once
 
 #include <optional>
@@ -14,13 +14,14 @@ namespace sala {
 
 class CheckpointWriter final : public StateWriter {
  public:
-  // Writes into `folder`; frozen tensors into `frozen_folder`, whose place as seen from the finished
-  // checkpoint is `frozen_prefix`. `sound_frozen`: files there that this process knows to be right.
+  // Writes into `folder`; frozen tensors into `frozen_folder`, whose place as seen from the
+  // finished checkpoint is `frozen_prefix`. `sound_frozen`: files there that this process knows to
+  // be right.
   CheckpointWriter(int rank, int size, std::string folder, std::string frozen_folder,
                    std::string frozen_prefix, std::set<std::string>& sound_frozen);
 
-  // These never throw: the first error is kept until finish(), because the caller's ranks may meet in
-  // collectives between two tensors, and none may drop out alone.
+  // These never throw: the first error is kept until finish(), because the caller's ranks may meet
+  // in collectives between two tensors, and none may drop out alone.
   void json(const std::string& name, const nlohmann::json& value) override;
   void tensor(const std::string& part, const std::string& field, const Layout& layout,
               const at::Tensor& full) override;

@@ -45,7 +45,8 @@ size_t terminal_columns() {
   return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
-// Cuts to `num_bytes`, or, when negative, what follows the last whole line (a killed run's torn one).
+// Cuts to `num_bytes`, or, when negative, what follows the last whole line (a killed run's torn
+// one).
 void cut(const std::string& path, int64_t num_bytes) {
   if (!fs::exists(path)) return;
   auto size = static_cast<int64_t>(fs::file_size(path));
@@ -68,7 +69,8 @@ Metrics::Metrics(const std::string& run_folder, bool writes, int64_t resume_at_b
   cut(path_, resume_at_bytes);
   file_.open(path_, std::ios::app | std::ios::binary);
   if (!file_) {
-    throw std::runtime_error(path_ + ": cannot open for writing; check the run folder's permissions");
+    throw std::runtime_error(path_ +
+                             ": cannot open for writing; check the run folder's permissions");
   }
 }
 
@@ -77,7 +79,8 @@ void Metrics::event(nlohmann::json line) {
   const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
   line["time"] = std::round(now.count() * 1000) / 1000;
   // A number that is not finite becomes null; text that is not UTF-8 must not end a run.
-  file_ << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n' << std::flush;
+  file_ << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n'
+        << std::flush;
   if (!file_) {
     throw std::runtime_error(path_ + ": cannot write; free disk space and run again to continue");
   }
@@ -109,8 +112,6 @@ void Metrics::note(const std::string& text) {
   spdlog::info("{}", text);
 }
 
-int64_t Metrics::size() const {
-  return writes_ ? static_cast<int64_t>(fs::file_size(path_)) : 0;
-}
+int64_t Metrics::size() const { return writes_ ? static_cast<int64_t>(fs::file_size(path_)) : 0; }
 
 }  // namespace sala

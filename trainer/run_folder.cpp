@@ -1,5 +1,5 @@
-// flock is the lock; the file's text only tells people who holds it. A dead process holds no flock, so
-// what it left is taken over. Where the file system has no locks, the text decides.
+// flock is the lock; the file's text only tells people who holds it. A dead process holds no flock,
+// so what it left is taken over. Where the file system has no locks, the text decides.
 #include "trainer/run_folder.h"
 
 #include <fcntl.h>
@@ -34,7 +34,8 @@ std::string batch_job() {
 nlohmann::json read_holder(int file) {
   char text[1024] = "";
   const ssize_t length = pread(file, text, sizeof text - 1, 0);
-  const auto json = nlohmann::json::parse(text, text + std::max<ssize_t>(length, 0), nullptr, false);
+  const auto json =
+      nlohmann::json::parse(text, text + std::max<ssize_t>(length, 0), nullptr, false);
   return json.is_object() ? json : nlohmann::json::object();
 }
 
@@ -46,7 +47,8 @@ nlohmann::json read_holder(int file) {
                            holder.value("job", "unknown") + "); " + advice);
 }
 
-// Without locks in the file system: a process of this host can be asked, one of another host cannot.
+// Without locks in the file system: a process of this host can be asked, one of another host
+// cannot.
 void check_holder_without_locks(const std::string& path, const nlohmann::json& holder) {
   if (!holder.contains("pid")) return;
   if (holder.value("host", "") != this_host()) {
@@ -85,7 +87,8 @@ RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
       check_holder_without_locks(path_, holder);
     }
     const std::string text =
-        nlohmann::json{{"host", this_host()}, {"pid", getpid()}, {"job", batch_job()}}.dump() + "\n";
+        nlohmann::json{{"host", this_host()}, {"pid", getpid()}, {"job", batch_job()}}.dump() +
+        "\n";
     const bool written = ftruncate(file_, 0) == 0 &&
                          pwrite(file_, text.data(), text.size(), 0) == ssize_t(text.size()) &&
                          fsync(file_) == 0;
@@ -98,7 +101,8 @@ RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
   }
 }
 
-// The file stays: removing it would let a third process lock a new one while a second waits on this.
+// The file stays: removing it would let a third process lock a new one while a second waits on
+// this.
 RunLock::~RunLock() {
   if (ftruncate(file_, 0) != 0) return;  // the lock goes with the process
   close(file_);

@@ -5,9 +5,9 @@
 
 namespace sala {
 
-// Creates FOLDER and takes FOLDER/lock (flock plus host, pid and batch job in the file). Throws when
-// another live process holds it, naming host, pid and job; a stale lock of a dead process is taken over.
-// Rank 0 only.
+// Creates FOLDER and takes FOLDER/lock (flock plus host, pid and batch job in the file). Throws
+// when another live process holds it, naming host, pid and job; a stale lock of a dead process is
+// taken over. Rank 0 only.
 class RunLock {
  public:
   explicit RunLock(const std::string& folder);
