@@ -1,3 +1,4 @@
+// Bytes, seconds and counts with the unit that reads best.
 #include "trainer/amount_text.h"
 
 #include <utility>

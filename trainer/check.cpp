@@ -1,3 +1,4 @@
+// --check: the printed plan of a recipe and everything that would stop it.
 #include "trainer/check.h"
 
 #include <algorithm>
@@ -24,7 +25,8 @@ namespace fs = std::filesystem;
 
 constexpr double kCpuCoreFlops = 60e9;   // fp32 matrix products, one core of a current server
 constexpr double kAssumedPeak = 989e12;  // H100 SXM, dense bf16
-constexpr double kAssumedMfu = 0.4;
+constexpr double kAssumedMfu = 0.4;      // of models at least this wide; narrower ones reach less,
+constexpr double kWideModel = 4096;      // about in proportion, because launches then take the time
 
 bool has_stage(const Recipe& recipe, const std::string& type) {
   return std::any_of(recipe.stages.begin(), recipe.stages.end(),
@@ -116,8 +118,25 @@ class Check {
                  recipe_.num_kept(), source.num_layers - recipe_.num_kept(),
                  amount_text(static_cast<double>(num_parameters(context.hybrid))));
     }
-    fmt::print(out_, "device: {}; {} rank{}\n\n", device_.name, num_ranks_,
+    fmt::print(out_, "device: {}; {} rank{}\n", device_.name, num_ranks_,
                num_ranks_ == 1 ? "" : "s");
+    fmt::print(out_, "time assumes {:.3g} TFLOP/s for each rank ({})\n\n",
+               speed(context) / static_cast<double>(num_ranks_) / 1e12, reason(context));
+  }
+
+  double mfu(const PlanContext& context) const {
+    return kAssumedMfu * std::min(1.0, static_cast<double>(context.source.width) / kWideModel);
+  }
+
+  // FLOP/s of all ranks together.
+  double speed(const PlanContext& context) const {
+    if (!device_.cuda) return device_.peak_flops;
+    return mfu(context) * device_.peak_flops * static_cast<double>(num_ranks_);
+  }
+
+  std::string reason(const PlanContext& context) const {
+    if (!device_.cuda) return fmt::format("{:.0f} GFLOP/s a core", kCpuCoreFlops / 1e9);
+    return fmt::format("{:.0f} % of {:.0f}", 100 * mfu(context), device_.peak_flops / 1e12);
   }
 
   // One line of the table: ten columns.
@@ -130,8 +149,6 @@ class Check {
   void print_stages(const PlanContext& context) {
     print_row("stage", "steps", "tokens", "memory/rank", "weights", "gradients", "optimizer",
               "activations", "FLOPs", "time");
-    const double speed =
-        device_.flops_per_second * static_cast<double>(device_.cuda ? num_ranks_ : 1);
     double flops = 0;
     double tokens = 0;
     for (const auto& stage : recipe_.stages) {
@@ -142,11 +159,11 @@ class Check {
                 bytes_text(plan.memory_bytes()), bytes_text(plan.weights_bytes),
                 bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
                 bytes_text(plan.activation_bytes), fmt::format("{:.2g}", plan.flops),
-                time_text(plan.flops / speed));
+                time_text(plan.flops / speed(context)));
       check_memory(*stage, plan);
     }
     print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
-              time_text(flops / speed));
+              time_text(flops / speed(context)));
     fmt::print(out_, "Activations and time are estimates; evaluations inside stages, start-up and "
                      "checkpoints come on top.\n\n");
   }
@@ -200,28 +217,18 @@ class Check {
 }  // namespace
 
 CheckDevice check_device(const RunOptions& run) {
-  const bool here = run.device != "cpu" && num_gpus() > 0;
-  if (here) {
+  if (run.device != "cpu" && num_gpus() > 0) {
     const at::Device gpu(at::kCUDA, 0);
     const double peak = device_peak_flops(gpu);
-    const double assumed = peak > 0 ? peak : kAssumedPeak;
-    return {true,
-            fmt::format("{}; time assumes {:.0f} % of {:.0f} TFLOP/s", device_name(gpu),
-                        100 * kAssumedMfu, assumed / 1e12),
-            device_memory_bytes(gpu), kAssumedMfu * assumed};
+    return {true, device_name(gpu), device_memory_bytes(gpu), peak > 0 ? peak : kAssumedPeak};
   }
   if (run.device == "cuda") {
-    return {true,
-            fmt::format("no GPU here: time assumes H100s at {:.0f} % of {:.0f} TFLOP/s, memory is "
-                        "not compared", 100 * kAssumedMfu, kAssumedPeak / 1e12),
-            0, kAssumedMfu * kAssumedPeak};
+    return {true, "no GPU here; planned for H100s, memory not compared", 0, kAssumedPeak};
   }
   const double cores = std::max(1u, std::thread::hardware_concurrency());
   const double memory = device_memory_bytes(at::kCPU);
-  return {false,
-          fmt::format("CPU, {:.0f} cores, {}; time assumes {:.0f} GFLOP/s a core", cores,
-                      bytes_text(memory), kCpuCoreFlops / 1e9),
-          memory, cores * kCpuCoreFlops};
+  return {false, fmt::format("CPU, {:.0f} cores, {}", cores, bytes_text(memory)), memory,
+          cores * kCpuCoreFlops};
 }
 
 int check_recipe(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, std::ostream& out) {

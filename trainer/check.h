@@ -12,9 +12,9 @@ namespace sala {
 // The machine that the estimate is for.
 struct CheckDevice {
   bool cuda = false;
-  std::string name;          // as printed, with what is assumed about it
-  double memory_bytes = 0;   // of one GPU, or of the node for CPU ranks; 0 = unknown, not compared
-  double flops_per_second = 0;  // that we expect to reach: of one GPU, or of the whole node
+  std::string name;         // as printed
+  double memory_bytes = 0;  // of one GPU, or of the node for CPU ranks; 0 = unknown, not compared
+  double peak_flops = 0;    // of one GPU (datasheet), or what all cores of the node reach together
 };
 
 // What run.device means here. `cuda` without a GPU here: an H100 is assumed, memory unknown.

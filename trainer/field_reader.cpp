@@ -1,3 +1,4 @@
+// The visitor that fills structs from a YAML mapping and leaves no key unexplained.
 #include "trainer/field_reader.h"
 
 #include <algorithm>

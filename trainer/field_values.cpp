@@ -1,3 +1,4 @@
+// Counts and numbers from text and back; edit distance for did-you-mean.
 #include "trainer/field_values.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Every key of a recipe outside its stages, and what only the whole recipe can check.
 #include "trainer/recipe.h"
 
 #include <algorithm>

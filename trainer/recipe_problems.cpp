@@ -1,3 +1,4 @@
+// Problems of a recipe, each found a place in the file, in the file's order.
 #include "trainer/recipe_problems.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Keys, checks and arithmetic of what the looping stages share.
 #include "trainer/stage_options.h"
 
 #include <algorithm>

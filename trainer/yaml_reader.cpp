@@ -1,3 +1,4 @@
+// yaml-cpp's nodes into our own tree, once, with places kept.
 #include "trainer/yaml_reader.h"
 
 #include <cerrno>
