@@ -76,10 +76,10 @@ void adamw_step(at::Tensor& master, at::Tensor& m, at::Tensor& v, const at::Tens
   check_flat(v, master, "v");
   check_flat(grad, master, "grad");
   TORCH_CHECK(options.step >= 1, "adamw_step: expected step >= 1, got ", options.step);
-  TORCH_CHECK(!copy.defined() || (copy.numel() == master.numel() && copy.is_contiguous() &&
-                                  copy.device() == master.device() &&
-                                  (copy.scalar_type() == at::kFloat ||
-                                   copy.scalar_type() == at::kBFloat16)),
+  TORCH_CHECK(!copy.defined() ||
+                  (copy.numel() == master.numel() && copy.is_contiguous() &&
+                   copy.device() == master.device() &&
+                   (copy.scalar_type() == at::kFloat || copy.scalar_type() == at::kBFloat16)),
               "adamw_step: expected a contiguous fp32 or bf16 copy of ", master.numel(),
               " elements on ", master.device());
   const AdamWFactors factors = fold(options);

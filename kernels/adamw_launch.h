@@ -20,10 +20,10 @@ struct AdamWFactors {
   float grad_scale;
   float beta1, one_minus_beta1;
   float beta2, one_minus_beta2;
-  float step_size;         // lr / (1 - beta1^t)
-  float inverse_root;      // 1 / sqrt(1 - beta2^t)
+  float step_size;     // lr / (1 - beta1^t)
+  float inverse_root;  // 1 / sqrt(1 - beta2^t)
   float eps;
-  float decay;             // lr * weight_decay
+  float decay;  // lr * weight_decay
 };
 
 SALA_HOST_DEVICE inline float adamw_element(float w, float& m, float& v, float grad,
@@ -36,8 +36,8 @@ SALA_HOST_DEVICE inline float adamw_element(float w, float& m, float& v, float g
 
 enum class CopyType { kNone, kFloat, kBFloat16 };
 
-// Updates master, m and v in place and writes `copy`, all of num_elements; ordered on `stream`, never
-// blocks. Returns the launch's cudaError_t.
+// Updates master, m and v in place and writes `copy`, all of num_elements; ordered on `stream`,
+// never blocks. Returns the launch's cudaError_t.
 int adamw_cuda(float* master, float* m, float* v, void* copy, CopyType copy_type, const float* grad,
                const AdamWFactors& factors, int64_t num_elements, CUstream_st* stream);
 

@@ -31,8 +31,8 @@ inline void check_shape(const at::Tensor& x, at::IntArrayRef expected, const cha
 
 inline void check_like(const at::Tensor& x, const at::Tensor& like, const char* op,
                        const char* name) {
-  TORCH_CHECK(x.device() == like.device(), op, ": expected ", name, " on ", like.device(),
-              ", got ", x.device());
+  TORCH_CHECK(x.device() == like.device(), op, ": expected ", name, " on ", like.device(), ", got ",
+              x.device());
   TORCH_CHECK(x.scalar_type() == like.scalar_type(), op, ": expected ", name, " of type ",
               like.scalar_type(), ", got ", x.scalar_type());
 }

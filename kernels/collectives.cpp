@@ -6,8 +6,9 @@ namespace sala {
 namespace {
 
 void check_counts(const at::Tensor& out, const at::Tensor& in) {
-  TORCH_CHECK(out.numel() == in.numel(), "collective on one rank: expected as many elements out as in, ",
-              "got ", out.numel(), " and ", in.numel());
+  TORCH_CHECK(out.numel() == in.numel(),
+              "collective on one rank: expected as many elements out as in, ", "got ", out.numel(),
+              " and ", in.numel());
 }
 
 class SingleComm : public Comm {

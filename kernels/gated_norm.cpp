@@ -16,9 +16,11 @@ std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const
   return {y.mul_(n), rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
-    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
-    const at::Tensor& rstd) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(const at::Tensor& dy,
+                                                                   const at::Tensor& o,
+                                                                   const at::Tensor& z,
+                                                                   const at::Tensor& weight,
+                                                                   const at::Tensor& rstd) {
   check_input(o, 2, "gated_norm backward", "o");
   check_same(z, o, "gated_norm backward", "z");
   check_same(dy, o, "gated_norm backward", "dy");

@@ -17,9 +17,11 @@ std::tuple<at::Tensor, at::Tensor> gated_norm_forward_twin(const at::Tensor& o, 
   return {tensor_of(y, o.sizes(), o.scalar_type()), rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_twin(
-    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
-    const at::Tensor& rstd) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_twin(const at::Tensor& dy,
+                                                                        const at::Tensor& o,
+                                                                        const at::Tensor& z,
+                                                                        const at::Tensor& weight,
+                                                                        const at::Tensor& rstd) {
   const auto g = values_of(dy), in = values_of(o), gate = values_of(z), w = values_of(weight),
              r = values_of(rstd);
   const int64_t T = o.size(0), C = o.size(1);

@@ -25,8 +25,8 @@ VocabLoss linear_cross_entropy(const at::Tensor& x, const at::Tensor& w, const a
     at::Tensor p_nV = at::log_softmax(chunk_logits(x_nC, w, logit_scale), 1);
     result.loss_T.narrow(0, begin, n).copy_(p_nV.gather(1, target_n1).squeeze(1).neg_());
     if (dx == nullptr) continue;
-    const at::Tensor factor_n1 = weight.narrow(0, begin, n).to(p_nV.scalar_type()).unsqueeze(1)
-                                     .mul(logit_scale);
+    const at::Tensor factor_n1 =
+        weight.narrow(0, begin, n).to(p_nV.scalar_type()).unsqueeze(1).mul(logit_scale);
     p_nV.exp_().mul_(factor_n1).scatter_add_(1, target_n1, factor_n1.neg());
     chunk_backward(p_nV, x_nC, w, dx->narrow(0, begin, n), d_w);
   }

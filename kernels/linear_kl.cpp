@@ -21,8 +21,8 @@ void check_teacher(const at::Tensor& x, const at::Tensor& w, const at::Tensor& x
   check_shape(w_teacher, {w.size(0), x_teacher.size(1)}, op, "w_teacher");
   TORCH_CHECK(config.temperature > 0, op, ": expected a positive temperature, got ",
               config.temperature);
-  TORCH_CHECK(config.ce_weight >= 0 && config.ce_weight <= 1, op, ": expected ce_weight in [0, 1], ",
-              "got ", config.ce_weight);
+  TORCH_CHECK(config.ce_weight >= 0 && config.ce_weight <= 1, op,
+              ": expected ce_weight in [0, 1], ", "got ", config.ce_weight);
   TORCH_CHECK(targets.defined() || config.ce_weight == 0, op,
               ": expected targets, as ce_weight is ", config.ce_weight);
 }
@@ -57,7 +57,8 @@ VocabLoss linear_kl(const at::Tensor& x, const at::Tensor& w, double logit_scale
     const at::Tensor x_nC = x.narrow(0, begin, n);
     at::Tensor teacher_nV = at::log_softmax(
         chunk_logits(x_teacher.narrow(0, begin, n), w_teacher, teacher_logit_scale / temperature)
-            .to(options.dtype()), 1);
+            .to(options.dtype()),
+        1);
     at::Tensor logits_nV = chunk_logits(x_nC, w, logit_scale);
     // The cross-entropy is at temperature one; its gradient is kept until the KL's is there.
     at::Tensor d_ce_nV;

@@ -1,6 +1,6 @@
 // The only door to NCCL. Every call is queued on the current CUDA stream of the tensor's device and
-// returns at once; tensors are recorded on that stream, so the caller may let go of them. A send and its
-// receive meet on the stream: neighbours must not both send first.
+// returns at once; tensors are recorded on that stream, so the caller may let go of them. A send
+// and its receive meet on the stream: neighbours must not both send first.
 
 #ifdef SALA_CUDA
 
@@ -29,8 +29,8 @@ void nccl_check(ncclResult_t result, const char* statement, const char* file, in
   if (result == ncclSuccess) return;
   const char* last = ncclGetLastError(comm);
   TORCH_CHECK(false, "NCCL failed at ", file, ":", line, " on rank ", rank, " (", host_name(),
-              "): ", statement, ": ", ncclGetErrorString(result), "; NCCL's last error: ",
-              last != nullptr && *last != '\0' ? last : "none");
+              "): ", statement, ": ", ncclGetErrorString(result),
+              "; NCCL's last error: ", last != nullptr && *last != '\0' ? last : "none");
 }
 
 #define ncclCheck(statement, rank, comm) \
@@ -38,12 +38,18 @@ void nccl_check(ncclResult_t result, const char* statement, const char* file, in
 
 ncclDataType_t nccl_type(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kFloat: return ncclFloat32;
-    case at::kDouble: return ncclFloat64;
-    case at::kLong: return ncclInt64;
-    case at::kInt: return ncclInt32;
-    case at::kBFloat16: return ncclBfloat16;
-    case at::kByte: return ncclUint8;
+    case at::kFloat:
+      return ncclFloat32;
+    case at::kDouble:
+      return ncclFloat64;
+    case at::kLong:
+      return ncclInt64;
+    case at::kInt:
+      return ncclInt32;
+    case at::kBFloat16:
+      return ncclBfloat16;
+    case at::kByte:
+      return ncclUint8;
     default:
       TORCH_CHECK(false, "NCCL: expected float, double, bfloat16, int64, int32 or uint8, got ",
                   dtype);
@@ -73,7 +79,8 @@ class NcclComm : public Comm {
   void all_reduce_sum(at::Tensor& x) override {
     const auto stream = use(x);
     ncclCheck(ncclAllReduce(x.data_ptr(), x.data_ptr(), x.numel(), nccl_type(x.scalar_type()),
-                            ncclSum, comm_, stream), rank_, comm_);
+                            ncclSum, comm_, stream),
+              rank_, comm_);
   }
 
   void broadcast(at::Tensor& x, int root) override {
@@ -86,8 +93,9 @@ class NcclComm : public Comm {
     check_pair(out, in, "all_gather");
     use(out);
     const auto stream = use(in);
-    ncclCheck(ncclAllGather(in.const_data_ptr(), out.data_ptr(), in.nbytes(), ncclUint8, comm_,
-                            stream), rank_, comm_);
+    ncclCheck(
+        ncclAllGather(in.const_data_ptr(), out.data_ptr(), in.nbytes(), ncclUint8, comm_, stream),
+        rank_, comm_);
   }
 
   void reduce_scatter_sum(at::Tensor& out, const at::Tensor& in) override {

@@ -74,7 +74,8 @@ std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(const at::Tensor& dy, c
                                                          const at::Tensor& sin) {
   check_input(dy, 3, "qk_norm_rope backward", "dy");
   if (cos.defined()) check_angles(dy, cos, sin, "qk_norm_rope backward");
-  if (!weight.defined()) return {cos.defined() ? rotate(dy, cos, sin, -1) : dy.clone(), at::Tensor()};
+  if (!weight.defined())
+    return {cos.defined() ? rotate(dy, cos, sin, -1) : dy.clone(), at::Tensor()};
   return rmsnorm_backward(cos.defined() ? rotate(dy, cos, sin, -1) : dy, x, weight, rstd);
 }
 

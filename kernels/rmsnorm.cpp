@@ -1,6 +1,6 @@
 // RMSNorm (Zhang & Sennrich 2019): y = cast(x * rstd) * weight, rstd = 1 / sqrt(mean(x^2) + eps).
-// With n = x * rstd and g = dy * weight: dx = rstd * (g - n * mean(g * n)), dweight = sum of dy * n.
-// A composition for every device and type, and plain loops for fp32 on the CPU, where the many
+// With n = x * rstd and g = dy * weight: dx = rstd * (g - n * mean(g * n)), dweight = sum of dy *
+// n. A composition for every device and type, and plain loops for fp32 on the CPU, where the many
 // passes of the composition would show next to the matrix products of a small model.
 
 #include <ATen/Parallel.h>

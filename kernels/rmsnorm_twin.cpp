@@ -41,8 +41,7 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward_twin(const at::Tensor& dy, c
       dx[t * C + c] = r[t] * (g[t * C + c] * w[c] - in[t * C + c] * r[t] * mean);
     }
   }
-  return {tensor_of(dx, x.sizes(), x.scalar_type()),
-          tensor_of(dweight, {C}, weight.scalar_type())};
+  return {tensor_of(dx, x.sizes(), x.scalar_type()), tensor_of(dweight, {C}, weight.scalar_type())};
 }
 
 }  // namespace sala

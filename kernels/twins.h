@@ -1,7 +1,7 @@
-// Plain-loop twins of the ops of kernels/ops.h: same arguments and results, CPU only, obvious loops,
-// sums in fp64, rounding to the tensor's dtype exactly where the op's definition rounds. They define
-// what the ops compute and are slow on purpose. Those of lightning and sparse attention are in
-// kernels/twins_attention.h.
+// Plain-loop twins of the ops of kernels/ops.h: same arguments and results, CPU only, obvious
+// loops, sums in fp64, rounding to the tensor's dtype exactly where the op's definition rounds.
+// They define what the ops compute and are slow on purpose. Those of lightning and sparse attention
+// are in kernels/twins_attention.h.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -34,9 +34,11 @@ std::tuple<at::Tensor, at::Tensor> swiglu_backward_twin(const at::Tensor& dy,
 
 std::tuple<at::Tensor, at::Tensor> gated_norm_forward_twin(const at::Tensor& o, const at::Tensor& z,
                                                            const at::Tensor& weight, double eps);
-std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_twin(
-    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
-    const at::Tensor& rstd);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_twin(const at::Tensor& dy,
+                                                                        const at::Tensor& o,
+                                                                        const at::Tensor& z,
+                                                                        const at::Tensor& weight,
+                                                                        const at::Tensor& rstd);
 
 std::tuple<at::Tensor, at::Tensor> dense_attention_forward_twin(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Documents& q_docs,

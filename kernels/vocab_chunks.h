@@ -61,8 +61,8 @@ inline void check_vocab_inputs(const char* op, const at::Tensor& x, const at::Te
   if (targets.numel() == 0) return;
   const auto [lowest, highest] = at::aminmax(targets);
   const int64_t low = lowest.item<int64_t>(), high = highest.item<int64_t>();
-  TORCH_CHECK(low >= 0 && high < w.size(0), op, ": expected targets in [0, ", w.size(0),
-              "), got ", low < 0 ? low : high);
+  TORCH_CHECK(low >= 0 && high < w.size(0), op, ": expected targets in [0, ", w.size(0), "), got ",
+              low < 0 ? low : high);
 }
 
 inline double weighted_sum(const at::Tensor& weight, const at::Tensor& loss_T) {

@@ -16,8 +16,13 @@ using Row = std::vector<double>;
 class Head {
  public:
   Head(const at::Tensor& x, const at::Tensor& w, double scale)
-      : C_(w.size(1)), V_(w.size(0)), scale_(scale), x_(values_of(x)), w_(values_of(w)),
-        dx_(x_.size()), dw_(w_.size()) {}
+      : C_(w.size(1)),
+        V_(w.size(0)),
+        scale_(scale),
+        x_(values_of(x)),
+        w_(values_of(w)),
+        dx_(x_.size()),
+        dw_(w_.size()) {}
 
   Row logits(int64_t t) const {
     Row z(V_);

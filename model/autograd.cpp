@@ -1,5 +1,5 @@
-// torch::autograd::Function for each op. forward() runs without recording; backward() calls the op's
-// written backward. Documents travel in the context as a reference-counted capsule.
+// torch::autograd::Function for each op. forward() runs without recording; backward() calls the
+// op's written backward. Documents travel in the context as a reference-counted capsule.
 
 #include "model/autograd.h"
 
@@ -123,8 +123,8 @@ struct DenseAttentionFunction : Function<DenseAttentionFunction> {
     auto [dq, dk, dv] = dense_attention_backward(
         dense(grads[0]), saved[0], saved[1], saved[2], saved[3], saved[4], documents->q_docs,
         documents->k_docs, ctx->saved_data["scale"].toDouble());
-    return {wanted(ctx, 0, dq), wanted(ctx, 1, dk), wanted(ctx, 2, dv), Tensor(), Tensor(),
-            Tensor()};
+    return {wanted(ctx, 0, dq), wanted(ctx, 1, dk), wanted(ctx, 2, dv),
+            Tensor(),           Tensor(),           Tensor()};
   }
 };
 
@@ -147,8 +147,8 @@ struct BlockSparseFunction : Function<BlockSparseFunction> {
         dense(grads[0]), saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
         documents->q_docs, documents->k_docs, ctx->saved_data["block_size"].toInt(),
         ctx->saved_data["scale"].toDouble());
-    return {wanted(ctx, 0, dq), wanted(ctx, 1, dk), wanted(ctx, 2, dv), Tensor(), Tensor(),
-            Tensor(), Tensor(), Tensor()};
+    return {wanted(ctx, 0, dq), wanted(ctx, 1, dk), wanted(ctx, 2, dv), Tensor(),
+            Tensor(),           Tensor(),           Tensor(),           Tensor()};
   }
 };
 
@@ -171,8 +171,13 @@ struct LightningFunction : Function<LightningFunction> {
     auto [dq, dk, dv, d_state] = lightning_backward(
         d_o, saved[0], saved[1], saved[2], saved[3], saved_documents(ctx)->q_docs,
         ctx->saved_data["scale"].toDouble(), saved[4], dense(grads[1]));
-    return {wanted(ctx, 0, dq), wanted(ctx, 1, dk), wanted(ctx, 2, dv), Tensor(),
-            saved[4].defined() ? d_state : Tensor(), Tensor(), Tensor()};
+    return {wanted(ctx, 0, dq),
+            wanted(ctx, 1, dk),
+            wanted(ctx, 2, dv),
+            Tensor(),
+            saved[4].defined() ? d_state : Tensor(),
+            Tensor(),
+            Tensor()};
   }
 };
 

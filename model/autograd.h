@@ -1,6 +1,7 @@
 // The ops of kernels/ops.h as differentiable functions. Each saves what its written backward needs
-// and nothing else; tensors that need no gradient get none. Optional tensors may be undefined. Inputs
-// are made contiguous where they are not. Names, shapes and formulas are those of kernels/ops.h.
+// and nothing else; tensors that need no gradient get none. Optional tensors may be undefined.
+// Inputs are made contiguous where they are not. Names, shapes and formulas are those of
+// kernels/ops.h.
 #pragma once
 
 #include <ATen/ATen.h>

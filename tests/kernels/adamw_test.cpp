@@ -54,7 +54,8 @@ TEST_P(Adam, OfAShardIsTheShardOfTheWhole) {
   at::Tensor w = random(), m = random(), v = random().abs(), grad = random();
   at::Tensor w2 = w.clone(), m2 = m.clone(), v2 = v.clone();
   adamw_step(w, m, v, grad, {}, options(7));
-  for (const auto& [begin, count] : {std::pair<int64_t, int64_t>{0, 17}, {17, 40000}, {40017, 10004}}) {
+  for (const auto& [begin, count] :
+       {std::pair<int64_t, int64_t>{0, 17}, {17, 40000}, {40017, 10004}}) {
     at::Tensor a = w2.narrow(0, begin, count), b = m2.narrow(0, begin, count),
                c = v2.narrow(0, begin, count);
     adamw_step(a, b, c, grad.narrow(0, begin, count), {}, options(7));
@@ -65,9 +66,7 @@ TEST_P(Adam, OfAShardIsTheShardOfTheWhole) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, Adam, ::testing::Values(at::kCPU, at::kCUDA),
-                         [](const auto& info) {
-                           return info.param == at::kCUDA ? "Cuda" : "Cpu";
-                         });
+                         [](const auto& info) { return info.param == at::kCUDA ? "Cuda" : "Cpu"; });
 
 TEST(AdamDoor, SaysWhatWasExpectedAndWhatCame) {
   at::Tensor w = at::zeros({3}), m = at::zeros({3}), v = at::zeros({3});

@@ -26,8 +26,8 @@ const std::vector<DocumentCase> kSame = {
     {{0}, 1}, {{0}, 3}, {{0}, 129}, {{0, 1, 4, 21}, 90}, {{0, 64}, 128}};
 const std::vector<Packed> kFewerQueries = {
     {{{0}, 1}, {{0}, 17}},
-    {{{0, 1, 4}, 9}, {{0, 1, 20}, 71}},      // one document with as many queries as keys
-    {{{0, 1, 2}, 3}, {{0, 5, 70}, 75}}};     // one query per document, as decoding has
+    {{{0, 1, 4}, 9}, {{0, 1, 20}, 71}},   // one document with as many queries as keys
+    {{{0, 1, 2}, 3}, {{0, 5, 70}, 75}}};  // one query per document, as decoding has
 
 class DenseAttention : public OpInPlace {
  protected:
@@ -45,8 +45,7 @@ class DenseAttention : public OpInPlace {
     EXPECT_EQ(o.scalar_type(), q.scalar_type());
     EXPECT_TRUE(close(o, o_twin)) << "o";
     EXPECT_TRUE(close(lse, lse_twin, tolerance(lse.scalar_type()))) << "lse";
-    const auto [dq, dk, dv] =
-        dense_attention_backward(d_o, q, k, v, o, lse, q_docs, k_docs, scale);
+    const auto [dq, dk, dv] = dense_attention_backward(d_o, q, k, v, o, lse, q_docs, k_docs, scale);
     const auto [dq_twin, dk_twin, dv_twin] =
         dense_attention_backward_twin(d_o, q, k, v, o_twin, lse_twin, q_host, k_host, scale);
     EXPECT_TRUE(close(dq, dq_twin)) << "dq";
@@ -124,9 +123,9 @@ TEST(DenseAttentionSlabs, MeetWithoutASeam) {
   const auto [o, lse] = dense_attention_forward(q, k, v, q_docs, k_docs, 0.2);
   for (int64_t i : {0, 1, 1021, 1022, 1023, 1024, 1025, 2000}) {
     const int64_t seen = 4099 - 2001 + i + 1;
-    const auto [row, row_lse] = dense_attention_forward(
-        q.narrow(0, i, 1), k.narrow(0, 0, seen), v.narrow(0, 0, seen), one,
-        Documents::single(seen, at::kCPU), 0.2);
+    const auto [row, row_lse] =
+        dense_attention_forward(q.narrow(0, i, 1), k.narrow(0, 0, seen), v.narrow(0, 0, seen), one,
+                                Documents::single(seen, at::kCPU), 0.2);
     EXPECT_TRUE(close(o.narrow(0, i, 1), row)) << "query " << i;
     EXPECT_TRUE(close(lse.narrow(1, i, 1), row_lse)) << "query " << i;
   }
@@ -135,8 +134,9 @@ TEST(DenseAttentionSlabs, MeetWithoutASeam) {
 TEST(DenseAttentionDoor, SaysWhatWasExpectedAndWhatCame) {
   const Documents docs = Documents::single(4, at::kCPU);
   const at::Tensor x = at::zeros({4, 3, 8});
-  EXPECT_THROW(dense_attention_forward(x, at::zeros({4, 2, 8}), at::zeros({4, 2, 8}), docs, docs, 1),
-               c10::Error);
+  EXPECT_THROW(
+      dense_attention_forward(x, at::zeros({4, 2, 8}), at::zeros({4, 2, 8}), docs, docs, 1),
+      c10::Error);
   EXPECT_THROW(dense_attention_forward(x, x, x, docs, Documents::single(3, at::kCPU), 1),
                c10::Error);
 }

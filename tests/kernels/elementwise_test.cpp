@@ -157,9 +157,9 @@ TEST(ElementwiseDoor, SaysWhatWasExpectedAndWhatCame) {
   EXPECT_THROW(rmsnorm_forward(x, at::zeros({5}), kEps), c10::Error);
   EXPECT_THROW(rmsnorm_forward(x.t(), at::zeros({3}), kEps), c10::Error);
   EXPECT_THROW(swiglu_forward(x, at::zeros({3, 4}, at::kDouble)), c10::Error);
-  EXPECT_THROW(qk_norm_rope_forward(at::zeros({2, 1, 3}), {}, at::zeros({2, 1}), at::zeros({2, 1}),
-                                    kEps),
-               c10::Error);
+  EXPECT_THROW(
+      qk_norm_rope_forward(at::zeros({2, 1, 3}), {}, at::zeros({2, 1}), at::zeros({2, 1}), kEps),
+      c10::Error);
 }
 
 }  // namespace

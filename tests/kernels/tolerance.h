@@ -13,7 +13,7 @@ namespace sala::testing {
 
 struct Tolerance {
   double rtol;
-  double atol;           // for values of order one; scaled by the largest |b| above one
+  double atol;  // for values of order one; scaled by the largest |b| above one
   double relative_norm;
 };
 

@@ -1,5 +1,5 @@
-// The losses over the vocabulary: op against twin, gradients against differences, and independence of
-// how the tokens fall into chunks.
+// The losses over the vocabulary: op against twin, gradients against differences, and independence
+// of how the tokens fall into chunks.
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -66,8 +66,8 @@ TEST_P(VocabLosses, CrossEntropyEqualsTwin) {
 TEST_P(VocabLosses, KlEqualsTwin) {
   for (const auto& [T, C, V] : kSizes) {
     for (const DistillConfig& config : {DistillConfig{1.0, 0.0}, DistillConfig{2.0, 0.3}}) {
-      SCOPED_TRACE(::testing::Message() << T << " x " << C << " x " << V << ", temperature "
-                                        << config.temperature);
+      SCOPED_TRACE(::testing::Message()
+                   << T << " x " << C << " x " << V << ", temperature " << config.temperature);
       const Case c = inputs(T, C, V);
       at::Tensor dx, dx_twin, d_w = zeros_wide(c.w), d_w_twin = zeros_wide(c.w).cpu();
       const auto loss = linear_kl(c.x, c.w, 0.7, c.x_teacher, c.w_teacher, 1.1, c.targets, c.weight,
@@ -120,8 +120,8 @@ TEST(VocabLossesChunks, DoNotChangeLossesOrGradients) {
   for (int64_t t = 0; t < T; ++t) {
     const auto at_t = [&](const at::Tensor& x) { return x.narrow(0, t, 1); };
     at::Tensor dx_t, dx_kl_t;
-    const auto ce_t = linear_cross_entropy(at_t(c.x), c.w, at_t(c.targets), at_t(c.weight), 1,
-                                           &dx_t, sum);
+    const auto ce_t =
+        linear_cross_entropy(at_t(c.x), c.w, at_t(c.targets), at_t(c.weight), 1, &dx_t, sum);
     const auto kl_t = linear_kl(at_t(c.x), c.w, 1, at_t(c.x_teacher), c.w_teacher, 1,
                                 at_t(c.targets), at_t(c.weight), config, &dx_kl_t, sum_kl);
     EXPECT_TRUE(close(at_t(ce.loss_T), ce_t.loss_T));
@@ -145,7 +145,8 @@ TEST(VocabLossesGradient, IsTheFiniteDifference) {
     return linear_kl(x, w, 0.6, c.x_teacher, c.w_teacher, 1, c.targets, c.weight, config).loss_sum;
   };
   linear_cross_entropy(c.x, c.w, c.targets, c.weight, 0.6, &dx, d_w);
-  linear_kl(c.x, c.w, 0.6, c.x_teacher, c.w_teacher, 1, c.targets, c.weight, config, &dx_kl, d_w_kl);
+  linear_kl(c.x, c.w, 0.6, c.x_teacher, c.w_teacher, 1, c.targets, c.weight, config, &dx_kl,
+            d_w_kl);
   expect_gradient([&](const at::Tensor& x) { return ce(x, c.w); }, c.x, dx, "ce: dx");
   expect_gradient([&](const at::Tensor& w) { return ce(c.x, w); }, c.w, d_w, "ce: d_w");
   expect_gradient([&](const at::Tensor& x) { return kl(x, c.w); }, c.x, dx_kl, "kl: dx");
@@ -154,7 +155,8 @@ TEST(VocabLossesGradient, IsTheFiniteDifference) {
 
 TEST(VocabLossesDoor, RefusesATargetOutsideTheVocabulary) {
   const Case c = make_case(3, 4, 5, at::kFloat, at::kCPU);
-  EXPECT_THROW(linear_cross_entropy(c.x, c.w, at::full({3}, 5, at::kLong), c.weight, 1), c10::Error);
+  EXPECT_THROW(linear_cross_entropy(c.x, c.w, at::full({3}, 5, at::kLong), c.weight, 1),
+               c10::Error);
   EXPECT_THROW(linear_cross_entropy(c.x, c.w, at::full({3}, -1, at::kLong), c.weight, 1),
                c10::Error);
   EXPECT_THROW(linear_kl(c.x, c.w, 1, c.x_teacher, c.w_teacher, 1, {}, c.weight, {1.0, 0.5}),

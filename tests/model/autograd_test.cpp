@@ -17,9 +17,7 @@ namespace {
 using at::Tensor;
 using Inputs = std::vector<Tensor>;
 
-Tensor leaf(at::IntArrayRef sizes) {
-  return at::randn(sizes, at::kDouble).set_requires_grad(true);
-}
+Tensor leaf(at::IntArrayRef sizes) { return at::randn(sizes, at::kDouble).set_requires_grad(true); }
 
 // Every element of every input that requires a gradient. `f` gives a tensor; a fixed random
 // projection makes a number of it.
@@ -67,15 +65,15 @@ TEST_F(Autograd, QkNormRopeGradientsWithAndWithoutItsParts) {
   for (bool norm : {false, true}) {
     for (bool rope : {false, true}) {
       const Tensor cos = rope ? angle.cos() : Tensor(), sin = rope ? angle.sin() : Tensor();
-      expect_gradients(
-          [&](const Inputs& x) { return qk_norm_rope(x[0], x[1], cos, sin, kEps); },
-          {leaf({3, 2, 4}), norm ? leaf({4}) : Tensor()});
+      expect_gradients([&](const Inputs& x) { return qk_norm_rope(x[0], x[1], cos, sin, kEps); },
+                       {leaf({3, 2, 4}), norm ? leaf({4}) : Tensor()});
     }
   }
 }
 
 TEST_F(Autograd, SwigluGradients) {
-  expect_gradients([](const Inputs& x) { return swiglu(x[0], x[1]); }, {leaf({3, 5}), leaf({3, 5})});
+  expect_gradients([](const Inputs& x) { return swiglu(x[0], x[1]); },
+                   {leaf({3, 5}), leaf({3, 5})});
 }
 
 TEST_F(Autograd, GatedNormGradientsWithAndWithoutAWeight) {
@@ -97,8 +95,7 @@ TEST_F(Autograd, LightningGradientsThroughOutputAndState) {
   for (bool carried : {false, true}) {
     expect_gradients(
         [&](const Inputs& x) {
-          const auto [o, state] =
-              lightning_attention(x[0], x[1], x[2], slopes, docs, 0.5, x[3]);
+          const auto [o, state] = lightning_attention(x[0], x[1], x[2], slopes, docs, 0.5, x[3]);
           return at::cat({o.reshape(-1), state.reshape(-1)});
         },
         {leaf({7, 2, 4}), leaf({7, 2, 4}), leaf({7, 2, 4}),
