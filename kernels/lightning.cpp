@@ -11,6 +11,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
+#include <deque>
 #include <vector>
 
 #include "kernels/check.h"
@@ -52,7 +53,35 @@ std::tuple<at::Tensor, at::Tensor> single_step(const at::Tensor& q, const at::Te
   return {o.to(q.scalar_type()), state};
 }
 
+constexpr size_t kKeptForms = 4;
+
 }  // namespace
+
+std::shared_ptr<const LightningChunks> LightningChunks::of(const at::Tensor& q,
+                                                           const at::Tensor& slopes_cpu,
+                                                           const Documents& docs, double scale) {
+  struct Kept {
+    at::Tensor slopes;
+    at::TensorOptions options;
+    int64_t HS;
+    double scale;
+    std::shared_ptr<const LightningChunks> form;
+  };
+  static std::mutex mutex;
+  static auto& recent = *new std::deque<Kept>;  // never destroyed: its tensors may outlive CUDA
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const Kept& kept : recent) {
+    if (kept.form->docs.offsets == docs.offsets && kept.scale == scale && kept.HS == q.size(2) &&
+        kept.options.device() == q.device() && kept.options.dtype() == q.dtype() &&
+        at::equal(kept.slopes, slopes_cpu)) {
+      return kept.form;
+    }
+  }
+  auto form = std::make_shared<const LightningChunks>(q, slopes_cpu, docs, scale);
+  recent.push_front({slopes_cpu, q.options(), q.size(2), scale, form});
+  if (recent.size() > kKeptForms) recent.pop_back();
+  return form;
+}
 
 at::Tensor lightning_slopes(int64_t num_heads) {
   TORCH_CHECK(num_heads > 0, "lightning_slopes: expected at least one head, got ", num_heads);
@@ -76,7 +105,8 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const 
   check_lightning(q, k, v, slopes, docs, initial_state, "lightning_forward");
   const at::NoGradGuard no_grad;
   if (docs.longest == 1) return single_step(q, k, v, slopes, scale, initial_state);
-  const LightningChunks form(q, slopes, docs, scale);
+  const auto shared = LightningChunks::of(q, slopes, docs, scale);
+  const LightningChunks& form = *shared;
   at::Tensor o = at::empty_like(q);
   at::Tensor final_state =
       at::empty({docs.count(), form.NH, form.HS, form.HS}, q.options().dtype(form.wide));
@@ -138,7 +168,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
     check_statistic(d_final_state, {D, NH, HS, HS}, q, "lightning_backward", "d_final_state");
   }
   const at::NoGradGuard no_grad;
-  const LightningChunks form(q, slopes, docs, scale);
+  const auto shared = LightningChunks::of(q, slopes, docs, scale);
+  const LightningChunks& form = *shared;
   const std::vector<at::Tensor> carry = crossing_states(form, k, v, initial_state);
   at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
   at::Tensor d_initial = initial_state.defined() ? at::empty_like(initial_state) : at::Tensor();

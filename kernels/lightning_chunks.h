@@ -5,7 +5,11 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
 
 #include "kernels/batched_gemm.h"
 #include "kernels/check.h"
@@ -14,7 +18,12 @@
 namespace sala {
 
 struct LightningChunks {
-  const Documents& docs;
+  // The decays of a call. All layers of a micro-batch share them, so the last few are kept: making
+  // them costs host work and copies to the device, which would stall every layer.
+  static std::shared_ptr<const LightningChunks> of(const at::Tensor& q, const at::Tensor& slopes_cpu,
+                                                   const Documents& docs, double scale);
+
+  Documents docs;
   LightningPlan plan;
   at::Tensor slopes;     // (NH) fp64 on the device
   at::ScalarType dtype;  // of q, k, v
@@ -62,12 +71,16 @@ struct LightningChunks {
 
   // lambda^(n-1-j) for every chunk of the segment: (NH, n, C, 1).
   at::Tensor to_end(const LightningSegment& segment) const {
-    return decay_weights(slopes, tail_distance(segment, C), wide).unsqueeze(-1);
+    return remembered({index_of(segment), -1, -1}, [&] {
+      return decay_weights(slopes, tail_distance(segment, C), wide).unsqueeze(-1);
+    });
   }
 
   at::Tensor link(const LightningSegment& segment, const LightningPorts& ins,
                   const LightningPorts& outs) const {
-    return decay_weights(slopes, link_distance(segment, docs, ins, outs), wide);
+    return remembered({index_of(segment), ins.count, outs.count}, [&] {
+      return decay_weights(slopes, link_distance(segment, docs, ins, outs), wide);
+    });
   }
 
   // x (NH * n, X, Y) times a weight that broadcasts over (NH, n, X, Y), in the dtype of q.
@@ -97,6 +110,24 @@ struct LightningChunks {
     scores.view({NH, -1, C, C}).mul_(intra);
     return scores.to(dtype);
   }
+
+ private:
+  using Key = std::array<int64_t, 3>;  // segment, number of in-ports and of out-ports
+
+  int64_t index_of(const LightningSegment& segment) const {
+    return &segment - plan.segments.data();
+  }
+
+  template <class Make>
+  at::Tensor remembered(const Key& key, const Make& make) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    at::Tensor& kept = decays_[key];
+    if (!kept.defined()) kept = make();
+    return kept;
+  }
+
+  mutable std::mutex mutex_;  // forward and backward run on different threads
+  mutable std::map<Key, at::Tensor> decays_;
 };
 
 // Which documents have a state of their own at the border of a segment: all of them when the caller

@@ -122,9 +122,6 @@ void RunOptions::describe(Fields& fields) {
                 "auto: GPUs where there are any.");
   fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
                "Newest checkpoints kept; the ones at stage boundaries are always kept.");
-  fields.flag("deterministic", deterministic, Need::kOptional,
-              "Same result bit for bit for the same seed and number of ranks; false allows faster "
-              "attention kernels.");
 }
 
 void ModelOptions::describe(Fields& fields) {

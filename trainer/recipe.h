@@ -19,7 +19,6 @@ struct RunOptions {
   int64_t seed = 1;
   std::string device = "auto";   // auto | cpu | cuda
   int64_t keep_checkpoints = 2;  // newest ones kept besides every stage boundary
-  bool deterministic = true;
   void describe(Fields& fields);
 };
 

@@ -41,6 +41,31 @@ TEST(Resume, KilledInEveryStageAndContinuedIsBitEqual) {
   expect_same_run(toy, "whole", "killed");
 }
 
+TEST(Resume, FinishedScoresSurviveAKill) {
+  // Many small items, so that the kill lands among them.
+  const std::string stages =
+      "  - align: {tokens: 1K, row_length: 64, batch_tokens: 512, data: {a: 1}, lr: 3e-3}\n"
+      "  - score: {method: kl, data: {a: 1}, documents: 24, row_length: 128, recall_span: 16}\n"
+      "  - swap: {keep: 1, force_ends: false}\n";
+  ToyRun toy({.stages = stages, .save_every = 0});
+  ASSERT_EQ(toy.run("whole", 1), 0) << toy.log("whole");
+  const pid_t process = toy.start("killed", 2);
+  ASSERT_TRUE(toy.wait_for_scores("killed", process, 10)) << toy.log("killed");
+  kill_first_rank(toy, "killed", process);
+  const int64_t finished = toy.num_scores("killed");
+  ASSERT_EQ(toy.run("killed", 3), 0) << toy.log("killed");
+  EXPECT_EQ(toy.num_scores("killed"), 24 * 3);  // nothing was done twice
+  EXPECT_LT(finished, 24 * 3);
+  const auto one = toy.events("whole", "scores").at(0).at("layers");
+  const auto other = toy.events("killed", "scores").at(0).at("layers");
+  for (size_t l = 0; l < one.size(); ++l) {
+    const double a = one[l].at("score"), b = other[l].at("score");
+    EXPECT_NEAR(a, b, 1e-5 * a) << "layer " << l;
+  }
+  EXPECT_EQ(toy.events("whole", "swap").at(0).at("kept"),
+            toy.events("killed", "swap").at(0).at("kept"));
+}
+
 TEST(Resume, RanksEndWhenTheirLauncherIsKilled) {
   ToyRun toy;
   const pid_t process = toy.start("run", 2);

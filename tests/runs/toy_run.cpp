@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <random>
 #include <sstream>
@@ -185,18 +186,43 @@ std::vector<nlohmann::json> ToyRun::events(const std::string& name,
   return found;
 }
 
-bool ToyRun::wait_for_step(const std::string& name, pid_t process, const std::string& stage,
-                           int64_t step) const {
-  while (true) {
-    for (const auto& e : events(name, "step")) {
-      if (e.at("stage") == stage && e.at("step") >= step) return true;
-    }
+namespace {
+
+bool wait_until(pid_t process, const std::function<bool()>& reached) {
+  while (!reached()) {
     siginfo_t info{};
     if (waitid(P_PID, process, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0) {
       return false;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
+  return true;
+}
+
+}  // namespace
+
+bool ToyRun::wait_for_step(const std::string& name, pid_t process, const std::string& stage,
+                           int64_t step) const {
+  return wait_until(process, [&] {
+    for (const auto& e : events(name, "step")) {
+      if (e.at("stage") == stage && e.at("step") >= step) return true;
+    }
+    return false;
+  });
+}
+
+int64_t ToyRun::num_scores(const std::string& name) const {
+  int64_t count = 0;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(run_folder(name) + "/scores", none)) {
+    std::ifstream file(entry.path());
+    for (std::string line; std::getline(file, line);) ++count;
+  }
+  return count;
+}
+
+bool ToyRun::wait_for_scores(const std::string& name, pid_t process, int64_t count) const {
+  return wait_until(process, [&] { return num_scores(name) >= count; });
 }
 
 nlohmann::json ToyRun::last_manifest(const std::string& name) const {

@@ -38,6 +38,9 @@ class ToyRun {
   // Waits until stage `stage` has written step `step`; false if the run ended before.
   bool wait_for_step(const std::string& name, pid_t process, const std::string& stage,
                      int64_t step) const;
+  // Finished items of the score stage, and waiting for so many.
+  int64_t num_scores(const std::string& name) const;
+  bool wait_for_scores(const std::string& name, pid_t process, int64_t count) const;
   // The JSON of the run's last manifest: tensors with their hashes.
   nlohmann::json last_manifest(const std::string& name) const;
 
