@@ -53,7 +53,8 @@ struct Library {
     setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
     // A rank that waits gives way to our other threads (OpenMP, prefetch).
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
-    // A rank whose launcher was killed would wait for ever in its next collective, holding the run folder.
+    // A rank whose launcher was killed would wait for ever in its next collective, holding the run
+    // folder.
     if (std::getenv("OMPI_COMM_WORLD_SIZE")) prctl(PR_SET_PDEATHSIG, SIGKILL);
     int provided = 0;
     check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread",
@@ -361,7 +362,7 @@ struct World::Impl {
           "sharing the GPUs");
     const auto sharing = std::count(all.begin(), all.end(), mine);
     if (sharing > num_gpus) {
-      throw std::runtime_error(host + ": " + std::to_string(sharing) + " ranks on this node, but " +
+      throw std::runtime_error(std::to_string(sharing) + " ranks on this node, but " +
                                std::to_string(num_gpus) +
                                " GPU(s); NCCL needs one GPU per rank: start " +
                                std::to_string(num_gpus) + " (mpirun -np) or set device: cpu");
@@ -379,8 +380,7 @@ struct World::Impl {
     check(MPI_Allreduce(&num_gpus, &least, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce",
           "choosing the device");
     if (least == 0 && wanted == "cuda") {
-      throw std::runtime_error(host + ": device: cuda, but this program sees " +
-                               std::to_string(num_gpus) +
+      throw std::runtime_error("device: cuda, but this program sees " + std::to_string(num_gpus) +
                                " GPU(s) here and none on some node (was it built with CUDA? does "
                                "nvidia-smi list them?); or set device: cpu");
     }
