@@ -1,6 +1,6 @@
-// safetensors files: 8 bytes little-endian header length, a JSON header that names dtype, shape and byte
-// range of each tensor, then the bytes. The reader maps the file and trusts nothing in it: a file
-// that is short, torn or contradicts itself is refused with the offset at which it went wrong.
+// safetensors files: 8 bytes little-endian header length, a JSON header that names dtype, shape and
+// byte range of each tensor, then the bytes. The reader maps the file and trusts nothing in it: a
+// file that is short, torn or contradicts itself is refused with the offset at which it went wrong.
 //
 // Errors: std::runtime_error, one line with file, byte offset or tensor, expected and came.
 #pragma once
@@ -17,9 +17,9 @@
 namespace sala {
 
 struct SafetensorsEntry {
-  std::string dtype;            // as in the header: "F32", "BF16", …
+  std::string dtype;  // as in the header: "F32", "BF16", …
   std::vector<int64_t> shape;
-  int64_t offset = 0;           // bytes from the start of the data
+  int64_t offset = 0;  // bytes from the start of the data
   int64_t num_bytes = 0;
 };
 
@@ -45,10 +45,10 @@ class SafetensorsReader {
   std::map<std::string, SafetensorsEntry> entries_;
 };
 
-// Writes `tensors` the way the reference library does: metadata {"format": "pt"}, tensors by falling
-// element size and then by name, header padded with spaces to a multiple of 8 bytes. `tensor(name)`
-// gives each tensor when its bytes are due (any dtype and device; cast to the dtype of its spec), so
-// one is in memory at a time. Whole or not there: path.tmp, fsync, rename.
+// Writes `tensors` the way the reference library does: metadata {"format": "pt"}, tensors by
+// falling element size and then by name, header padded with spaces to a multiple of 8 bytes.
+// `tensor(name)` gives each tensor when its bytes are due (any dtype and device; cast to the dtype
+// of its spec), so one is in memory at a time. Whole or not there: path.tmp, fsync, rename.
 struct SafetensorsSpec {
   std::string name;
   at::ScalarType dtype;

@@ -28,11 +28,11 @@ struct DtypeInfo {
 };
 
 const DtypeInfo kDtypes[] = {
-    {"F64", 8, at::kDouble},   {"F32", 4, at::kFloat},         {"F16", 2, at::kHalf},
-    {"BF16", 2, at::kBFloat16}, {"I64", 8, at::kLong},          {"I32", 4, at::kInt},
-    {"I16", 2, at::kShort},    {"I8", 1, at::kChar},           {"U8", 1, at::kByte},
-    {"BOOL", 1, at::kBool},    {"U16", 2, std::nullopt},       {"U32", 4, std::nullopt},
-    {"U64", 8, std::nullopt},  {"F8_E4M3", 1, std::nullopt},   {"F8_E5M2", 1, std::nullopt},
+    {"F64", 8, at::kDouble},     {"F32", 4, at::kFloat},       {"F16", 2, at::kHalf},
+    {"BF16", 2, at::kBFloat16},  {"I64", 8, at::kLong},        {"I32", 4, at::kInt},
+    {"I16", 2, at::kShort},      {"I8", 1, at::kChar},         {"U8", 1, at::kByte},
+    {"BOOL", 1, at::kBool},      {"U16", 2, std::nullopt},     {"U32", 4, std::nullopt},
+    {"U64", 8, std::nullopt},    {"F8_E4M3", 1, std::nullopt}, {"F8_E5M2", 1, std::nullopt},
     {"F8_E8M0", 1, std::nullopt}};
 
 const DtypeInfo* find_dtype(const std::string& name) {
@@ -96,9 +96,10 @@ SafetensorsEntry parse_entry(const std::string& path, const std::string& name, c
   if (info == nullptr) fail(path, 8, "tensor " + name + ": unknown dtype " + entry.dtype);
   const auto expected = count_bytes(entry.shape, info->num_bytes);
   if (end < entry.offset || !expected || *expected != end - entry.offset) {
-    fail(path, 8, "tensor " + name + ": data_offsets [" + std::to_string(entry.offset) + ", " +
-                      std::to_string(end) + "] do not fit its dtype and shape (" +
-                      (expected ? std::to_string(*expected) : "too many") + " bytes)");
+    fail(path, 8,
+         "tensor " + name + ": data_offsets [" + std::to_string(entry.offset) + ", " +
+             std::to_string(end) + "] do not fit its dtype and shape (" +
+             (expected ? std::to_string(*expected) : "too many") + " bytes)");
   }
   entry.num_bytes = end - entry.offset;
   return entry;
@@ -124,12 +125,13 @@ void check_ranges(const std::string& path, const std::map<std::string, Safetenso
     before = "tensor " + name;
   }
   if (data_start + end > file_bytes) {
-    fail(path, file_bytes, "the file ends, the header promises " +
-                               std::to_string(data_start + end) + " bytes (truncated)");
+    fail(path, file_bytes,
+         "the file ends, the header promises " + std::to_string(data_start + end) +
+             " bytes (truncated)");
   }
   if (data_start + end < file_bytes) {
-    fail(path, data_start + end, "bytes follow the last tensor, the file has " +
-                                     std::to_string(file_bytes) + " bytes");
+    fail(path, data_start + end,
+         "bytes follow the last tensor, the file has " + std::to_string(file_bytes) + " bytes");
   }
 }
 
@@ -168,8 +170,9 @@ SafetensorsReader::SafetensorsReader(const std::string& path)
   std::memcpy(&header_bytes, mapping_->bytes, sizeof header_bytes);  // little-endian hosts only
   const int64_t rest = mapping_->num_bytes - 8;
   if (header_bytes > static_cast<uint64_t>(std::min(rest, kMaxHeaderBytes))) {
-    fail(path_, 0, "a header of " + std::to_string(header_bytes) + " bytes does not fit the " +
-                       std::to_string(mapping_->num_bytes) + " bytes of the file");
+    fail(path_, 0,
+         "a header of " + std::to_string(header_bytes) + " bytes does not fit the " +
+             std::to_string(mapping_->num_bytes) + " bytes of the file");
   }
   data_start_ = 8 + static_cast<int64_t>(header_bytes);
   const json header = parse_header(path_, mapping_->bytes + 8, data_start_ - 8);
@@ -200,7 +203,8 @@ at::Tensor SafetensorsReader::tensor(const std::string& name) const {
     return copy;
   }
   const auto keep = mapping_;
-  return at::from_blob(const_cast<char*>(bytes), entry.shape, [keep](void*) {}, options);
+  return at::from_blob(
+      const_cast<char*>(bytes), entry.shape, [keep](void*) {}, options);
 }
 
 }  // namespace sala

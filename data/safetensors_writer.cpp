@@ -16,13 +16,20 @@ namespace {
 
 const char* dtype_name(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kDouble: return "F64";
-    case at::kFloat: return "F32";
-    case at::kHalf: return "F16";
-    case at::kBFloat16: return "BF16";
-    case at::kLong: return "I64";
-    case at::kInt: return "I32";
-    default: TORCH_CHECK(false, "safetensors: cannot write dtype ", dtype);
+    case at::kDouble:
+      return "F64";
+    case at::kFloat:
+      return "F32";
+    case at::kHalf:
+      return "F16";
+    case at::kBFloat16:
+      return "BF16";
+    case at::kLong:
+      return "I64";
+    case at::kInt:
+      return "I32";
+    default:
+      TORCH_CHECK(false, "safetensors: cannot write dtype ", dtype);
   }
 }
 
@@ -41,9 +48,8 @@ std::string make_header(const std::vector<SafetensorsSpec>& tensors) {
     TORCH_CHECK(!header.contains(spec.name), "safetensors: tensor ", spec.name, " came twice");
     const int64_t end =
         offset + num_elements(spec.shape) * static_cast<int64_t>(c10::elementSize(spec.dtype));
-    header[spec.name] = {{"dtype", dtype_name(spec.dtype)},
-                         {"shape", spec.shape},
-                         {"data_offsets", {offset, end}}};
+    header[spec.name] = {
+        {"dtype", dtype_name(spec.dtype)}, {"shape", spec.shape}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();

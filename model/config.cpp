@@ -48,8 +48,8 @@ void check_rope(const RopeConfig& rope, int64_t head_size, const char* which, Pr
   using Kind = RopeConfig::Kind;
   p.require(rope.theta > 1, which, ": rope_theta must be above 1, got ", rope.theta);
   p.require(rope.factor > 0, which, ": factor must be positive, got ", rope.factor);
-  const bool scaled = rope.kind == Kind::kLlama3 || rope.kind == Kind::kLongrope ||
-                      rope.kind == Kind::kYarn;
+  const bool scaled =
+      rope.kind == Kind::kLlama3 || rope.kind == Kind::kLongrope || rope.kind == Kind::kYarn;
   p.require(!scaled || rope.original_max_position > 1, which,
             ": original_max_position_embeddings must be above 1, got ", rope.original_max_position);
   p.require(rope.kind != Kind::kLlama3 ||
@@ -74,8 +74,8 @@ void check_sparse(const SparseConfig& s, Problems& p) {
   p.require(s.block_size > 0 && s.window_size > 0 && s.window_size % s.block_size == 0,
             "sparse_config: window_size (", s.window_size, ") must be a multiple of block_size (",
             s.block_size, ")");
-  p.require(s.init_blocks >= 0 && s.topk > s.init_blocks,
-            "sparse_config: topk (", s.topk, ") must exceed init_blocks (", s.init_blocks,
+  p.require(s.init_blocks >= 0 && s.topk > s.init_blocks, "sparse_config: topk (", s.topk,
+            ") must exceed init_blocks (", s.init_blocks,
             "): the leading blocks and the query's own count among them");
   p.require(s.dense_len >= 0, "sparse_config: dense_len must not be negative, got ", s.dense_len);
 }
@@ -84,9 +84,12 @@ void check_sparse(const SparseConfig& s, Problems& p) {
 
 const char* to_string(Mixer mixer) {
   switch (mixer) {
-    case Mixer::kFull: return "full";
-    case Mixer::kSparse: return "sparse";
-    case Mixer::kLightning: return "lightning";
+    case Mixer::kFull:
+      return "full";
+    case Mixer::kSparse:
+      return "sparse";
+    case Mixer::kLightning:
+      return "lightning";
   }
   return "unknown";
 }

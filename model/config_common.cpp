@@ -16,8 +16,8 @@ Kind parse_rope_kind(const ConfigReader& scaling) {
   if (kind == "llama3") return Kind::kLlama3;
   if (kind == "longrope") return Kind::kLongrope;
   if (kind == "yarn") return Kind::kYarn;
-  scaling.fail(key, "unknown rope kind \"" + kind +
-                        "\"; known: default, linear, llama3, longrope, yarn");
+  scaling.fail(
+      key, "unknown rope kind \"" + kind + "\"; known: default, linear, llama3, longrope, yarn");
 }
 
 // `top`: the config itself, `scaling`: its rope_scaling or rope_parameters.
@@ -70,7 +70,8 @@ RopeConfig parse_rope(const ConfigReader& reader, int64_t max_position) {
   }
   RopeConfig rope;
   rope.theta = reader.number("rope_theta", 10000.0);
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {  // the second wins, as in transformers
+  for (const char* key :
+       {"rope_scaling", "rope_parameters"}) {  // the second wins, as in transformers
     if (!reader.has(key) || reader.value(key).empty()) continue;
     const ConfigReader scaling = reader.object(key);
     if (scaling.has("full_attention") || scaling.has("sliding_attention")) {
@@ -95,9 +96,9 @@ ModelConfig parse_common(const ConfigReader& reader, const FamilyDefaults& defau
   c.num_kv_heads = reader.integer("num_key_value_heads", kv_heads);
   c.lightning_kv_heads = c.num_heads;
   if (!reader.has("head_dim") && defaults.head_dim == 0 && c.width % c.num_heads != 0) {
-    reader.fail("hidden_size", "expected a multiple of num_attention_heads (" +
-                                   std::to_string(c.num_heads) + ") where head_dim is not stated, got " +
-                                   std::to_string(c.width));
+    reader.fail("hidden_size",
+                "expected a multiple of num_attention_heads (" + std::to_string(c.num_heads) +
+                    ") where head_dim is not stated, got " + std::to_string(c.width));
   }
   const int64_t head_dim = defaults.head_dim > 0 ? defaults.head_dim : c.width / c.num_heads;
   c.head_size = reader.integer("head_dim", head_dim);

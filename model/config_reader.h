@@ -39,7 +39,8 @@ class ConfigReader {
 
 // Sizes, norms, token ids, RoPE, mixers (all full). `kv_heads_default`: what an absent
 // num_key_value_heads means (0: as many as query heads); `head_dim_default` likewise
-// (0: hidden_size / num_attention_heads). Refuses quantized weights and activations other than SiLU.
+// (0: hidden_size / num_attention_heads). Refuses quantized weights and activations other than
+// SiLU.
 struct FamilyDefaults {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;

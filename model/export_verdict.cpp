@@ -17,19 +17,22 @@ Lines find_refusals(const ModelConfig& c) {
   Lines lines;
   const auto first_full = std::find(c.mixers.begin(), c.mixers.end(), Mixer::kFull);
   if (first_full != c.mixers.end()) {
-    lines.emplace_back("layer " + text(first_full - c.mixers.begin()) +
-                    " is full attention with RoPE; the format has only sparse and lightning layers "
-                    "(run swap first)");
+    lines.emplace_back(
+        "layer " + text(first_full - c.mixers.begin()) +
+        " is full attention with RoPE; the format has only sparse and lightning layers "
+        "(run swap first)");
   } else if (c.mixers.empty() || c.mixers[0] != Mixer::kSparse) {
     lines.emplace_back("layer 0 is not sparse; the loaders count tokens there (keep layer 0)");
   }
   if (c.sparse_qk_norm) {
-    lines.emplace_back("the sparse layers have a norm on q and k; the format has none there "
-                    "(swap with qk_norm: drop)");
+    lines.emplace_back(
+        "the sparse layers have a norm on q and k; the format has none there "
+        "(swap with qk_norm: drop)");
   }
   if (c.qkv_bias != c.out_bias) {
-    lines.emplace_back("attention biases on q, k, v only; attention_bias covers o_proj and the gates "
-                    "too (add zero biases there)");
+    lines.emplace_back(
+        "attention biases on q, k, v only; attention_bias covers o_proj and the gates "
+        "too (add zero biases there)");
   }
   const RopeConfig &rope = c.rope, &other = c.lightning_rope_config;
   if (c.sparse_rope && (rope.kind != other.kind || rope.theta != other.theta)) {
@@ -51,7 +54,7 @@ Lines find_transformers_blockers(const ModelConfig& c) {
   Lines lines;
   if (c.num_heads * c.head_size != c.width) {
     lines.emplace_back("heads * head_dim (" + text(c.num_heads) + " * " + text(c.head_size) +
-                    ") is not hidden_size (" + text(c.width) + ")");
+                       ") is not hidden_size (" + text(c.width) + ")");
   }
   const Kind kind = c.lightning_rope_config.kind;
   if (kind == Kind::kLlama3 || kind == Kind::kYarn) {
@@ -69,17 +72,18 @@ Lines find_sglang_blockers(const ModelConfig& c) {
   if (c.qkv_bias) lines.emplace_back("attention biases; SGLang drops them silently");
   if (c.lightning_kv_heads != c.num_heads) {
     lines.emplace_back("lightning_nkv (" + text(c.lightning_kv_heads) + ") is not lightning_nh (" +
-                    text(c.num_heads) + ")");
+                       text(c.num_heads) + ")");
   }
   if (c.head_size % 128 != 0) {
     lines.emplace_back("lightning decoding needs a head size that is a multiple of 128, this has " +
-                    text(c.head_size));
+                       text(c.head_size));
   }
   const int64_t chosen = c.sparse.blocks_per_token() * c.sparse.block_size;
   const int64_t needed = std::max(c.sparse.dense_len, chosen);
   if (c.max_position < needed) {
     lines.emplace_back("the context (" + text(c.max_position) + " tokens) is shorter than " +
-                    text(needed) + ", the larger of dense_len and (topk + local blocks) * block_size");
+                       text(needed) +
+                       ", the larger of dense_len and (topk + local blocks) * block_size");
   }
   return lines;
 }
@@ -88,13 +92,14 @@ Lines find_notes(const ModelConfig& c) {
   Lines lines;
   const int64_t group = c.num_heads / c.num_kv_heads;
   if (c.head_size != 128 || 16 % group != 0) {
-    lines.emplace_back("transformers: texts of dense_len (" + text(c.sparse.dense_len) +
-                    ") tokens or more need head size 128 and a group size that divides 16; this has " +
-                    text(c.head_size) + " and " + text(group));
+    lines.emplace_back(
+        "transformers: texts of dense_len (" + text(c.sparse.dense_len) +
+        ") tokens or more need head size 128 and a group size that divides 16; this has " +
+        text(c.head_size) + " and " + text(group));
   }
   if (group != 16) {
     lines.emplace_back("SGLang: its sparse backend needs 16 query heads per KV head, this has " +
-                    text(group) + "; choose a dense attention backend");
+                       text(group) + "; choose a dense attention backend");
   }
   return lines;
 }

@@ -19,15 +19,16 @@ struct Family {
 
 const std::vector<Family>& families();
 
-// Dispatches on model_type; accepts both the hub's form (rope_theta + rope_scaling at top level) and
-// transformers 5's (rope_parameters). `where` is the file named in errors.
+// Dispatches on model_type; accepts both the hub's form (rope_theta + rope_scaling at top level)
+// and transformers 5's (rope_parameters). `where` is the file named in errors.
 ModelConfig parse_model_config(const nlohmann::json& config, const std::string& where);
 
 // The hybrid's config.json, every flag explicit (release format of MiniCPM-SALA).
 nlohmann::json hybrid_config_json(const ModelConfig& config);
 
 // Why a hybrid cannot be written in the minicpm_sala format (empty = it can), and which of the two
-// loaders (transformers with the official modelling code, SGLang) will load it, with reasons why not.
+// loaders (transformers with the official modelling code, SGLang) will load it, with reasons why
+// not.
 struct ExportVerdict {
   std::vector<std::string> refusals;
   std::vector<std::string> transformers_blockers, sglang_blockers;

@@ -16,8 +16,9 @@ Mixer parse_mixer(const ConfigReader& reader, const std::string& name) {
 
 void parse_sparse_config(const ConfigReader& reader, ModelConfig& c) {
   if (!reader.has("sparse_config")) {
-    reader.fail("sparse_config", "expected an object; for dense attention up to a length, state "
-                                 "that length as dense_len");
+    reader.fail("sparse_config",
+                "expected an object; for dense attention up to a length, state "
+                "that length as dense_len");
   }
   const ConfigReader sparse = reader.object("sparse_config");
   SparseConfig& s = c.sparse;
@@ -39,12 +40,14 @@ double parse_lightning_scale(const ConfigReader& reader, int64_t head_size) {
   const std::string scale = reader.text("lightning_scale", "");
   if (scale == "1/sqrt(d)") return 0;  // the default, see ModelConfig
   if (scale == "1/d") return 1.0 / static_cast<double>(head_size);
-  reader.fail("lightning_scale", "expected \"1/sqrt(d)\", \"1/d\" or a number, got \"" + scale + "\"");
+  reader.fail("lightning_scale",
+              "expected \"1/sqrt(d)\", \"1/d\" or a number, got \"" + scale + "\"");
 }
 
 void parse_lightning(const ConfigReader& reader, ModelConfig& c) {
   if (reader.integer("lightning_nh", c.num_heads) != c.num_heads) {
-    reader.fail("lightning_nh", "expected num_attention_heads (" + std::to_string(c.num_heads) + ")");
+    reader.fail("lightning_nh",
+                "expected num_attention_heads (" + std::to_string(c.num_heads) + ")");
   }
   if (reader.integer("lightning_head_dim", c.head_size) != c.head_size) {
     reader.fail("lightning_head_dim", "expected head_dim (" + std::to_string(c.head_size) + ")");

@@ -1,5 +1,5 @@
-// config.json of the hybrid, in the release format of MiniCPM-SALA. Loaders differ in their defaults,
-// so every flag is stated.
+// config.json of the hybrid, in the release format of MiniCPM-SALA. Loaders differ in their
+// defaults, so every flag is stated.
 #include <cmath>
 #include <limits>
 
@@ -28,8 +28,10 @@ json rope_scaling(const RopeConfig& rope) {
   const int64_t original = rope.original_max_position;
   json out;
   switch (rope.kind) {
-    case Kind::kDefault: return nullptr;
-    case Kind::kLinear: return {{"rope_type", "linear"}, {"factor", rope.factor}};
+    case Kind::kDefault:
+      return nullptr;
+    case Kind::kLinear:
+      return {{"rope_type", "linear"}, {"factor", rope.factor}};
     case Kind::kLlama3:
       return {{"rope_type", "llama3"},
               {"factor", rope.factor},
@@ -44,12 +46,9 @@ json rope_scaling(const RopeConfig& rope) {
              {"original_max_position_embeddings", original}};
       break;
     case Kind::kYarn:
-      out = {{"rope_type", "yarn"},
-             {"factor", rope.factor},
-             {"beta_fast", rope.beta_fast},
-             {"beta_slow", rope.beta_slow},
-             {"truncate", rope.truncate},
-             {"original_max_position_embeddings", original}};
+      out = {{"rope_type", "yarn"},         {"factor", rope.factor},
+             {"beta_fast", rope.beta_fast}, {"beta_slow", rope.beta_slow},
+             {"truncate", rope.truncate},   {"original_max_position_embeddings", original}};
       if (rope.mscale != 0) out["mscale"] = rope.mscale;
       if (rope.mscale_all_dim != 0) out["mscale_all_dim"] = rope.mscale_all_dim;
       break;
@@ -59,14 +58,18 @@ json rope_scaling(const RopeConfig& rope) {
 }
 
 json sparse_config(const SparseConfig& s) {
-  return {{"block_size", s.block_size},       {"dense_len", s.dense_len},
-          {"init_blocks", s.init_blocks},     {"kernel_size", s.kernel_size},
-          {"kernel_stride", s.kernel_stride}, {"topk", s.topk},
-          {"use_nope", false},                {"window_size", s.window_size}};
+  return {{"block_size", s.block_size},
+          {"dense_len", s.dense_len},
+          {"init_blocks", s.init_blocks},
+          {"kernel_size", s.kernel_size},
+          {"kernel_stride", s.kernel_stride},
+          {"topk", s.topk},
+          {"use_nope", false},
+          {"window_size", s.window_size}};
 }
 
-// The loaders compute scale_depth / sqrt(L): finds a scale_depth whose quotient is exactly ours, the
-// stated one if there is one. JSON keeps all 17 digits of it.
+// The loaders compute scale_depth / sqrt(L): finds a scale_depth whose quotient is exactly ours,
+// the stated one if there is one. JSON keeps all 17 digits of it.
 double scale_depth(const ModelConfig& c) {
   const double root = std::sqrt(static_cast<double>(c.num_layers));
   if (c.scale_depth > 0 && c.scale_depth / root == c.residual_scale) return c.scale_depth;
@@ -151,7 +154,8 @@ json hybrid_config_json(const ModelConfig& c) {
   out["scale_emb"] = c.embedding_scale;
   out["scale_depth"] = scale_depth(c);
   out["dim_model_base"] = dim_model_base(c);
-  out["mup_denominator"] = c.num_layers;  // written for completeness: the loaders use the layer count
+  out["mup_denominator"] =
+      c.num_layers;  // written for completeness: the loaders use the layer count
   return out;
 }
 

@@ -47,7 +47,8 @@ const Entry* Layout::find(std::string_view entry_name) const {
   return nullptr;
 }
 
-Weights::Weights(Layout layout, at::ScalarType dtype, at::Device device) : layout_(std::move(layout)) {
+Weights::Weights(Layout layout, at::ScalarType dtype, at::Device device)
+    : layout_(std::move(layout)) {
   at::NoGradGuard no_grad;
   flat = at::zeros({layout_.num_elements}, at::TensorOptions().dtype(dtype).device(device));
   for (const Entry& entry : layout_.entries) {

@@ -78,13 +78,21 @@ at::Tensor rope_inverse_frequencies(const RopeConfig& rope, int64_t head_size,
   at::NoGradGuard no_grad;
   at::Tensor inv_freq;
   switch (rope.kind) {
-    case Kind::kDefault: inv_freq = 1.0 / powers(rope.theta, head_size); break;
-    case Kind::kLinear: inv_freq = 1.0 / powers(rope.theta, head_size) / rope.factor; break;
+    case Kind::kDefault:
+      inv_freq = 1.0 / powers(rope.theta, head_size);
+      break;
+    case Kind::kLinear:
+      inv_freq = 1.0 / powers(rope.theta, head_size) / rope.factor;
+      break;
     case Kind::kLlama3:
       inv_freq = llama3_frequencies(rope, 1.0 / powers(rope.theta, head_size));
       break;
-    case Kind::kLongrope: inv_freq = longrope_frequencies(rope, head_size, num_positions); break;
-    case Kind::kYarn: inv_freq = yarn_frequencies(rope, head_size); break;
+    case Kind::kLongrope:
+      inv_freq = longrope_frequencies(rope, head_size, num_positions);
+      break;
+    case Kind::kYarn:
+      inv_freq = yarn_frequencies(rope, head_size);
+      break;
   }
   return inv_freq.to(at::kDouble);
 }
@@ -107,11 +115,10 @@ double rope_attention_factor(const RopeConfig& rope, int64_t max_position) {
 
 RopeTable rope_table(const RopeConfig& rope, int64_t head_size, int64_t max_position,
                      const at::Tensor& position, int64_t num_positions) {
-  TORCH_CHECK(position.dim() == 1, "rope: expected positions of shape (T), got ",
-              position.sizes());
+  TORCH_CHECK(position.dim() == 1, "rope: expected positions of shape (T), got ", position.sizes());
   at::NoGradGuard no_grad;
-  const at::Tensor inv_freq = rope_inverse_frequencies(rope, head_size, num_positions)
-                                  .to(position.device(), at::kFloat);
+  const at::Tensor inv_freq =
+      rope_inverse_frequencies(rope, head_size, num_positions).to(position.device(), at::kFloat);
   const at::Tensor angle = position.to(at::kFloat).unsqueeze(1) * inv_freq;  // (T, HS/2)
   const double factor = rope_attention_factor(rope, max_position);
   if (factor == 1.0) return {angle.cos(), angle.sin()};

@@ -19,10 +19,15 @@ using nlohmann::json;
 constexpr int64_t kBytesPerElement = 2;  // bf16
 
 // What a tokenizer consists of, as the hub's folders name it.
-const char* const kTokenizerFiles[] = {
-    "tokenizer.json",    "tokenizer.model",     "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "vocab.json",            "merges.txt",
-    "generation_config.json"};
+const char* const kTokenizerFiles[] = {"tokenizer.json",
+                                       "tokenizer.model",
+                                       "tokenizer_config.json",
+                                       "special_tokens_map.json",
+                                       "added_tokens.json",
+                                       "chat_template.jinja",
+                                       "vocab.json",
+                                       "merges.txt",
+                                       "generation_config.json"};
 
 std::string join(const std::vector<std::string>& list) {
   std::string text;
@@ -33,8 +38,9 @@ std::string join(const std::vector<std::string>& list) {
 void check_target(const std::string& folder) {
   if (!fs::exists(folder)) return;
   if (!fs::is_directory(folder) || !fs::is_empty(folder)) {
-    throw std::runtime_error(folder + ": expected a new or empty folder for the export, this one "
-                                      "has content; choose another or remove it");
+    throw std::runtime_error(folder +
+                             ": expected a new or empty folder for the export, this one "
+                             "has content; choose another or remove it");
   }
 }
 
@@ -160,9 +166,9 @@ std::vector<std::string> export_hybrid(const ModelConfig& config, const std::vec
                                        const ExportOptions& options) {
   const ExportVerdict verdict = export_verdict(config);
   if (!verdict.refusals.empty()) {
-    throw std::runtime_error("export to " + options.folder +
-                             ": the minicpm_sala format cannot hold this model: " +
-                             join(verdict.refusals));
+    throw std::runtime_error(
+        "export to " + options.folder +
+        ": the minicpm_sala format cannot hold this model: " + join(verdict.refusals));
   }
   const std::string target = (fs::path(options.folder) / "").parent_path().string();
   check_target(target);

@@ -24,8 +24,8 @@ json read_json(const std::string& path) {
   } catch (const json::exception& error) {
     const std::string what = error.what();  // "[json.exception.…] parse error at line 3, …"
     const size_t end = what.find("] ");
-    throw std::runtime_error(path + ": not valid JSON: " +
-                             (end == what.npos ? what : what.substr(end + 2)));
+    throw std::runtime_error(
+        path + ": not valid JSON: " + (end == what.npos ? what : what.substr(end + 2)));
   }
 }
 
@@ -54,7 +54,8 @@ class Checkpoint {
     } else {
       const bool old = fs::exists(folder + "/pytorch_model.bin") ||
                        fs::exists(folder + "/pytorch_model.bin.index.json");
-      throw std::runtime_error(folder + ": expected model.safetensors or model.safetensors.index.json, " +
+      throw std::runtime_error(folder +
+                               ": expected model.safetensors or model.safetensors.index.json, " +
                                (old ? "found only pytorch_model.bin; save the model with "
                                       "safe_serialization=True"
                                     : "found neither"));
@@ -93,7 +94,8 @@ class Checkpoint {
     for (const auto& [name, shard] : content["weight_map"].items()) {
       const bool plain = shard.is_string() &&
                          shard.get<std::string>() == fs::path(shard.get<std::string>()).filename();
-      if (!plain) throw std::runtime_error(index + ": " + name + ": expected a file of this folder");
+      if (!plain)
+        throw std::runtime_error(index + ": " + name + ": expected a file of this folder");
       shards.insert(shard.get<std::string>());
     }
     std::vector<std::string> absent;
@@ -153,7 +155,8 @@ void compare(const Checkpoint& checkpoint, const Entry& entry, Mismatches& found
   }
 }
 
-// Tensors that old files carry and no model needs: rotary buffers, and the copy that a tied head is.
+// Tensors that old files carry and no model needs: rotary buffers, and the copy that a tied head
+// is.
 bool is_harmless(const Checkpoint& checkpoint, const std::string& name) {
   const std::string embedding = "model.embed_tokens.weight";
   if (ends_with(name, "rotary_emb.inv_freq")) return true;
@@ -173,7 +176,8 @@ ModelConfig read_model_config(const std::string& folder) {
   }
   const std::string path = folder + "/config.json";
   if (!fs::exists(path)) {
-    throw std::runtime_error(folder + ": expected a Hugging Face model folder, it has no config.json");
+    throw std::runtime_error(folder +
+                             ": expected a Hugging Face model folder, it has no config.json");
   }
   return parse_model_config(read_json(path), path);
 }
@@ -184,16 +188,16 @@ void read_weights(const std::string& folder, const std::vector<Weights*>& parts)
   std::set<std::string> expected;
   for (const Weights* part : parts) {
     for (const Entry& entry : part->layout().entries) {
-      TORCH_CHECK(expected.insert(entry.name).second, "read_weights: expected each tensor in one part, ",
-                  entry.name, " is in two");
+      TORCH_CHECK(expected.insert(entry.name).second,
+                  "read_weights: expected each tensor in one part, ", entry.name, " is in two");
       compare(checkpoint, entry, found);
     }
   }
   for (const std::string& name : checkpoint.names()) {
     if (expected.count(name) > 0 || is_harmless(checkpoint, name)) continue;
     const bool head = name == "lm_head.weight";
-    found.unexpected.push_back(head ? name + " (config.json ties it to the embeddings, yet it differs)"
-                                    : name);
+    found.unexpected.push_back(
+        head ? name + " (config.json ties it to the embeddings, yet it differs)" : name);
   }
   found.raise(folder);
   at::NoGradGuard no_grad;
