@@ -182,7 +182,12 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
                           std::string("../") + kFrozen, sound_frozen_);
   try {
     world_.together("saving a checkpoint", [&] {
-      fill(writer);
+      try {
+        fill(writer);
+      } catch (const std::exception&) {
+        writer.abandon();  // before rank 0, told of the error, removes the folder
+        throw;
+      }
       writer.finish();
     });
     const std::vector<std::string> texts = world_.gather(writer.report().dump());

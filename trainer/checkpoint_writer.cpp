@@ -169,7 +169,7 @@ void CheckpointWriter::finish() {
     file_bytes_ = static_cast<int64_t>(std::filesystem::file_size(folder_ + "/" + file_name_));
   });
   if (!error_.empty()) {
-    file_.reset();
+    abandon();
     throw std::runtime_error(error_);
   }
 }

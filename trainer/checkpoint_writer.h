@@ -30,6 +30,8 @@ class CheckpointWriter final : public StateWriter {
 
   // Closes the rank's file durably; throws the first error.
   void finish();
+  // Closes and removes the rank's unfinished file.
+  void abandon() { file_.reset(); }
   // For rank 0: this rank's shards, in the order of the calls.
   nlohmann::json report() const;
 
