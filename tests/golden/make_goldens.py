@@ -6,7 +6,8 @@ transformers library (MiniCPM, which it has no class for: of a plain implementat
 
 The second form repacks released-format hybrids with known results (FOLDER/<name>/golden/logits.npy,
 blocks.npz, ids.json) into hybrid/<name>. Both forms replace what is there and are deterministic.
-Logits are computed in float64 from the weights as stored; rotary angles in float32, as the models do.
+Logits are computed in float64 from the weights as stored; rotary angles in float32, as the models
+do.
 """
 import argparse
 import json
@@ -17,9 +18,10 @@ import shutil
 import h5py
 import numpy as np
 import torch
-from transformers import (AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config)
+from transformers import (AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config,
+                          Qwen3Config)
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
 ROWS, TOKENS, VOCAB = 2, 40, 128
 BASE = dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
             num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128)
@@ -48,8 +50,8 @@ CASES = {
                                         max_window_layers=1, use_sliding_window=False,
                                         rope_parameters=dict(rope_type="default", rope_theta=1e6)),
                       "float16", "hub", False),
-    "qwen2_yarn": (Qwen2Config, dict(num_key_value_heads=2, rope_parameters=YARN), "bfloat16", "hub",
-                   True),
+    "qwen2_yarn": (Qwen2Config, dict(num_key_value_heads=2, rope_parameters=YARN),
+                   "bfloat16", "hub", True),
     "qwen3_default": (Qwen3Config, dict(num_attention_heads=4, num_key_value_heads=2, head_dim=32,
                                         tie_word_embeddings=True, rope_parameters=dict(
                                             rope_type="default", rope_theta=1e6)),
@@ -121,7 +123,8 @@ def make_transformers_case(name, index):
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     state = {k: v for k, v in model.state_dict().items()
              if not (config.tie_word_embeddings and k == "lm_head.weight")}
-    weights = random_weights({k: v.shape for k, v in state.items()}, getattr(torch, dtype), generator)
+    shapes = {k: v.shape for k, v in state.items()}
+    weights = random_weights(shapes, getattr(torch, dtype), generator)
     model.load_state_dict(weights, strict=False)
     model.tie_weights()
     model.save_pretrained(folder, max_shard_size="120KB" if sharded else "5GB")
@@ -140,15 +143,17 @@ def make_transformers_case(name, index):
 
 class MiniCPM:
     """MiniCPM4 (arXiv:2506.07900): Llama's block; x0 = scale_emb * E[id]; each branch times
-    scale_depth / sqrt(layers); logits = W (norm(x) / (hidden / dim_model_base)); longrope, whose factor
-    list is chosen by the length and whose amplitude is sqrt(1 + ln(max / original) / ln(original))."""
+    scale_depth / sqrt(layers); logits = W (norm(x) / (hidden / dim_model_base)); longrope, whose
+    factor list is chosen by the length, its amplitude sqrt(1 + ln(max / original) / ln(original)).
+    """
 
     def __init__(self, config, weights):
         self.c = config
         self.w = {name: value.double() for name, value in weights.items()}
 
     def norm(self, x, name):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.c["rms_norm_eps"]) * self.w[name]
+        square = x.square().mean(-1, keepdim=True)
+        return x * torch.rsqrt(square + self.c["rms_norm_eps"]) * self.w[name]
 
     def tables(self, num_tokens, size):
         scaling = self.c["rope_scaling"]
@@ -176,12 +181,14 @@ class MiniCPM:
             first, second = y.chunk(2, -1)
             return y * cos + torch.cat([-second, first], -1) * sin
 
-        q, k, v = rotate(project("q", heads)), rotate(project("k", kv_heads)), project("v", kv_heads)
+        q, k = rotate(project("q", heads)), rotate(project("k", kv_heads))
+        v = project("v", kv_heads)
         k, v = (y.repeat_interleave(heads // kv_heads, 1) for y in (k, v))
         scores = q @ k.transpose(-1, -2) / math.sqrt(size)
         future = torch.ones(num_tokens, num_tokens, dtype=torch.bool).triu(1)
         out = scores.masked_fill(future, -math.inf).softmax(-1) @ v
-        return out.transpose(1, 2).reshape(batch, num_tokens, width) @ self.w[prefix + "o_proj.weight"].T
+        out = out.transpose(1, 2).reshape(batch, num_tokens, width)
+        return out @ self.w[prefix + "o_proj.weight"].T
 
     def logits(self, ids):
         c, w = self.c, self.w
@@ -189,7 +196,8 @@ class MiniCPM:
         scale = c["scale_depth"] / math.sqrt(c["num_hidden_layers"])
         for i in range(c["num_hidden_layers"]):
             p = f"model.layers.{i}."
-            x = x + scale * self.attention(self.norm(x, p + "input_layernorm.weight"), p + "self_attn.")
+            u = self.norm(x, p + "input_layernorm.weight")
+            x = x + scale * self.attention(u, p + "self_attn.")
             u = self.norm(x, p + "post_attention_layernorm.weight")
             gate = torch.nn.functional.silu(u @ w[p + "mlp.gate_proj.weight"].T)
             up = u @ w[p + "mlp.up_proj.weight"].T
