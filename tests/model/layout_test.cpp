@@ -2,7 +2,7 @@
 #include "model/layout.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
 
 namespace sala {
 namespace {
