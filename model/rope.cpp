@@ -3,6 +3,8 @@
 // 131K a difference in the last bit already turns a cosine by 1e-3.
 #include "model/rope.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <cmath>
 

@@ -1,5 +1,6 @@
 // Export of the hybrid as a minicpm_sala folder. Everything is written into FOLDER.tmp, which gets
 // its name last: a reader never sees half a model.
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <stdexcept>

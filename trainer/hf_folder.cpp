@@ -1,6 +1,8 @@
 // Import of Hugging Face folders: which files hold the tensors, and that they are exactly ours.
 #include "trainer/hf_folder.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <deque>
 #include <filesystem>
 #include <map>
