@@ -1,6 +1,6 @@
 // Collectives behind one small interface: NCCL between GPUs (nccl_comm.cpp), MPI between CPU ranks
-// (the trainer's World), or one process alone. All ranks call the same operations in the same order.
-// Counts are elements. Calls are ordered with the current CUDA stream; on CPU they block.
+// (the trainer's World), or one process alone. All ranks call the same operations in the same
+// order. Counts are elements. Calls are ordered with the current CUDA stream; on CPU they block.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -16,11 +16,11 @@ class Comm {
   virtual ~Comm() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual void all_reduce_sum(at::Tensor& x) = 0;           // in place; fp32, fp64, int64
-  virtual void broadcast(at::Tensor& x, int root) = 0;      // any dtype, contiguous
-  virtual void all_gather(at::Tensor& out, const at::Tensor& in) = 0;     // out = R * in elements
+  virtual void all_reduce_sum(at::Tensor& x) = 0;       // in place; fp32, fp64, int64
+  virtual void broadcast(at::Tensor& x, int root) = 0;  // any dtype, contiguous
+  virtual void all_gather(at::Tensor& out, const at::Tensor& in) = 0;  // out = R * in elements
   virtual void reduce_scatter_sum(at::Tensor& out, const at::Tensor& in) = 0;  // in = R * out
-  virtual void send(const at::Tensor& x, int to) = 0;       // neighbour exchange (context parallelism)
+  virtual void send(const at::Tensor& x, int to) = 0;  // neighbour exchange (context parallelism)
   virtual void receive(at::Tensor& x, int from) = 0;
 };
 

@@ -12,8 +12,8 @@ namespace sala {
 
 struct Documents {
   std::vector<int64_t> offsets;  // D + 1 entries: offsets[0] = 0, offsets[D] = T, strictly rising
-  at::Tensor offsets_i32;        // (D + 1) int32 on the device of the tokens (variable-length kernels)
-  int64_t longest = 0;           // tokens in the longest document
+  at::Tensor offsets_i32;  // (D + 1) int32 on the device of the tokens (variable-length kernels)
+  int64_t longest = 0;     // tokens in the longest document
 
   int64_t count() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t num_tokens() const { return offsets.empty() ? 0 : offsets.back(); }

@@ -20,7 +20,8 @@ namespace sala {
 struct LightningChunks {
   // The decays of a call. All layers of a micro-batch share them, so the last few are kept: making
   // them costs host work and copies to the device, which would stall every layer.
-  static std::shared_ptr<const LightningChunks> of(const at::Tensor& q, const at::Tensor& slopes_cpu,
+  static std::shared_ptr<const LightningChunks> of(const at::Tensor& q,
+                                                   const at::Tensor& slopes_cpu,
                                                    const Documents& docs, double scale);
 
   Documents docs;

@@ -3,9 +3,9 @@
 // code trusts its inputs. Each op runs on CPU (float, double) and CUDA (float, bfloat16) and has a
 // plain-loop twin in kernels/twins.h that defines what it computes; tests compare the two.
 //
-// Letters: T packed tokens, C width, F feed-forward width, V vocabulary, NH query heads, NKV KV heads,
-// HS head size, G = NH / NKV, NB blocks of one document, K chosen blocks per (KV head, token).
-// Query head i reads KV head i / G. Contiguous inputs; outputs are freshly allocated.
+// Letters: T packed tokens, C width, F feed-forward width, V vocabulary, NH query heads, NKV KV
+// heads, HS head size, G = NH / NKV, NB blocks of one document, K chosen blocks per (KV head,
+// token). Query head i reads KV head i / G. Contiguous inputs; outputs are freshly allocated.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -31,10 +31,10 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const 
                                                     const at::Tensor& weight,
                                                     const at::Tensor& rstd);
 
-// Per-head RMSNorm over HS (skipped when `weight` is undefined), then rotary embedding (skipped when
-// `cos` is undefined): rotate-half layout, fp32 maths. x (T, N, HS), weight (HS),
-// cos and sin (T, HS/2) fp32 (fp64 for fp64), any attention factor folded in. Returns y (T, N, HS),
-// rstd (T, N) (undefined without a weight).
+// Per-head RMSNorm over HS (skipped when `weight` is undefined), then rotary embedding (skipped
+// when `cos` is undefined): rotate-half layout, fp32 maths. x (T, N, HS), weight (HS), cos and sin
+// (T, HS/2) fp32 (fp64 for fp64), any attention factor folded in. Returns y (T, N, HS), rstd (T, N)
+// (undefined without a weight).
 std::tuple<at::Tensor, at::Tensor> qk_norm_rope_forward(const at::Tensor& x,
                                                         const at::Tensor& weight,
                                                         const at::Tensor& cos,
@@ -56,17 +56,19 @@ std::tuple<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const a
 std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const at::Tensor& z,
                                                       const at::Tensor& weight, double eps);
 // Returns do, dz, dweight (undefined without a weight).
-std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
-    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
-    const at::Tensor& rstd);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(const at::Tensor& dy,
+                                                                   const at::Tensor& o,
+                                                                   const at::Tensor& z,
+                                                                   const at::Tensor& weight,
+                                                                   const at::Tensor& rstd);
 
 // ---------------------------------------------------------------- softmax attention, dense
 
 // Causal attention within each document. q (Tq, NH, HS), k and v (Tk, NKV, HS). The queries of a
 // document are its last tokens: q_docs and k_docs have equally many documents, and query i of a
 // document with nq queries and nk keys sees keys 0 .. nk - nq + i (all of training has nq = nk).
-// CUDA bf16: the variable-length flash kernel; CPU and fp32: query slabs per document, so memory stays
-// O(slab * nk). Returns o (Tq, NH, HS), lse (NH, Tq) fp32/fp64.
+// CUDA bf16: the variable-length flash kernel; CPU and fp32: query slabs per document, so memory
+// stays O(slab * nk). Returns o (Tq, NH, HS), lse (NH, Tq) fp32/fp64.
 std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, const at::Tensor& k,
                                                            const at::Tensor& v,
                                                            const Documents& q_docs,
@@ -135,16 +137,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
 // ---------------------------------------------------------------- losses over the vocabulary
 
 struct VocabLoss {
-  at::Tensor loss_T;  // (T) fp32/fp64: loss of each token before weights; always filled
-  at::Tensor kl_T;    // (T) the KL part (linear_kl only)
-  at::Tensor ce_T;    // (T) the next-token part (linear_kl with targets given; else undefined)
-  double loss_sum = 0;   // sum of weight * loss
+  at::Tensor loss_T;    // (T) fp32/fp64: loss of each token before weights; always filled
+  at::Tensor kl_T;      // (T) the KL part (linear_kl only)
+  at::Tensor ce_T;      // (T) the next-token part (linear_kl with targets given; else undefined)
+  double loss_sum = 0;  // sum of weight * loss
 };
 
 // Cross-entropy of logits = x W^T * logit_scale against targets, in chunks of tokens: no (T, V)
 // tensor exists. x (T, C), w (V, C), targets (T) int64, weight (T) fp32 (0 = ignored).
-// Where `dx` is given: dx (T, C) in x's dtype = d(sum weight * loss)/dx, and d_w (V, C) fp32/fp64 += the
-// weight gradient (skipped when d_w is undefined).
+// Where `dx` is given: dx (T, C) in x's dtype = d(sum weight * loss)/dx, and d_w (V, C) fp32/fp64
+// += the weight gradient (skipped when d_w is undefined).
 VocabLoss linear_cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets,
                                const at::Tensor& weight, double logit_scale,
                                at::Tensor* dx = nullptr, const at::Tensor& d_w = {});

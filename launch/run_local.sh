@@ -27,4 +27,17 @@ program=${SALA_BUILD:-$root/build}/bin/sala-train
 threads=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
-exec mpirun -np "$ranks" "$program" "$recipe" "$@"
+# mpirun answers SIGTERM and Ctrl-C by killing the ranks a second later. SIGUSR1 it passes on: the ranks
+# checkpoint and exit with 75.
+set -m
+mpirun -np "$ranks" "$program" "$recipe" "$@" &
+job=$!
+signalled=no
+trap 'signalled=yes; kill -USR1 $job 2> /dev/null || true' TERM INT USR1
+while :; do
+  code=0
+  wait $job || code=$?
+  [ $signalled = yes ] || break
+  signalled=no
+done
+exit $code

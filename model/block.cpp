@@ -1,3 +1,4 @@
+// Embedding, decoder block and final norm.
 #include "model/block.h"
 
 #include "model/autograd.h"

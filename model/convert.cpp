@@ -1,3 +1,4 @@
+// The hybrid's configuration and what its mixers start from.
 #include "model/convert.h"
 
 #include <algorithm>

@@ -38,9 +38,9 @@ at::Tensor full_attention(const MixerCall& call, const at::Tensor& x) {
     v_TKD = append_to_cache(kept.v, v_TKD, decode->num_tokens);
   }
   const double scale = 1.0 / std::sqrt(static_cast<double>(c.head_size));
-  at::Tensor o_TC = dense_attention(q_THD, k_TKD, v_TKD, call.env.batch->docs, call.env.key_docs,
-                                    scale)
-                        .reshape({T, c.q_size()});
+  at::Tensor o_TC =
+      dense_attention(q_THD, k_TKD, v_TKD, call.env.batch->docs, call.env.key_docs, scale)
+          .reshape({T, c.q_size()});
   at::Tensor y_TC = at::linear(o_TC, w["o_proj.weight"], w.find("o_proj.bias"));
   if (call.env.tap) (*call.env.tap)(call.layer, x, o_TC, y_TC);
   return y_TC;

@@ -1,3 +1,4 @@
+// Prefill in chunks, then one token at a time.
 #include "model/generate.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Greedy continuation with kept state: keys and values of softmax layers, one state per lightning layer.
+// Greedy continuation with kept state: keys and values of softmax layers, one state per lightning
+// layer.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +11,9 @@ namespace sala {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 16;
-  bool sparse = true;               // long prompts select blocks, as the loaders do
-  int64_t prefill_chunk = 16384;    // tokens per prefill call
-  std::vector<int64_t> stop_ids;    // generation ends after one of these
+  bool sparse = true;             // long prompts select blocks, as the loaders do
+  int64_t prefill_chunk = 16384;  // tokens per prefill call
+  std::vector<int64_t> stop_ids;  // generation ends after one of these
 };
 
 // Ties go to the lower id. Returns the new ids only.

@@ -1,3 +1,4 @@
+// Names and shapes of every tensor, part by part.
 #include "model/layouts.h"
 
 namespace sala {

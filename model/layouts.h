@@ -1,5 +1,5 @@
-// The parts of a model and the tensors in each, with the names of Hugging Face checkpoints. A block and
-// its mixer are parts of their own, because align and score pair one block with two mixers.
+// The parts of a model and the tensors in each, with the names of Hugging Face checkpoints. A block
+// and its mixer are parts of their own, because align and score pair one block with two mixers.
 #pragma once
 
 #include "model/config.h"

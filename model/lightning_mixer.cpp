@@ -56,9 +56,12 @@ at::Tensor lightning_mixer(const MixerCall& call, const at::Tensor& x) {
 
 at::Tensor mixer_forward(Mixer mixer, const MixerCall& call, const at::Tensor& x) {
   switch (mixer) {
-    case Mixer::kFull: return full_attention(call, x);
-    case Mixer::kSparse: return sparse_attention(call, x);
-    case Mixer::kLightning: return lightning_mixer(call, x);
+    case Mixer::kFull:
+      return full_attention(call, x);
+    case Mixer::kSparse:
+      return sparse_attention(call, x);
+    case Mixer::kLightning:
+      return lightning_mixer(call, x);
   }
   TORCH_CHECK(false, "unknown mixer");
 }

@@ -1,5 +1,5 @@
-// The three mixers. Each takes the normed input x (T, C) and returns the mixer's output (T, C), o_proj
-// included. Layer maths: MiniCPM-SALA's released modelling code (arXiv:2602.11761).
+// The three mixers. Each takes the normed input x (T, C) and returns the mixer's output (T, C),
+// o_proj included. Layer maths: MiniCPM-SALA's released modelling code (arXiv:2602.11761).
 #pragma once
 
 #include <ATen/ATen.h>

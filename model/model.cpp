@@ -1,3 +1,4 @@
+// A model as parts and units.
 #include "model/model.h"
 
 #include "model/block.h"

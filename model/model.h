@@ -28,7 +28,8 @@ class Model {
   Weights& head() { return parts_.back(); }
   Weights& embedding() { return parts_.front(); }
 
-  // The vocabulary projection (V, C): lm_head, or the embedding where tied; and the part it lies in.
+  // The vocabulary projection (V, C): lm_head, or the embedding where tied; and the part it lies
+  // in.
   size_t head_part() const;
   size_t head_entry() const;
   const at::Tensor& head_weight() const;
@@ -37,9 +38,10 @@ class Model {
   Env env(const Batch& batch, bool sparse, DecodeState* decode = nullptr) const;
   std::vector<const Weights*> unit_weights(size_t unit) const;
 
-  // All units without gradient: final-norm output (T, C). Logits = hidden head_weight^T logit_scale.
+  // All units without gradient: final-norm output (T, C). Logits = hidden head_weight^T
+  // logit_scale.
   at::Tensor hidden(const Env& env) const;
-  at::Tensor logits(const at::Tensor& hidden) const;   // (rows, V) fp32
+  at::Tensor logits(const at::Tensor& hidden) const;  // (rows, V) fp32
   // Units [first, last) without gradient; x is unit `first`'s input.
   at::Tensor run_units(size_t first, size_t last, at::Tensor x, const Env& env) const;
 

@@ -13,8 +13,8 @@ struct Heads {
   double scale;
 };
 
-// A micro-batch can hold short documents (dense) beside long ones (sparse): the rows of either kind,
-// gathered into a run of their own.
+// A micro-batch can hold short documents (dense) beside long ones (sparse): the rows of either
+// kind, gathered into a run of their own.
 struct Subset {
   Documents q_docs, k_docs;
   at::Tensor q_rows, k_rows;  // int64 row numbers on the device
@@ -40,8 +40,8 @@ Subset take_documents(const Documents& q_docs, const Documents& k_docs,
 at::Tensor blocks_for(const MixerCall& call, const Heads& h, const Documents& q_docs,
                       const Documents& k_docs) {
   if (call.saved && !call.saved->keep.empty()) return call.saved->keep.front();
-  at::Tensor blocks = block_select(h.q.detach(), h.k.detach(), q_docs, k_docs, call.config.sparse,
-                                   h.scale);
+  at::Tensor blocks =
+      block_select(h.q.detach(), h.k.detach(), q_docs, k_docs, call.config.sparse, h.scale);
   if (call.saved) call.saved->keep.push_back(blocks);
   return blocks;
 }

@@ -1,3 +1,4 @@
+// Packing the loader's rows into device tensors.
 #include "trainer/batches.h"
 
 #include <algorithm>

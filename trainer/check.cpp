@@ -87,8 +87,10 @@ class Check {
 
   void check_source() {
     if (!fs::exists(recipe_.source + "/config.json")) {
-      problem("source: {} has no config.json; without it there is no estimate of memory, time and "
-              "disk", recipe_.source);
+      problem(
+          "source: {} has no config.json; without it there is no estimate of memory, time and "
+          "disk",
+          recipe_.source);
       return;
     }
     try {
@@ -164,8 +166,9 @@ class Check {
     }
     print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
               time_text(flops / speed(context)));
-    fmt::print(out_, "Activations and time are estimates; evaluations inside stages, start-up and "
-                     "checkpoints come on top.\n\n");
+    fmt::print(out_,
+               "Activations and time are estimates; evaluations inside stages, start-up and "
+               "checkpoints come on top.\n\n");
   }
 
   void check_memory(const Stage& stage, const StagePlan& plan) {

@@ -1,3 +1,4 @@
+// The only place that asks CUDA about the device itself.
 #include "trainer/device_info.h"
 
 #include <ATen/Parallel.h>

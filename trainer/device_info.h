@@ -7,7 +7,7 @@
 
 namespace sala {
 
-std::string device_name(at::Device device);     // "NVIDIA H100 80GB HBM3", "CPU, 2 threads"
+std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "CPU, 2 threads"
 // Dense bf16 datasheet peak, FLOP/s; 0 where we know none (then MFU is not printed).
 double device_peak_flops(at::Device device);
 double device_memory_bytes(at::Device device);  // in all; RAM of the node for a CPU

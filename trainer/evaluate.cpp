@@ -1,26 +1,28 @@
+// Held-out losses and KL, shared out over the ranks row by row.
 #include "trainer/evaluate.h"
 
-#include <cmath>
 #include <fmt/format.h>
+#include <cmath>
 
 #include "data/eval_rows.h"
 #include "kernels/ops.h"
 #include "trainer/batches.h"
 #include "trainer/needle_eval.h"
+#include "trainer/run_folder.h"
 
 namespace sala {
 
 namespace {
 
-constexpr int64_t kNumBuckets = 24;        // positions [0, 128), [128, 256), [256, 512), …
-constexpr int64_t kMicroTokens = 16384;    // at most, per forward pass, when rows are short
+constexpr int64_t kNumBuckets = 24;      // positions [0, 128), [128, 256), [256, 512), …
+constexpr int64_t kMicroTokens = 16384;  // at most, per forward pass, when rows are short
 
 int64_t bucket_start(int64_t b) { return b == 0 ? 0 : int64_t{64} << b; }
 
 // What one rank adds up over its rows; all fields are sums, so ranks add elementwise.
 struct Sums {
   at::Tensor rows = at::zeros({6}, at::kDouble);  // rows, Σ row mean, Σ its square, the same of KL
-  at::Tensor tokens = at::zeros({3}, at::kDouble);                // Σ loss, Σ kl, Σ weight
+  at::Tensor tokens = at::zeros({3}, at::kDouble);  // Σ loss, Σ kl, Σ weight
   at::Tensor bucket_loss = at::zeros({kNumBuckets}, at::kDouble);
   at::Tensor bucket_weight = at::zeros({kNumBuckets}, at::kDouble);
 
@@ -48,6 +50,8 @@ VocabLoss row_losses(const Model& model, const Model* teacher, const Batch& batc
 
 void add_row(Sums& sums, const Row& row, const double* loss, const double* kl) {
   double loss_sum = 0, kl_sum = 0, weight = 0;
+  double* bucket_loss = sums.bucket_loss.data_ptr<double>();
+  double* bucket_weight = sums.bucket_weight.data_ptr<double>();
   for (size_t t = 0; t < row.ids.size(); ++t) {
     const double w = row.loss_weight[t];
     if (w == 0) continue;
@@ -57,8 +61,8 @@ void add_row(Sums& sums, const Row& row, const double* loss, const double* kl) {
     const int64_t b = row.position[t] < 128
                           ? 0
                           : std::min<int64_t>(kNumBuckets - 1, std::ilogb(row.position[t]) - 6);
-    sums.bucket_loss[b] += w * loss[t];
-    sums.bucket_weight[b] += w;
+    bucket_loss[b] += w * loss[t];
+    bucket_weight[b] += w;
   }
   if (weight == 0) return;
   const double mean = loss_sum / weight, kl_mean = kl_sum / weight;
@@ -72,13 +76,13 @@ double standard_error(double n, double sum, double squares) {
   return std::sqrt(std::max(0.0, squares / n - mean * mean) / (n - 1));
 }
 
-nlohmann::json source_result(const Sums& sums, bool with_kl) {
+nlohmann::json source_result(const std::string& name, const Sums& sums, bool with_kl) {
   auto at_ = [](const at::Tensor& t, int64_t i) { return t[i].item<double>(); };
   const double n = at_(sums.rows, 0), weight = at_(sums.tokens, 2);
-  nlohmann::json result = {
-      {"loss", at_(sums.tokens, 0) / weight},
-      {"loss_se", standard_error(n, at_(sums.rows, 1), at_(sums.rows, 2))},
-      {"tokens", static_cast<int64_t>(weight)}};
+  if (weight == 0) throw SharedError("held-out source " + name + " gave no token to predict");
+  nlohmann::json result = {{"loss", at_(sums.tokens, 0) / weight},
+                           {"loss_se", standard_error(n, at_(sums.rows, 1), at_(sums.rows, 2))},
+                           {"tokens", static_cast<int64_t>(weight)}};
   if (with_kl) {
     result["kl"] = at_(sums.tokens, 1) / weight;
     result["kl_se"] = standard_error(n, at_(sums.rows, 3), at_(sums.rows, 4));
@@ -87,7 +91,8 @@ nlohmann::json source_result(const Sums& sums, bool with_kl) {
   for (int64_t b = 0; b < kNumBuckets; ++b) {
     const double w = at_(sums.bucket_weight, b);
     if (w == 0) continue;
-    buckets.push_back({{"from", bucket_start(b)}, {"to", bucket_start(b + 1)},
+    buckets.push_back({{"from", bucket_start(b)},
+                       {"to", bucket_start(b + 1)},
                        {"loss", at_(sums.bucket_loss, b) / w}});
   }
   result["by_position"] = buckets;
@@ -107,11 +112,13 @@ nlohmann::json evaluate_source(Run& run, const EvaluateOptions& options, const s
   for (size_t i = run.world.rank(); i < rows.size(); i += run.world.size()) {
     mine.push_back(std::move(rows[i]));
   }
-  const size_t per_pass = run.world.device().is_cuda()
-                              ? std::max<int64_t>(1, kMicroTokens / options.row_length)
-                              : 1;
+  const size_t per_pass =
+      run.world.device().is_cuda() ? std::max<int64_t>(1, kMicroTokens / options.row_length) : 1;
   Sums sums;
-  for (size_t begin = 0; begin < mine.size(); begin += per_pass) {
+  const size_t most = (rows.size() + run.world.size() - 1) / run.world.size();  // rows of any rank
+  for (size_t begin = 0; begin < most; begin += per_pass) {
+    if (run.world.any(stop_requested())) throw Stopped{};
+    if (begin >= mine.size()) continue;
     const auto group = std::span(mine).subspan(begin, std::min(per_pass, mine.size() - begin));
     const Batch batch = make_batch(group, 1.0, run.world.device());
     const VocabLoss value = row_losses(model, teacher, batch, options.sparse);
@@ -125,14 +132,31 @@ nlohmann::json evaluate_source(Run& run, const EvaluateOptions& options, const s
     }
   }
   sums.reduce(run.world);
-  return source_result(sums, teacher != nullptr);
+  return source_result(name, sums, teacher != nullptr);
+}
+
+}  // namespace
+
+namespace {
+
+// Two evaluations of one model with equal identities give equal numbers.
+nlohmann::json identity(const EvaluateOptions& o) {
+  return {{"sources", o.sources},
+          {"tokens", o.tokens},
+          {"row_length", o.row_length},
+          {"needle_lengths", o.needle_lengths},
+          {"needle_depths", o.needle_depths},
+          {"needles_per_cell", o.needles_per_cell},
+          {"needle_source", o.needle_source}};
 }
 
 }  // namespace
 
 nlohmann::json evaluate_model(Run& run, const EvaluateOptions& options, const std::string& label,
                               const Model& model, bool is_teacher) {
-  nlohmann::json result = {{"label", label}, {"model", is_teacher ? "teacher" : "student"}};
+  nlohmann::json result = {{"label", label},
+                           {"model", is_teacher ? "teacher" : "student"},
+                           {"options", identity(options)}};
   const Model* teacher = !is_teacher && options.kl ? &run.teacher() : nullptr;
   for (const std::string& name : options.sources) {
     result["sources"][name] = evaluate_source(run, options, name, model, teacher);
@@ -150,14 +174,15 @@ void evaluate_and_record(Run& run, const EvaluateOptions& options, const std::st
     run.metrics.event(result);
     const nlohmann::json sources = result.value("sources", nlohmann::json::object());
     for (const auto& [name, s] : sources.items()) {
-      run.metrics.note(fmt::format("{}: {} loss {:.4f}{}", as, name, s.at("loss").get<double>(),
-                                   s.contains("kl")
-                                       ? fmt::format(", KL {:.4f}", s.at("kl").get<double>())
-                                       : ""));
+      run.metrics.note(fmt::format(
+          "{}: {} loss {:.4f}{}", as, name, s.at("loss").get<double>(),
+          s.contains("kl") ? fmt::format(", KL {:.4f}", s.at("kl").get<double>()) : ""));
     }
   };
   bool teacher_done = false;
-  for (const auto& e : run.evaluations) teacher_done |= e.at("model") == "teacher";
+  for (const auto& e : run.evaluations) {
+    teacher_done |= e.at("model") == "teacher" && e.at("options") == identity(options);
+  }
   if (!teacher_done) record("teacher", run.teacher(), true);
   if (run.student.model) record(label, *run.student.model, false);
 }

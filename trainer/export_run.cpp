@@ -1,9 +1,11 @@
+// Masters and recipe of a run as an exported folder with its model card.
 #include "trainer/export_run.h"
 
-#include <filesystem>
 #include <fmt/format.h>
+#include <filesystem>
 #include <unordered_map>
 
+#include "data/atomic_file.h"
 #include "trainer/hf_folder.h"
 #include "trainer/report.h"
 
@@ -24,6 +26,14 @@ std::string model_card(const Run& run, const ModelConfig& hybrid) {
       resolved_yaml(run.recipe));
 }
 
+// An export that this very run had finished when it was killed before its checkpoint: made again.
+void remove_same_export(const std::string& folder, const std::string& card) {
+  const std::string path = folder + "/README.md";
+  if (std::filesystem::exists(path) && read_text_file(path) == card) {
+    std::filesystem::remove_all(folder);
+  }
+}
+
 }  // namespace
 
 void export_student(Run& run, const std::string& folder, int64_t max_shard_bytes) {
@@ -42,14 +52,17 @@ void export_student(Run& run, const std::string& folder, int64_t max_shard_bytes
     }
     auto tensor = [&](const std::string& name) {
       const auto& [p, entry] = where.at(name);
-      return run.student.parts[p].master.narrow(0, entry->offset, entry->num_elements())
-          .view(entry->shape).cpu();
+      return run.student.parts[p]
+          .master.narrow(0, entry->offset, entry->num_elements())
+          .view(entry->shape)
+          .cpu();
     };
     ExportOptions options;
     options.folder = folder;
     options.tokenizer_folder = run.recipe.source;
     options.max_shard_bytes = max_shard_bytes;
     options.model_card = model_card(run, model.config());
+    remove_same_export(folder, options.model_card);
     lines = export_hybrid(model.config(), layouts, tensor, options);
   });
   for (const std::string& line : lines) run.metrics.note(line);

@@ -92,9 +92,8 @@ class FieldReader : public Fields {
       read_fields(*node, join(path_, key), problems_, describe);
     }
   }
-  void named_sections(
-      const char* key, Need need, const char*, const std::vector<std::string>&,
-      const std::function<void(const std::string&, Fields&)>& describe) override {
+  void named_sections(const char* key, Need need, const char*, const std::vector<std::string>&,
+                      const std::function<void(const std::string&, Fields&)>& describe) override {
     const YamlNode* node = take(key, need);
     if (node == nullptr || !expect(*node, Kind::kMap, join(path_, key), "a mapping")) return;
     for (const YamlMember& member : node->members) {
@@ -131,8 +130,9 @@ class FieldReader : public Fields {
       }
       const YamlMember& member = item.members[0];
       if (std::find(types.begin(), types.end(), member.key) == types.end()) {
-        problems_.add_at(member.place, path, fmt::format("unknown type '{}'{}", member.key,
-                                                         suggest(member.key, types)));
+        problems_.add_at(
+            member.place, path,
+            fmt::format("unknown type '{}'{}", member.key, suggest(member.key, types)));
         continue;
       }
       const std::string inner = join(path, member.key);

@@ -19,9 +19,12 @@ constexpr int64_t kKilo = 1024;
 
 int64_t unit_of(char letter) {
   switch (letter) {
-    case 'K': return kKilo;
-    case 'M': return kKilo * kKilo;
-    case 'G': return kKilo * kKilo * kKilo;
+    case 'K':
+      return kKilo;
+    case 'M':
+      return kKilo * kKilo;
+    case 'G':
+      return kKilo * kKilo * kKilo;
   }
   return 0;
 }

@@ -11,9 +11,9 @@ namespace sala {
 bool parse_count(const std::string& text, int64_t& value, std::string& error);
 bool parse_number(const std::string& text, double& value, std::string& error);
 
-std::string format_count(int64_t value);          // the largest unit that divides it: 8M, 1536
-std::string format_number(double value);          // reads back to the same double
-std::string format_text(const std::string& text); // quoted where YAML needs it
+std::string format_count(int64_t value);           // the largest unit that divides it: 8M, 1536
+std::string format_number(double value);           // reads back to the same double
+std::string format_text(const std::string& text);  // quoted where YAML needs it
 
 // "; did you mean 'tokens'?", or the list of what there is, or nothing when there is nothing.
 std::string suggest(const std::string& word, const std::vector<std::string>& known);

@@ -26,13 +26,13 @@ class Fields {
   virtual void choice(const char* key, std::string& value, std::vector<std::string> choices,
                       Need need, const char* help) = 0;
   virtual void counts(const char* key, std::vector<int64_t>& value, Need need,
-                      const char* help) = 0;                       // [1K, 2K] or a single value
+                      const char* help) = 0;  // [1K, 2K] or a single value
   virtual void numbers(const char* key, std::vector<double>& value, Need need,
                        const char* help) = 0;
   virtual void texts(const char* key, std::vector<std::string>& value, Need need,
                      const char* help) = 0;
   virtual void weights(const char* key, std::map<std::string, double>& value, Need need,
-                       const char* help) = 0;                      // {source name: weight}
+                       const char* help) = 0;  // {source name: weight}
   // A nested mapping of fixed keys.
   virtual void section(const char* key, Need need, const char* help,
                        const std::function<void(Fields&)>& describe) = 0;

@@ -1,3 +1,4 @@
+// Counting matrix products; flops.h states the convention.
 #include "trainer/flops.h"
 
 #include <algorithm>

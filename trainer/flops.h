@@ -1,5 +1,5 @@
-// Arithmetic of one forward pass, for MFU and for estimates: causal counting (each query meets half of the
-// keys), matrix products only, 2 FLOP per multiply-add; embedding look-ups count nothing.
+// Arithmetic of one forward pass, for MFU and for estimates: causal counting (each query meets half
+// of the keys), matrix products only, 2 FLOP per multiply-add; embedding look-ups count nothing.
 #pragma once
 
 #include "model/config.h"
@@ -13,7 +13,7 @@ double head_flops(const ModelConfig& config);
 // Per token, the whole model.
 double forward_flops(const ModelConfig& config, int64_t length, bool sparse);
 
-int64_t num_parameters(const ModelConfig& config);           // tied tensors once, no padding
+int64_t num_parameters(const ModelConfig& config);  // tied tensors once, no padding
 int64_t mixer_parameters(const ModelConfig& config, Mixer mixer);
 
 }  // namespace sala

@@ -1,3 +1,4 @@
+// Reading a folder, running rows of ids through it, saying what it is.
 #include "trainer/inspect.h"
 
 #include <fmt/format.h>
@@ -33,9 +34,10 @@ Rows read_ids(const std::string& path, int64_t vocab_size) {
     if (rows[b].empty()) throw std::runtime_error(fmt::format("{}: row {} is empty", path, b));
     for (size_t t = 0; t < rows[b].size(); ++t) {
       if (rows[b][t] < 0 || rows[b][t] >= vocab_size) {
-        throw std::runtime_error(fmt::format("{}: row {}, position {}: id {} is outside the "
-                                             "vocabulary [0, {})", path, b, t, rows[b][t],
-                                             vocab_size));
+        throw std::runtime_error(
+            fmt::format("{}: row {}, position {}: id {} is outside the "
+                        "vocabulary [0, {})",
+                        path, b, t, rows[b][t], vocab_size));
       }
     }
   }
@@ -82,7 +84,8 @@ std::string export_lines(const ModelConfig& c) {
   const ModelConfig hybrid =
       c.is_hybrid() ? c : hybrid_config(c, {0, c.num_layers - 1}, SparseConfig{}, false);
   const ExportVerdict verdict = export_verdict(hybrid);
-  std::string text = c.is_hybrid() ? "export\n" : "export of its hybrid (QK-norm dropped on kept layers)\n";
+  std::string text =
+      c.is_hybrid() ? "export\n" : "export of its hybrid (QK-norm dropped on kept layers)\n";
   if (!verdict.refusals.empty()) {
     text += fmt::format("  cannot be written: {}\n", fmt::join(verdict.refusals, "; "));
   }

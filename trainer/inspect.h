@@ -7,12 +7,12 @@ namespace sala {
 
 struct InspectOptions {
   std::string folder;
-  std::string ids_file;      // JSON [[…], […]]: rows of token ids
-  std::string logits_file;   // HDF5 dataset `logits` fp32 (B, T, V); rows of one length
-  int64_t generate = 0;      // continue every row by so many tokens, greedily
-  std::string out_file;      // {"generated": [[…], …]} goes here, besides the terminal
+  std::string ids_file;        // JSON [[…], […]]: rows of token ids
+  std::string logits_file;     // HDF5 dataset `logits` fp32 (B, T, V); rows of one length
+  int64_t generate = 0;        // continue every row by so many tokens, greedily
+  std::string out_file;        // {"generated": [[…], …]} goes here, besides the terminal
   std::string device = "cpu";  // cpu (fp32) | cuda (bf16)
-  bool dense = false;        // sparse layers attend densely whatever dense_len says
+  bool dense = false;          // sparse layers attend densely whatever dense_len says
 };
 
 // Errors: std::runtime_error with one line.

@@ -1,12 +1,14 @@
-// sala-inspect FOLDER: what a model folder is; its logits and greedy continuations for given token ids.
-#include <CLI/CLI.hpp>
+// sala-inspect FOLDER: what a model folder is; its logits and greedy continuations for given token
+// ids.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include "trainer/inspect.h"
 
 int main(int argc, char** argv) {
   at::globalContext().setFlushDenormal(true);
-  CLI::App app{"Describes a Hugging Face model folder, source or hybrid, and runs token ids through it"};
+  CLI::App app{
+      "Describes a Hugging Face model folder, source or hybrid, and runs token ids through it"};
   sala::InspectOptions options;
   app.add_option("folder", options.folder, "Folder with config.json and safetensors")->required();
   app.add_option("--ids", options.ids_file, "JSON rows of token ids: [[1, 2], [3, 4]]");

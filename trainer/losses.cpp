@@ -1,3 +1,4 @@
+// Losses on the final norm's output, without a (T, V) tensor.
 #include "trainer/losses.h"
 
 namespace sala {

@@ -20,8 +20,8 @@ struct LossValue {
 class Loss {
  public:
   virtual ~Loss() = default;
-  // x (T, C): final-norm output of `model`. Fills dx; adds the vocabulary projection's gradient to its
-  // part's fp32 gradient where that trains.
+  // x (T, C): final-norm output of `model`. Fills dx; adds the vocabulary projection's gradient to
+  // its part's fp32 gradient where that trains.
   virtual LossValue forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
                                      at::Tensor& dx) = 0;
 };

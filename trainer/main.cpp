@@ -1,7 +1,7 @@
 // sala-train RECIPE: runs a recipe, or checks it.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdlib>
 

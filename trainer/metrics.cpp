@@ -1,6 +1,7 @@
 // metrics.jsonl and the progress line.
 #include "trainer/metrics.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
@@ -8,6 +9,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
 
@@ -39,10 +41,19 @@ std::string progress_text(const Progress& p) {
   return text + fmt::format("  {} left", duration(p.seconds_left));
 }
 
-// A line longer than the terminal would wrap, and \r would no longer overwrite it.
+// Columns of the terminal that people watch, 0 where it is none. Under mpirun a rank's own stdout
+// is a pseudo-terminal even when all output goes to a file: mpirun's stdout tells.
 size_t terminal_columns() {
+  int output = STDOUT_FILENO;
+  if (std::getenv("OMPI_COMM_WORLD_SIZE")) {
+    const std::string path = fmt::format("/proc/{}/fd/1", getppid());
+    output = open(path.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
+  }
   struct winsize size {};
-  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+  const bool terminal = output >= 0 && isatty(output) == 1;
+  const bool known = terminal && ioctl(output, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  if (output > STDERR_FILENO) close(output);
+  return terminal ? (known ? size.ws_col : 80) : 0;
 }
 
 // Cuts to `num_bytes`, or, when negative, what follows the last whole line (a killed run's torn
@@ -65,7 +76,7 @@ void cut(const std::string& path, int64_t num_bytes) {
 Metrics::Metrics(const std::string& run_folder, bool writes, int64_t resume_at_bytes)
     : path_(run_folder + "/metrics.jsonl"), writes_(writes) {
   if (!writes_) return;
-  terminal_ = isatty(STDOUT_FILENO) == 1;
+  terminal_ = terminal_columns() > 0;
   cut(path_, resume_at_bytes);
   file_.open(path_, std::ios::app | std::ios::binary);
   if (!file_) {

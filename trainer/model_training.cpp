@@ -1,3 +1,4 @@
+// What distill and train share: student, optimizer, loop, one step at a time.
 #include "trainer/model_training.h"
 
 #include "trainer/flops.h"
@@ -12,8 +13,7 @@ void ModelTraining::describe(Fields& fields) {
   loop_options_.describe_model(fields);
 }
 
-void ModelTraining::check(const Recipe& recipe, const std::string& path,
-                          Problems& problems) const {
+void ModelTraining::check(const Recipe& recipe, const std::string& path, Problems& problems) const {
   const bool usable = budget_.check(path, recipe, problems);
   optimizer_options_.check(path, usable ? budget_.num_steps() : 0, problems);
 }
@@ -42,8 +42,8 @@ void ModelTraining::begin(Run& run) {
   const bool sparse = loop_options_.attention == "sparse";
   double flops = 3 * forward_flops(run.student.model->config(), budget_.row_length, sparse);
   if (needs_teacher()) flops += forward_flops(run.source, budget_.row_length, false);
-  loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer_options_, loop_options_,
-                                         flops);
+  loop_ =
+      std::make_unique<TrainingLoop>(run, *this, budget_, optimizer_options_, loop_options_, flops);
 }
 
 bool ModelTraining::advance(Run& run) {
@@ -62,8 +62,11 @@ bool ModelTraining::advance(Run& run) {
     if (optimizer_->trains(p)) units[model.parts()[p].layout().name] = result.part_norms[p];
   }
   loop_->finish(result.loss.loss, result.finite,
-                {{"kl", result.loss.kl}, {"ce", result.loss.ce}, {"lr", input.lr},
-                 {"grad_norm", result.grad_norm}, {"grad_norms", units}});
+                {{"kl", result.loss.kl},
+                 {"ce", result.loss.ce},
+                 {"lr", input.lr},
+                 {"grad_norm", result.grad_norm},
+                 {"grad_norms", units}});
   return true;
 }
 

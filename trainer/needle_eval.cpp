@@ -1,9 +1,11 @@
+// Greedy answers to needle prompts, counted by length and depth.
 #include "trainer/needle_eval.h"
 
 #include <memory>
 
 #include "data/needles.h"
 #include "model/generate.h"
+#include "trainer/run_folder.h"
 
 namespace sala {
 
@@ -33,18 +35,21 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const Model& mod
   run.world.together("reading needles", [&] {
     needles = std::make_unique<NeedleSet>(run.recipe.data.needles, run.tokenizer);
     const auto& files = run.recipe.data.sources.at(options.needle_source).files;
-    haystack = std::make_unique<Source>(
-        SourceSpec{options.needle_source, expand_globs(files), 1.0}, run.tokenizer);
+    haystack = std::make_unique<Source>(SourceSpec{options.needle_source, expand_globs(files), 1.0},
+                                        run.tokenizer);
   });
-  run.world.together("needle retrieval", [&] {
-    for (int64_t item = run.world.rank(); item < num_cells * per_cell; item += run.world.size()) {
+  for (int64_t first = 0; first < num_cells * per_cell; first += run.world.size()) {
+    if (run.world.any(stop_requested())) throw Stopped{};
+    const int64_t item = first + run.world.rank();
+    run.world.together("needle retrieval", [&] {
+      if (item >= num_cells * per_cell) return;
       const int64_t cell = item / per_cell, index = item % per_cell;
       const int64_t length = lengths[cell / depths.size()];
       const double depth = depths[cell % depths.size()];
       const NeedlePrompt prompt = needles->prompt(*haystack, length, depth, index, seed);
       if (finds(model, prompt, options.sparse)) hits[cell] += 1.0;
-    }
-  });
+    });
+  }
   at::Tensor on_device = hits.to(run.world.device());
   run.world.comm().all_reduce_sum(on_device);
   hits = on_device.cpu();
@@ -53,8 +58,10 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const Model& mod
     for (size_t j = 0; j < depths.size(); ++j) {
       const double h = hits[i * depths.size() + j].item<double>();
       sum += h;
-      result["needles"].push_back({{"length", lengths[i]}, {"depth", depths[j]},
-                                   {"hits", static_cast<int64_t>(h)}, {"count", per_cell}});
+      result["needles"].push_back({{"length", lengths[i]},
+                                   {"depth", depths[j]},
+                                   {"hits", static_cast<int64_t>(h)},
+                                   {"count", per_cell}});
     }
     result["needle_rate"][std::to_string(lengths[i])] =
         sum / static_cast<double>(per_cell * static_cast<int64_t>(depths.size()));

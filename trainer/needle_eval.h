@@ -1,4 +1,5 @@
-// Needle retrieval by greedy generation over prompt length and depth. A hit is the exact answer ids.
+// Needle retrieval by greedy generation over prompt length and depth. A hit is the exact answer
+// ids.
 #pragma once
 
 #include "trainer/evaluate.h"

@@ -1,3 +1,4 @@
+// AdamW on segments of flat parts that train with equal settings.
 #include "trainer/optimizer.h"
 
 #include "kernels/ops.h"
@@ -5,8 +6,8 @@
 namespace sala {
 
 TrainedPart make_trained(Weights& weights) {
-  return {&weights, weights.flat.scalar_type() == at::kFloat ? weights.flat
-                                                             : weights.flat.to(at::kFloat)};
+  return {&weights,
+          weights.flat.scalar_type() == at::kFloat ? weights.flat : weights.flat.to(at::kFloat)};
 }
 
 void refresh(TrainedPart& part) {
@@ -54,8 +55,9 @@ std::vector<double> Optimizer::part_norms() const {
   std::vector<at::Tensor> squares;
   for (const PartState& state : parts_) {
     const at::Tensor& grad = state.part.weights->grad;
-    squares.push_back(state.m.defined() ? at::linalg_vector_norm(grad).to(at::kDouble)
-                                        : at::zeros({}, state.part.master.options().dtype(at::kDouble)));
+    squares.push_back(state.m.defined()
+                          ? at::linalg_vector_norm(grad).to(at::kDouble)
+                          : at::zeros({}, state.part.master.options().dtype(at::kDouble)));
   }
   const at::Tensor norms = at::stack(squares).cpu();
   const double* values = norms.const_data_ptr<double>();
@@ -73,8 +75,8 @@ void Optimizer::step(double lr, const std::vector<double>& grad_scale) {
     for (const Segment& s : state.segments) {
       auto range = [&](const at::Tensor& flat) { return flat.narrow(0, s.offset, s.count); };
       at::Tensor master = range(state.part.master), m = range(state.m), v = range(state.v);
-      AdamW options{lr * s.lr_scale, options_.beta1, options_.beta2, options_.eps, s.decay,
-                    grad_scale[p], num_updates_};
+      AdamW options{lr * s.lr_scale, options_.beta1, options_.beta2, options_.eps,
+                    s.decay,         grad_scale[p],  num_updates_};
       adamw_step(master, m, v, range(weights.grad), has_copy ? range(weights.flat) : at::Tensor{},
                  options);
     }
@@ -96,23 +98,23 @@ int64_t Optimizer::num_trained_elements() const {
   return count;
 }
 
-void Optimizer::save(StateWriter& out) const {
+void Optimizer::save(StateWriter& out, const std::string& prefix) const {
   out.json("optimizer", {{"updates", num_updates_}});
   for (const PartState& state : parts_) {
     if (!state.m.defined()) continue;
     const Layout& layout = state.part.weights->layout();
-    out.tensor(layout.name, "m", layout, state.m);
-    out.tensor(layout.name, "v", layout, state.v);
+    out.tensor(prefix + layout.name, "m", layout, state.m);
+    out.tensor(prefix + layout.name, "v", layout, state.v);
   }
 }
 
-void Optimizer::load(StateReader& in) {
+void Optimizer::load(StateReader& in, const std::string& prefix) {
   num_updates_ = in.json("optimizer").at("updates").get<int64_t>();
   for (PartState& state : parts_) {
     if (!state.m.defined()) continue;
     const Layout& layout = state.part.weights->layout();
-    in.tensor(layout.name, "m", layout, state.m);
-    in.tensor(layout.name, "v", layout, state.v);
+    in.tensor(prefix + layout.name, "m", layout, state.m);
+    in.tensor(prefix + layout.name, "v", layout, state.v);
   }
 }
 

@@ -1,4 +1,5 @@
-// AdamW over flat parts: fp32 masters, moments and gradients; learning rates and freezing by tensor name.
+// AdamW over flat parts: fp32 masters, moments and gradients; learning rates and freezing by tensor
+// name.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -12,8 +13,8 @@
 
 namespace sala {
 
-// A part in training. `master` (num_elements) fp32 is the truth; weights->flat is its copy in the compute
-// dtype, or the same storage where that is fp32.
+// A part in training. `master` (num_elements) fp32 is the truth; weights->flat is its copy in the
+// compute dtype, or the same storage where that is fp32.
 struct TrainedPart {
   Weights* weights = nullptr;
   at::Tensor master;
@@ -32,8 +33,8 @@ class Optimizer {
 
   // Norm of each part's gradient (0 for frozen parts), as the flat fp32 gradients stand. One sync.
   std::vector<double> part_norms() const;
-  // One update of every part at learning rate `lr` (before each tensor's own scale), gradients times
-  // `grad_scale[part]`; then zeroes the gradients.
+  // One update of every part at learning rate `lr` (before each tensor's own scale), gradients
+  // times `grad_scale[part]`; then zeroes the gradients.
   void step(double lr, const std::vector<double>& grad_scale);
   void zero_grad();
 
@@ -41,11 +42,15 @@ class Optimizer {
   size_t num_parts() const { return parts_.size(); }
   int64_t num_trained_elements() const;
 
-  void save(StateWriter& out) const;   // moments and step count, under each part's name
-  void load(StateReader& in);
+  // Moments and step count, under `prefix` and each part's name.
+  void save(StateWriter& out, const std::string& prefix = "") const;
+  void load(StateReader& in, const std::string& prefix = "");
 
  private:
-  struct Segment { int64_t offset, count; double lr_scale, decay; };
+  struct Segment {
+    int64_t offset, count;
+    double lr_scale, decay;
+  };
   struct PartState {
     TrainedPart part;
     at::Tensor m, v;

@@ -1,3 +1,4 @@
+// Bytes and FLOPs of a stage from configurations alone.
 #include "trainer/plan.h"
 
 #include "trainer/flops.h"
@@ -7,8 +8,8 @@ namespace sala {
 int64_t compute_bytes(const PlanContext& context) { return context.cuda ? 2 : 4; }
 
 double block_activation_bytes(const ModelConfig& c, int64_t bytes) {
-  // x, two norm outputs, residual, mixer output, MLP output; q, k, v and their normed copies, attention
-  // output, gate, gated; gate, up and their product.
+  // x, two norm outputs, residual, mixer output, MLP output; q, k, v and their normed copies,
+  // attention output, gate, gated; gate, up and their product.
   const double q = static_cast<double>(c.q_size());
   return bytes * (6.0 * c.width + 9.0 * q + 3.0 * c.ffn_width);
 }

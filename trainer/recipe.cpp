@@ -44,15 +44,15 @@ void check_sparse(const SparseConfig& s, Problems& problems) {
     if (!ok) problems.add(std::string("model.sparse.") + key, message);
   };
   require(s.kernel_stride > 0, "kernel_stride", "must be at least 1");
-  require(s.kernel_size == 2 * s.kernel_stride, "kernel_size",
-          fmt::format("must be 2 * kernel_stride = {}, but is {}", 2 * s.kernel_stride,
-                      s.kernel_size));
-  require(s.block_size == 4 * s.kernel_stride, "block_size",
-          fmt::format("must be 4 * kernel_stride = {}, but is {}", 4 * s.kernel_stride,
-                      s.block_size));
-  require(s.window_size > 0 && s.block_size > 0 && s.window_size % s.block_size == 0,
-          "window_size", fmt::format("must be a multiple of block_size {}, but is {}",
-                                     s.block_size, s.window_size));
+  require(
+      s.kernel_size == 2 * s.kernel_stride, "kernel_size",
+      fmt::format("must be 2 * kernel_stride = {}, but is {}", 2 * s.kernel_stride, s.kernel_size));
+  require(
+      s.block_size == 4 * s.kernel_stride, "block_size",
+      fmt::format("must be 4 * kernel_stride = {}, but is {}", 4 * s.kernel_stride, s.block_size));
+  require(
+      s.window_size > 0 && s.block_size > 0 && s.window_size % s.block_size == 0, "window_size",
+      fmt::format("must be a multiple of block_size {}, but is {}", s.block_size, s.window_size));
   require(s.topk > s.init_blocks, "topk",
           fmt::format("must be more than init_blocks {}, but is {}", s.init_blocks, s.topk));
 }
@@ -74,12 +74,13 @@ void check_order(const std::vector<std::unique_ptr<Stage>>& stages, Problems& pr
     const std::string path = fmt::format("stages[{}].{}", i, type);
     if ((type == "align" || type == "score") && i > swap) {
       problems.add(path, fmt::format("{} must come before swap (stages[{}]): it works on the "
-                                     "full-attention model", type, swap));
+                                     "full-attention model",
+                                     type, swap));
     }
     if ((type == "distill" || type == "export") && i < swap) {
-      problems.add(path, fmt::format("{} needs the hybrid: {}", type,
-                                     num_swaps > 0 ? "move it behind swap"
-                                                   : "put a swap stage before it"));
+      problems.add(
+          path, fmt::format("{} needs the hybrid: {}", type,
+                            num_swaps > 0 ? "move it behind swap" : "put a swap stage before it"));
     }
   }
 }
@@ -142,11 +143,9 @@ void SourceOptions::describe(Fields& fields) {
 void DataOptions::describe(Fields& fields) {
   std::vector<std::string> names;
   for (const auto& [name, options] : sources) names.push_back(name);
-  fields.named_sections("sources", Need::kRequired,
-                        "Sources by name; stages mix them by these names.", names,
-                        [this](const std::string& name, Fields& inner) {
-                          sources[name].describe(inner);
-                        });
+  fields.named_sections(
+      "sources", Need::kRequired, "Sources by name; stages mix them by these names.", names,
+      [this](const std::string& name, Fields& inner) { sources[name].describe(inner); });
   fields.text("needles", needles, Need::kOptional,
               "Needle set made by data/prepare, for needle retrieval in evaluate; may be empty.");
   fields.count("lanes", lanes, Need::kOptional,

@@ -15,7 +15,7 @@
 namespace sala {
 
 struct RunOptions {
-  std::string folder;            // checkpoints, metrics.jsonl, report; created
+  std::string folder;  // checkpoints, metrics.jsonl, report; created
   int64_t seed = 1;
   std::string device = "auto";   // auto | cpu | cuda
   int64_t keep_checkpoints = 2;  // newest ones kept besides every stage boundary
@@ -36,14 +36,14 @@ struct SourceOptions {
 
 struct DataOptions {
   std::map<std::string, SourceOptions> sources;
-  std::string needles;             // needle set for evaluation; may be empty
-  int64_t lanes = 64;              // documents read side by side (data/loader.h)
+  std::string needles;  // needle set for evaluation; may be empty
+  int64_t lanes = 64;   // documents read side by side (data/loader.h)
   void describe(Fields& fields);
 };
 
 struct Recipe {
-  std::string path;                // the YAML file
-  std::string source;              // folder of the full-attention model
+  std::string path;    // the YAML file
+  std::string source;  // folder of the full-attention model
   RunOptions run;
   ModelOptions model;
   DataOptions data;
@@ -52,7 +52,7 @@ struct Recipe {
   // What only the whole recipe shows: order and names of stages, and each stage's own arithmetic.
   // `readable`: whether a stage's options (by path), or "stages" as a list, could be read.
   void check(Problems& problems, const std::function<bool(const std::string&)>& readable) const;
-  int64_t num_kept() const;        // sparse layers of the hybrid (swap stage); 0 without one
+  int64_t num_kept() const;  // sparse layers of the hybrid (swap stage); 0 without one
 };
 
 // `overrides`: "key.path=value" (stages by index or name: "stages.distill.tokens=8M").
@@ -70,7 +70,7 @@ struct KeyDoc {
   std::string fallback;  // default as YAML, or "required"
   std::string help;
 };
-std::vector<KeyDoc> recipe_keys();   // every key that exists, in order
+std::vector<KeyDoc> recipe_keys();  // every key that exists, in order
 // The same as Markdown, a table for each section and stage type: recipes/README.md holds this text.
 std::string recipe_keys_markdown();
 

@@ -77,9 +77,8 @@ class Printer : public TextFields {
     start(key) += "\n";
     indented(1, [&] { describe(*this); });
   }
-  void named_sections(
-      const char* key, Need, const char*, const std::vector<std::string>& names,
-      const std::function<void(const std::string&, Fields&)>& describe) override {
+  void named_sections(const char* key, Need, const char*, const std::vector<std::string>& names,
+                      const std::function<void(const std::string&, Fields&)>& describe) override {
     start(key) += names.empty() ? " {}\n" : "\n";
     for (const std::string& name : names) {
       indented(1, [&] {
@@ -140,9 +139,8 @@ class KeyLister : public TextFields {
     group(key, "section", need, help);
     inside(std::string(key) + ".", [&] { describe(*this); });
   }
-  void named_sections(
-      const char* key, Need need, const char* help, const std::vector<std::string>&,
-      const std::function<void(const std::string&, Fields&)>& describe) override {
+  void named_sections(const char* key, Need need, const char* help, const std::vector<std::string>&,
+                      const std::function<void(const std::string&, Fields&)>& describe) override {
     group(key, "sections by name", need, help);
     inside(std::string(key) + ".NAME.", [&] { describe("NAME", *this); });
   }
@@ -187,9 +185,8 @@ class ValueLister : public TextFields {
                const std::function<void(Fields&)>& describe) override {
     inside(std::string(key), [&] { describe(*this); });
   }
-  void named_sections(
-      const char* key, Need, const char*, const std::vector<std::string>& names,
-      const std::function<void(const std::string&, Fields&)>& describe) override {
+  void named_sections(const char* key, Need, const char*, const std::vector<std::string>& names,
+                      const std::function<void(const std::string&, Fields&)>& describe) override {
     for (const std::string& name : names) {
       inside(std::string(key) + "." + name, [&] { describe(name, *this); });
     }
@@ -204,8 +201,7 @@ class ValueLister : public TextFields {
                 const std::vector<std::string>& current,
                 const std::function<void(size_t, const std::string&, Fields&)>& describe) override {
     for (size_t i = 0; i < current.size(); ++i) {
-      inside(fmt::format("{}[{}].{}", key, i, current[i]),
-             [&] { describe(i, current[i], *this); });
+      inside(fmt::format("{}[{}].{}", key, i, current[i]), [&] { describe(i, current[i], *this); });
     }
   }
 

@@ -1,7 +1,8 @@
+// Evaluations as an aligned text table.
 #include "trainer/report.h"
 
-#include <algorithm>
 #include <fmt/format.h>
+#include <algorithm>
 #include <set>
 #include <vector>
 
@@ -47,7 +48,9 @@ std::string evaluation_table(const nlohmann::json& evaluations) {
   for (int64_t length : lengths) header.push_back(fmt::format("needle@{}", length));
   std::vector<Cells> rows{header};
   auto number = [](const nlohmann::json& object, const char* key) {
-    return object.contains(key) ? fmt::format("{:.4f}", object.at(key).get<double>()) : "-";
+    if (!object.contains(key)) return std::string("-");
+    const nlohmann::json& value = object.at(key);  // null: JSON has no NaN
+    return value.is_number() ? fmt::format("{:.4f}", value.get<double>()) : std::string("nan");
   };
   for (const auto& e : evaluations) {
     Cells row{e.at("label").get<std::string>()};

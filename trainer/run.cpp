@@ -1,3 +1,4 @@
+// The state that stages hand on, to and from checkpoints.
 #include "trainer/run.h"
 
 #include <filesystem>
@@ -26,7 +27,10 @@ std::string tokenizer_hash(const std::string& folder) {
 }  // namespace
 
 Run::Run(Recipe& recipe, World& world, Metrics& metrics)
-    : recipe(recipe), world(world), metrics(metrics), folder(recipe.run.folder),
+    : recipe(recipe),
+      world(world),
+      metrics(metrics),
+      folder(recipe.run.folder),
       source(read_model_config(recipe.source)),
       tokenizer{tokenizer_hash(recipe.source), source.vocab_size} {}
 
@@ -44,6 +48,12 @@ void Run::make_student(const ModelConfig& config) {
   student.parts.clear();
   student.model = std::make_unique<Model>(config, world.compute_dtype(), world.device());
   for (Weights& part : student.model->parts()) student.parts.push_back(make_trained(part));
+}
+
+void refuse_hybrid_source(const Run& run, const Stage& stage) {
+  if (!run.source.is_hybrid()) return;
+  throw SharedError("stage " + stage.name + ": the source " + run.recipe.source +
+                    " is a hybrid already; " + stage.type() + " needs a full-attention model");
 }
 
 std::vector<int64_t> kept_layers(const ModelConfig& hybrid) {
@@ -85,7 +95,7 @@ void Run::load(StateReader& in) {
   if (state.at("has_student").get<bool>()) {
     const auto kept = state.at("kept").get<std::vector<int64_t>>();
     const bool keep_norm = recipe.model.qk_norm == "keep";
-    make_student(state.at("hybrid").get<bool>()
+    make_student(state.at("hybrid").get<bool>() && !source.is_hybrid()
                      ? hybrid_config(source, kept, recipe.model.sparse, keep_norm)
                      : source);
     for (TrainedPart& part : student.parts) {

@@ -1,5 +1,5 @@
-// What stages share and hand on: the teacher, the mixers in alignment, the scores, the hybrid, the data
-// cursor. Everything here but the teacher is in every checkpoint.
+// What stages share and hand on: the teacher, the mixers in alignment, the scores, the hybrid, the
+// data cursor. Everything here but the teacher is in every checkpoint.
 #pragma once
 
 #include <memory>
@@ -31,16 +31,16 @@ struct Run {
   World& world;
   Metrics& metrics;
   std::string folder;
-  ModelConfig source;              // of the folder `recipe.source`
-  TokenizerIdentity tokenizer;     // token stores made with another tokenizer are refused
+  ModelConfig source;           // of the folder `recipe.source`
+  TokenizerIdentity tokenizer;  // token stores made with another tokenizer are refused
 
   // One lightning mixer per layer (fp32), from align until swap; empty otherwise.
   std::vector<std::unique_ptr<Weights>> aligned;
-  nlohmann::json scores;           // of the score stage: [{"layer", "score", "plain", "recall", …}]
-  Student student;                 // null before swap
-  nlohmann::json data_state;       // the mixture's cursors; null at the start
+  nlohmann::json scores;      // of the score stage: [{"layer", "score", "plain", "recall", …}]
+  Student student;            // null before swap
+  nlohmann::json data_state;  // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
-  int64_t tokens_seen = 0;         // by training stages
+  int64_t tokens_seen = 0;                               // by training stages
 
   // The frozen source model in the compute dtype; read from its folder at first use.
   Model& teacher();
@@ -55,8 +55,11 @@ struct Run {
   std::unique_ptr<Model> teacher_;
 };
 
-// The hybrid's configuration as checkpoints store it and back: which layers are kept is all that the recipe
-// and the source folder do not already say.
+// Throws on all ranks: align, score and swap need a full-attention source.
+void refuse_hybrid_source(const Run& run, const Stage& stage);
+
+// The hybrid's configuration as checkpoints store it and back: which layers are kept is all that
+// the recipe and the source folder do not already say.
 std::vector<int64_t> kept_layers(const ModelConfig& hybrid);
 
 }  // namespace sala

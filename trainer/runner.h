@@ -1,5 +1,5 @@
-// Runs a recipe from where it stands. The runner owns every loop: signals, checkpoints, evaluation; stages do
-// one step or work item at a time.
+// Runs a recipe from where it stands. The runner owns every loop: signals, checkpoints, evaluation;
+// stages do one step or work item at a time.
 #pragma once
 
 #include <string>
@@ -10,12 +10,13 @@
 namespace sala {
 
 struct RunnerOptions {
-  std::string from;      // a checkpoint folder: forks a new run from it; empty = continue or start
-  std::string export_to; // write the hybrid of the newest checkpoint (or of `from`) there, and stop
+  std::string from;  // a checkpoint folder: forks a new run from it; empty = continue or start
+  std::string
+      export_to;  // write the hybrid of the newest checkpoint (or of `from`) there, and stop
 };
 
-// Exit code: 0 = finished, kExitCheckpointed = stopped on a signal after a checkpoint. Errors that all
-// ranks share are thrown on all of them.
+// Exit code: 0 = finished, kExitCheckpointed = stopped on a signal after a checkpoint. Errors that
+// all ranks share are thrown on all of them.
 int run_recipe(Recipe& recipe, World& world, const RunnerOptions& options);
 
 }  // namespace sala

@@ -1,6 +1,6 @@
-// Who holds which weights and gradients. The step asks for a unit's parts before it runs them and gives
-// them back after; an implementation decides what that means. Here: every rank holds everything and
-// gradients are summed over all ranks.
+// Who holds which weights and gradients. The step asks for a unit's parts before it runs them and
+// gives them back after; an implementation decides what that means. Here: every rank holds
+// everything and gradients are summed over all ranks.
 #pragma once
 
 #include <vector>
@@ -16,8 +16,8 @@ class Sharding {
   virtual void prefetch(size_t part) = 0;  // the part will be gathered soon; returns at once
   virtual void gather(size_t part) = 0;    // its weights are whole until release
   virtual void release(size_t part) = 0;
-  virtual void reduce(size_t part) = 0;    // its gradient is complete on this rank: sum over ranks
-  virtual void finish() = 0;               // all reductions are done when the current stream gets here
+  virtual void reduce(size_t part) = 0;  // its gradient is complete on this rank: sum over ranks
+  virtual void finish() = 0;  // all reductions are done when the current stream gets here
 };
 
 class Replicated : public Sharding {

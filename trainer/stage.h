@@ -1,6 +1,7 @@
 // A stage of the recipe: what it reads from the recipe, what it plans, one step of its work, its
 // state. One runner (runner.h) owns every loop: signals, checkpoints, evaluation, metrics. A stage
-// leaves the run in a new state. A new stage is one file (stage_<type>.cpp) and one line in stages.cpp.
+// leaves the run in a new state. A new stage is one file (stage_<type>.cpp) and one line in
+// stages.cpp.
 #pragma once
 
 #include <memory>
@@ -13,15 +14,15 @@
 
 namespace sala {
 
-struct Run;            // trainer/run.h
-struct Recipe;         // trainer/recipe.h
-class StateWriter;     // trainer/checkpoint.h
-class StateReader;     // trainer/checkpoint.h
+struct Run;         // trainer/run.h
+struct Recipe;      // trainer/recipe.h
+class StateWriter;  // trainer/checkpoint.h
+class StateReader;  // trainer/checkpoint.h
 
 // What a stage will need, before anything is allocated; per rank.
 struct StagePlan {
   double weights_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
-  double flops = 0;          // of the whole stage, all ranks together
+  double flops = 0;             // of the whole stage, all ranks together
   double checkpoint_bytes = 0;  // one checkpoint in this stage, all ranks together
   int64_t tokens = 0, steps = 0;
   double memory_bytes() const {
@@ -33,7 +34,7 @@ struct StagePlan {
 struct PlanContext {
   const Recipe& recipe;
   ModelConfig source;
-  ModelConfig hybrid;        // with as many sparse layers as the recipe's swap keeps
+  ModelConfig hybrid;  // with as many sparse layers as the recipe's swap keeps
   int64_t num_ranks = 1;
   bool cuda = false;
 };
@@ -41,24 +42,25 @@ struct PlanContext {
 class Stage {
  public:
   virtual ~Stage() = default;
-  virtual std::string type() const = 0;                  // "align", the recipe's key
+  virtual std::string type() const = 0;  // "align", the recipe's key
   virtual void describe(Fields& fields) = 0;
   // Cross-field arithmetic; `path` is the stage's own path ("stages[2].distill"). Reads no files.
   virtual void check(const Recipe& recipe, const std::string& path, Problems& problems) const = 0;
   virtual StagePlan plan(const PlanContext& context) const = 0;
-  virtual int64_t num_kept() const { return 0; }         // swap: sparse layers of the hybrid
+  virtual int64_t longest_row() const { return 0; }  // tokens the source model sees at once
+  virtual int64_t num_kept() const { return 0; }     // swap: sparse layers of the hybrid
 
-  virtual void begin(Run& run) = 0;                      // allocate; before load()
-  virtual bool advance(Run& run) = 0;                    // one step or work item; false = nothing left
-  virtual void end(Run& run) = 0;                        // hand the run on in its new state
+  virtual void begin(Run& run) = 0;    // allocate; before load()
+  virtual bool advance(Run& run) = 0;  // one step or work item; false = nothing left
+  virtual void end(Run& run) = 0;      // hand the run on in its new state
   virtual void save(StateWriter& out) const = 0;
   virtual void load(StateReader& in) = 0;
-  virtual int64_t step() const = 0;                      // steps done
+  virtual int64_t step() const = 0;  // steps done
   virtual int64_t num_steps() const = 0;
 
-  std::string name;           // unique in the recipe; the type unless the recipe names it
-  int64_t save_every = 0;     // steps between checkpoints inside the stage; 0 = only at its end
-  int64_t evaluate_every = 0; // steps between evaluations inside the stage; 0 = none
+  std::string name;            // unique in the recipe; the type unless the recipe names it
+  int64_t save_every = 0;      // steps between checkpoints inside the stage; 0 = only at its end
+  int64_t evaluate_every = 0;  // steps between evaluations inside the stage; 0 = none
 };
 
 // The registry: stages.cpp.

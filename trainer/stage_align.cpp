@@ -1,9 +1,10 @@
-// HALO stage 1 (arXiv:2601.22156): for every layer at once, a lightning mixer learns to give the teacher's
-// mixer output from the teacher's own mixer input. One teacher pass; each layer's mixer runs forward and
-// backward as soon as its input exists and frees its graph, so memory does not grow with depth.
+// HALO stage 1 (arXiv:2601.22156): for every layer at once, a lightning mixer learns to give the
+// teacher's mixer output from the teacher's own mixer input. One teacher pass; each layer's mixer
+// runs forward and backward as soon as its input exists and frees its graph, so memory does not
+// grow with depth.
 //
-// Loss per layer: mean squared error over the variance of the teacher's output (measured once, on the
-// first batch). Every mixer has a clip and a loss curve of its own.
+// Loss per layer: mean squared error over the variance of the teacher's output (measured once, on
+// the first batch). Every mixer has a clip and a loss curve of its own.
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -31,6 +32,9 @@ class AlignStage : public Stage {
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     const bool usable = budget_.check(path, recipe, problems);
     optimizer_options_.check(path, usable ? budget_.num_steps() : 0, problems);
+    if (evaluate_every > 0) {
+      problems.add(path + ".evaluate_every", "there is no hybrid to evaluate before the swap");
+    }
   }
 
   StagePlan plan(const PlanContext& context) const override {
@@ -38,8 +42,8 @@ class AlignStage : public Stage {
     StagePlan plan;
     plan.steps = budget_.num_steps();
     plan.tokens = plan.steps * budget_.batch_tokens;
-    const double mixers = static_cast<double>(c.num_layers) *
-                          mixer_parameters(c, Mixer::kLightning);
+    const double mixers =
+        static_cast<double>(c.num_layers) * mixer_parameters(c, Mixer::kLightning);
     plan.weights_bytes = compute_bytes(context) * (num_parameters(context.source) + mixers);
     plan.gradient_bytes = 4 * mixers;
     plan.optimizer_bytes = (context.cuda ? 12 : 8) * mixers;
@@ -52,20 +56,21 @@ class AlignStage : public Stage {
 
   void begin(Run& run) override {
     run_ = &run;
+    refuse_hybrid_source(run, *this);
+    run.teacher();  // reading it is collective: ranks without rows must join
     config_ = hybrid_config(run.source, {}, run.recipe.model.sparse, false);
-    const bool fresh = run.aligned.empty();
+    fresh_ = run.aligned.empty();
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const Layout layout = mixer_layout(config_, l, Mixer::kLightning);
-      if (fresh) {
-        run.aligned.push_back(
-            std::make_unique<Weights>(layout, at::kFloat, run.world.device()));
+      if (fresh_) {
+        run.aligned.push_back(std::make_unique<Weights>(layout, at::kFloat, run.world.device()));
       }
       Weights& master = *run.aligned[l];
       if (run.world.compute_dtype() == at::kFloat) {
         parts_.push_back({&master, master.flat});
       } else {
-        compute_.push_back(std::make_unique<Weights>(layout, run.world.compute_dtype(),
-                                                     run.world.device()));
+        compute_.push_back(
+            std::make_unique<Weights>(layout, run.world.compute_dtype(), run.world.device()));
         parts_.push_back({compute_.back().get(), master.flat});
         refresh(parts_.back());
       }
@@ -99,8 +104,8 @@ class AlignStage : public Stage {
     } else {
       optimizer_->zero_grad();
     }
-    loop_->finish(mean, finite, {{"lr", input.lr}, {"layer_losses", losses},
-                                 {"layer_grad_norms", norms}});
+    loop_->finish(mean, finite,
+                  {{"lr", input.lr}, {"layer_losses", losses}, {"layer_grad_norms", norms}});
     return true;
   }
 
@@ -114,16 +119,17 @@ class AlignStage : public Stage {
 
   void save(StateWriter& out) const override {
     loop_->save(out);
-    optimizer_->save(out);
+    optimizer_->save(out, "aligned.");
     out.json("align", {{"variance", variance_}});
   }
 
   void load(StateReader& in) override {
     loop_->load(in);
-    optimizer_->load(in);
+    optimizer_->load(in, "aligned.");
     variance_ = in.json("align").at("variance").get<std::vector<double>>();
   }
 
+  int64_t longest_row() const override { return budget_.row_length; }
   int64_t step() const override { return loop_ ? loop_->step() : 0; }
   int64_t num_steps() const override { return budget_.num_steps(); }
 
@@ -148,8 +154,8 @@ class AlignStage : public Stage {
     teacher.run_units(0, teacher.units().size() - 1, {}, env);
   }
 
-  // Statistics of the teacher on the first batch: what the output norms start from and what errors are
-  // measured in. All ranks get the same.
+  // Statistics of the teacher on the first batch: what the output norms start from and what errors
+  // are measured in. All ranks get the same.
   void start_mixers(Run& run, const std::vector<Batch>& batches) {
     const int64_t L = config_.num_layers, C = config_.width;
     at::Tensor attention_squares = at::zeros({L, config_.q_size()}, options(at::kDouble));
@@ -174,8 +180,10 @@ class AlignStage : public Stage {
     variance_ = to_vector(variance);
     for (int64_t l = 0; l < L; ++l) {
       const at::Tensor rms = (attention_squares[l] / count).sqrt();
-      start_lightning_mixer(config_, run.teacher().mixer(l), rms, *run.aligned[l]);
-      refresh(parts_[l]);
+      if (fresh_) {  // a second align stage goes on with the mixers of the first
+        start_lightning_mixer(config_, run.teacher().mixer(l), rms, *run.aligned[l]);
+        refresh(parts_[l]);
+      }
       TORCH_CHECK(variance_[l] > 0, "the teacher's mixer of layer ", l, " gives a constant output");
     }
   }
@@ -183,9 +191,8 @@ class AlignStage : public Stage {
   void align_batch(Model& teacher, const Batch& batch, at::Tensor& errors) {
     Env env = teacher.env(batch, false);
     Env mixer_env = env;
-    mixer_env.lightning_rope =
-        rope_table(config_.lightning_rope_config, config_.head_size, config_.max_position,
-                   batch.position, batch.docs.longest);
+    mixer_env.lightning_rope = rope_table(config_.lightning_rope_config, config_.head_size,
+                                          config_.max_position, batch.position, batch.docs.longest);
     const double num_values =
         static_cast<double>(budget_.rows_per_step() * budget_.row_length * config_.width);
     const MixerTap tap = [&](int64_t l, const at::Tensor& input, const at::Tensor&,
@@ -193,10 +200,12 @@ class AlignStage : public Stage {
       at::AutoGradMode with_graph(true);
       Weights& weights = *parts_[l].weights;
       const MixerCall call{config_, weights, mixer_env, l, nullptr};
-      const at::Tensor difference = lightning_mixer(call, input.detach()).to(at::kFloat) -
-                                    output.detach().to(at::kFloat);
+      const at::Tensor difference =
+          lightning_mixer(call, input.detach()).to(at::kFloat) - output.detach().to(at::kFloat);
       const at::Tensor loss = difference.square().sum() / (num_values * variance_[l]);
-      auto grads = torch::autograd::grad({loss}, trainable(weights));
+      const auto inputs = trainable(weights);
+      const auto grads =
+          inputs.empty() ? torch::autograd::variable_list{} : torch::autograd::grad({loss}, inputs);
       size_t g = 0;
       for (size_t i = 0; i < weights.views().size(); ++i) {
         if (weights.views()[i].requires_grad()) weights.accumulate_grad(i, grads[g++]);
@@ -227,10 +236,11 @@ class AlignStage : public Stage {
   LoopOptions loop_options_;
 
   Run* run_ = nullptr;
-  ModelConfig config_;                      // every layer lightning
+  bool fresh_ = true;                              // no aligned mixers came from before
+  ModelConfig config_;                             // every layer lightning
   std::vector<std::unique_ptr<Weights>> compute_;  // bf16 copies on CUDA; empty on CPU
   std::vector<TrainedPart> parts_;
-  std::vector<double> variance_;            // of the teacher's mixer output, per layer
+  std::vector<double> variance_;  // of the teacher's mixer output, per layer
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainingLoop> loop_;
 };

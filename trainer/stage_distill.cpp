@@ -1,4 +1,5 @@
-// Distillation: KL between the teacher's and the hybrid's full next-token distributions, all tokens.
+// Distillation: KL between the teacher's and the hybrid's full next-token distributions, all
+// tokens.
 #include <fmt/format.h>
 
 #include "trainer/model_training.h"

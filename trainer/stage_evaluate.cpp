@@ -1,5 +1,7 @@
-// Evaluation as a stage of its own. Its options also serve the evaluations inside loops and after a swap.
+// Evaluation as a stage of its own. Its options also serve the evaluations inside loops and after a
+// swap.
 #include <fmt/format.h>
+#include <algorithm>
 
 #include "trainer/evaluate.h"
 #include "trainer/plan.h"
@@ -34,8 +36,8 @@ void EvaluateOptions::check(const Recipe& recipe, const std::string& path,
   for (const std::string& name : sources) known("sources", name);
   if (row_length < 2) problems.add(path + ".row_length", "must be at least 2 tokens");
   if (tokens < row_length) {
-    problems.add(path + ".tokens", fmt::format("{} is less than one row of {} tokens", tokens,
-                                               row_length));
+    problems.add(path + ".tokens",
+                 fmt::format("{} is less than one row of {} tokens", tokens, row_length));
   }
   if (needle_lengths.empty()) return;
   known("needle_source", needle_source);
@@ -74,6 +76,11 @@ class EvaluateStage : public Stage {
   void end(Run&) override {}
   void save(StateWriter& out) const override { out.json("evaluate", {{"done", done_}}); }
   void load(StateReader& in) override { done_ = in.json("evaluate").at("done").get<bool>(); }
+  int64_t longest_row() const override {
+    int64_t longest = options.sources.empty() ? 0 : options.row_length;
+    for (int64_t length : options.needle_lengths) longest = std::max(longest, length);
+    return longest;
+  }
   int64_t step() const override { return done_ ? 1 : 0; }
   int64_t num_steps() const override { return 1; }
 

@@ -22,8 +22,9 @@ class ExportStage : public Stage {
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     if (recipe.num_kept() > 0 && recipe.model.qk_norm == "keep") {
-      problems.add(path, "the minicpm_sala format has no QK-norm on kept layers: use model.qk_norm: "
-                         "drop, or remove the export stage");
+      problems.add(path,
+                   "the minicpm_sala format has no QK-norm on kept layers: use model.qk_norm: "
+                   "drop, or remove the export stage");
     }
     if (max_shard_bytes_ < 1) problems.add(path + ".max_shard_bytes", "must be at least 1");
   }

@@ -66,7 +66,8 @@ void Schedule::check(const std::string& path, int64_t num_steps, Problems& probl
   if (num_steps > 0 && warmup_steps >= num_steps) {
     problems.add(path + ".warmup_steps",
                  fmt::format("{} steps of warm-up, but the stage has only {} steps (tokens / "
-                             "batch_tokens)", warmup_steps, num_steps));
+                             "batch_tokens)",
+                             warmup_steps, num_steps));
   }
 }
 
@@ -111,8 +112,7 @@ void OptimizerOptions::describe(Fields& fields) {
               });
 }
 
-void OptimizerOptions::check(const std::string& path, int64_t num_steps,
-                             Problems& problems) const {
+void OptimizerOptions::check(const std::string& path, int64_t num_steps, Problems& problems) const {
   schedule.check(path, num_steps, problems);
   for (const auto& [key, beta] : {std::pair{"beta1", beta1}, std::pair{"beta2", beta2}}) {
     if (!(beta >= 0 && beta < 1)) {
@@ -203,10 +203,9 @@ void check_sources(const std::string& key, const std::map<std::string, double>& 
       for (const auto& [source, options] : recipe.data.sources) {
         known += (known.empty() ? "" : ", ") + source;
       }
-      problems.add(key + "." + name,
-                   fmt::format("no such source in data.sources (there {}: {})",
-                               recipe.data.sources.size() == 1 ? "is" : "are",
-                               known.empty() ? "none" : known));
+      problems.add(key + "." + name, fmt::format("no such source in data.sources (there {}: {})",
+                                                 recipe.data.sources.size() == 1 ? "is" : "are",
+                                                 known.empty() ? "none" : known));
     }
     if (!(weight > 0)) {
       problems.add(key + "." + name, fmt::format("weight must be more than 0, but is {}", weight));

@@ -1,17 +1,19 @@
-// How much each layer matters. `kl`: swap one layer for its aligned lightning mixer and measure the KL to
-// the teacher, on plain text and on tokens that can only be predicted by recall: every row ends with a copy
-// of an earlier span of itself. Score = plain KL / its mean over layers + recall KL / its mean.
-// `uniform`: layers at even distances, the control.
+// How much each layer matters. `kl`: swap one layer for its aligned lightning mixer and measure the
+// KL to the teacher, on plain text and on tokens that can only be predicted by recall: every row
+// ends with a copy of an earlier span of itself. Score = plain KL / its mean over layers + recall
+// KL / its mean. `uniform`: layers at even distances, the control.
 //
-// One teacher pass per document keeps every block's input, so a swapped layer runs only the blocks above it.
-// A work item is (document, layer). Finished items are appended to RUN/scores/items-<rank>.jsonl as they
-// come and survive a kill; documents are shared out over the ranks, and no result depends on how many.
+// One teacher pass per document keeps every block's input, so a swapped layer runs only the blocks
+// above it. A work item is (document, layer). Finished items are appended to
+// RUN/scores/items-<rank>.jsonl as they come and survive a kill; documents are shared out over the
+// ranks, and no result depends on how many.
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fmt/format.h>
 #include <fstream>
 #include <numeric>
 #include <set>
@@ -53,9 +55,19 @@ class ItemLog {
   ItemLog& operator=(const ItemLog&) = delete;
 
   void append(const Item& item, const std::string& key) {
-    const std::string line = nlohmann::json{{"key", key}, {"document", item.document},
-                                            {"layer", item.layer}, {"plain", item.plain},
-                                            {"recall", item.recall}}.dump() + "\n";
+    if (!std::isfinite(item.plain) || !std::isfinite(item.recall)) {
+      throw std::runtime_error(
+          fmt::format("the KL of document {} with layer {} swapped is not "
+                      "finite: align longer, or at a lower lr",
+                      item.document, item.layer));
+    }
+    const nlohmann::json value = {{"key", key},
+                                  {"document", item.document},
+                                  {"layer", item.layer},
+                                  {"plain", item.plain},
+                                  {"recall", item.recall}};
+    // A line before it as well: what a kill tore stays a line of its own.
+    const std::string line = fmt::format("\n{}\n", value.dump());
     if (::write(file_, line.data(), line.size()) != static_cast<ssize_t>(line.size()) ||
         ::fsync(file_) != 0) {
       throw std::runtime_error("cannot write a finished score to " + folder_ + ": " +
@@ -70,7 +82,7 @@ class ItemLog {
       std::ifstream file(entry.path());
       for (std::string line; std::getline(file, line);) {
         const auto j = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-        if (j.is_discarded() || j.value("key", "") != key) continue;
+        if (!j.is_object() || j.value("key", "") != key) continue;
         items.push_back({j.at("document"), j.at("layer"), j.at("plain"), j.at("recall")});
       }
     }
@@ -116,14 +128,16 @@ class ScoreStage : public Stage {
     StagePlan plan = plan_forward(context, documents_ * row_length_, row_length_, false);
     plan.steps = documents_ * c.num_layers;
     plan.weights_bytes += 4.0 * c.num_layers * mixer_parameters(context.hybrid, Mixer::kLightning);
-    plan.activation_bytes += static_cast<double>(compute_bytes(context)) * row_length_ * c.width *
-                             (c.num_layers + 1);
+    plan.activation_bytes +=
+        static_cast<double>(compute_bytes(context)) * row_length_ * c.width * (c.num_layers + 1);
     const double head = head_flops(c) * row_length_ * documents_ * c.num_layers;
     plan.flops += plan.flops * c.num_layers / 2.0 + 2 * head;
     return plan;
   }
 
   void begin(Run& run) override {
+    refuse_hybrid_source(run, *this);
+    if (method_ == "kl") run.teacher();  // reading it is collective; not every rank has an item
     num_layers_ = run.source.num_layers;
     num_ranks_ = run.world.size();
     next_ = 0;
@@ -161,6 +175,7 @@ class ScoreStage : public Stage {
   // Items are their own record: there is nothing to keep in a checkpoint.
   void save(StateWriter& out) const override { out.json("score", {{"method", method_}}); }
   void load(StateReader&) override {}
+  int64_t longest_row() const override { return method_ == "kl" ? row_length_ : 0; }
   int64_t step() const override { return next_; }
   int64_t num_steps() const override {
     return method_ == "kl" ? (documents_ + num_ranks_ - 1) / num_ranks_ * num_layers_ : 1;
@@ -175,15 +190,24 @@ class ScoreStage : public Stage {
       }
       read_rows(run);
       // Items belong to this recipe, these rows and these mixers.
-      const nlohmann::json identity = {{"stage", name}, {"rows", row_length_},
-                                       {"documents", documents_}, {"span", recall_span_},
+      const nlohmann::json identity = {{"stage", name},
+                                       {"rows", row_length_},
+                                       {"documents", documents_},
+                                       {"span", recall_span_},
                                        {"seed", run.recipe.run.seed},
+                                       {"tokens", rows_hash()},
                                        {"mixers", mixers_hash(run)}};
       key_ = xxh3_64_hex(identity.dump().data(), identity.dump().size());
       log_ = std::make_unique<ItemLog>(run.folder + "/scores", run.world.rank());
     });
     run.world.barrier();
     for (const Item& item : log_->read(key_)) finished_.insert({item.document, item.layer});
+  }
+
+  std::string rows_hash() const {
+    Xxh3Stream stream(Xxh3Width::k64);
+    for (const Row& row : rows_) stream.update(row.ids.data(), row.ids.size() * sizeof(row.ids[0]));
+    return stream.hex();
   }
 
   static std::string mixers_hash(const Run& run) {
@@ -211,8 +235,10 @@ class ScoreStage : public Stage {
       }
     }
     if (rows_.empty()) {
-      throw std::runtime_error(fmt::format("stage {}: no document has {} tokens; use a smaller "
-                                           "row_length or longer documents", name, row_length_));
+      throw std::runtime_error(
+          fmt::format("stage {}: no document has {} tokens; use a smaller "
+                      "row_length or longer documents",
+                      name, row_length_));
     }
     documents_ = std::min<int64_t>(documents_, static_cast<int64_t>(rows_.size()));
   }
@@ -270,17 +296,33 @@ class ScoreStage : public Stage {
     document_ = document;
   }
 
+  // Rank 0 alone reads all items, so that all ranks go on with the same scores.
   void combine(Run& run) {
     run.world.barrier();
+    run.world.together("scores", [&] {
+      if (run.world.rank() == 0) run.scores = combined();
+    });
+    run.scores = nlohmann::json::parse(run.world.broadcast(run.scores.dump()));
+    publish(run);
+  }
+
+  nlohmann::json combined() const {
     std::vector<std::vector<double>> plain(num_layers_), recall(num_layers_);
     std::set<std::pair<int64_t, int64_t>> seen;  // two attempts can both have finished an item
-    for (const Item& item : log_->read(key_)) {
+    std::vector<Item> items = log_->read(key_);
+    std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
+      return std::pair(a.document, a.layer) < std::pair(b.document, b.layer);
+    });
+    for (const Item& item : items) {
       if (!seen.insert({item.document, item.layer}).second) continue;
       plain[item.layer].push_back(item.plain);
       recall[item.layer].push_back(item.recall);
     }
-    auto mean = [](std::vector<double> v) {
-      std::sort(v.begin(), v.end());  // the same sum whichever rank finished first
+    if (static_cast<int64_t>(seen.size()) != documents_ * num_layers_) {
+      throw std::runtime_error(fmt::format("stage {}: {} of {} scores are there; run it again",
+                                           name, seen.size(), documents_ * num_layers_));
+    }
+    auto mean = [](const std::vector<double>& v) {
       return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
     };
     double all_plain = 0, all_recall = 0;
@@ -298,15 +340,17 @@ class ScoreStage : public Stage {
         const double s = plain[l][i] / all_plain + recall[l][i] / all_recall - score;
         squares += s * s;
       }
-      layers.push_back({{"layer", l}, {"score", score}, {"plain", p}, {"recall", r},
+      layers.push_back({{"layer", l},
+                        {"score", score},
+                        {"plain", p},
+                        {"recall", r},
                         {"se", n > 1 ? std::sqrt(squares / (n * (n - 1))) : 0.0}});
     }
-    run.scores = {{"stage", name}, {"method", method_}, {"documents", documents_},
-                  {"layers", layers}};
-    publish(run);
+    return {{"stage", name}, {"method", method_}, {"documents", documents_}, {"layers", layers}};
   }
 
-  // Layers nearest to even distances score 1, in the order that makes any `keep` of them evenly spread.
+  // Layers nearest to even distances score 1, in the order that makes any `keep` of them evenly
+  // spread.
   void score_uniformly(Run& run) {
     int64_t keep = std::max<int64_t>(run.recipe.num_kept(), 1);
     std::vector<double> score(num_layers_, 0.0);
@@ -326,10 +370,11 @@ class ScoreStage : public Stage {
     run.metrics.event(event);
     for (const auto& l : run.scores.at("layers")) {
       if (!l.contains("plain")) continue;
-      run.metrics.note(fmt::format("layer {:3}  score {:7.3f} ± {:.3f}  plain KL {:.5f}  recall KL "
-                                   "{:.5f}", l.at("layer").get<int64_t>(),
-                                   l.at("score").get<double>(), l.at("se").get<double>(),
-                                   l.at("plain").get<double>(), l.at("recall").get<double>()));
+      run.metrics.note(fmt::format(
+          "layer {:3}  score {:7.3f} ± {:.3f}  plain KL {:.5f}  recall KL "
+          "{:.5f}",
+          l.at("layer").get<int64_t>(), l.at("score").get<double>(), l.at("se").get<double>(),
+          l.at("plain").get<double>(), l.at("recall").get<double>()));
     }
   }
 
@@ -353,9 +398,9 @@ class ScoreStage : public Stage {
   std::unique_ptr<ItemLog> log_;
   std::set<std::pair<int64_t, int64_t>> finished_;
   std::vector<Row> rows_;
-  int64_t document_ = -1;               // the one whose block inputs are cached
+  int64_t document_ = -1;  // the one whose block inputs are cached
   Batch batch_;
-  std::vector<at::Tensor> inputs_;      // L + 1
+  std::vector<at::Tensor> inputs_;  // L + 1
   at::Tensor final_;
 };
 

@@ -1,9 +1,10 @@
-// Picks the layers that keep softmax attention and builds the hybrid: everything outside the mixers is the
-// source's, lightning layers take their aligned mixers, kept layers the source's projections without RoPE and
-// with a gate that leaves the output's scale alone. No forward pass, nothing random.
-#include <algorithm>
+// Picks the layers that keep softmax attention and builds the hybrid: everything outside the mixers
+// is the source's, lightning layers take their aligned mixers, kept layers the source's projections
+// without RoPE and with a gate that leaves the output's scale alone. No forward pass, nothing
+// random.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <algorithm>
 
 #include "model/convert.h"
 #include "trainer/evaluate.h"
@@ -47,16 +48,16 @@ class SwapStage : public Stage {
     return layers_.empty() ? keep_ : static_cast<int64_t>(layers_.size());
   }
 
-  void begin(Run&) override {}
+  void begin(Run& run) override { refuse_hybrid_source(run, *this); }
 
   bool advance(Run& run) override {
     if (done_) return false;
     const std::vector<int64_t> kept = choose(run);
     build(run, kept);
-    done_ = true;
     run.metrics.event({{"event", "swap"}, {"stage", name}, {"kept", kept}});
     run.metrics.note(fmt::format("kept layers: {}", fmt::join(kept, ", ")));
     evaluate_with_recipe(run, name);
+    done_ = true;
     return true;
   }
 
@@ -84,7 +85,8 @@ class SwapStage : public Stage {
       if (run.scores.is_null()) {
         throw std::runtime_error(fmt::format(
             "stage {}: `keep` chooses by score, but no score stage ran before; add one (method: "
-            "uniform costs nothing) or name the layers", name));
+            "uniform costs nothing) or name the layers",
+            name));
       }
       if (force_ends_) add(0), add(L - 1);
       std::vector<std::pair<double, int64_t>> ranked;
@@ -104,8 +106,8 @@ class SwapStage : public Stage {
 
   void build(Run& run, const std::vector<int64_t>& kept) const {
     if (run.aligned.empty()) {
-      throw std::runtime_error(fmt::format(
-          "stage {}: no aligned mixers; put an align stage before it", name));
+      throw std::runtime_error(
+          fmt::format("stage {}: no aligned mixers; put an align stage before it", name));
     }
     Model& teacher = run.teacher();
     run.make_student(hybrid_config(run.source, kept, run.recipe.model.sparse,

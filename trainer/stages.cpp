@@ -1,5 +1,5 @@
-// The registry of stages. A new one is its file stage_<type>.cpp, which defines make_<type>_stage(), and
-// its line here.
+// The registry of stages. A new one is its file stage_<type>.cpp, which defines
+// make_<type>_stage(), and its line here.
 #include "trainer/stage.h"
 
 #define SALA_STAGES(X) \

@@ -1,3 +1,5 @@
+// Forward unit by unit, the loss, backward unit by unit, one update. No rank takes a branch that
+// another does not.
 #include "trainer/step.h"
 
 #include <torch/csrc/autograd/autograd.h>

@@ -1,3 +1,4 @@
+// Data, schedule, metrics and the non-finite policy around a step.
 #include "trainer/training_loop.h"
 
 #include <fmt/format.h>
@@ -19,8 +20,13 @@ std::vector<SourceSpec> source_specs(const Recipe& recipe,
 TrainingLoop::TrainingLoop(Run& run, const Stage& stage, const TokenBudget& budget,
                            const OptimizerOptions& optimizer, const LoopOptions& options,
                            double flops_per_token)
-    : run_(run), stage_(stage), budget_(budget), optimizer_(optimizer), options_(options),
-      flops_per_token_(flops_per_token), num_steps_(budget.num_steps()) {}
+    : run_(run),
+      stage_(stage),
+      budget_(budget),
+      optimizer_(optimizer),
+      options_(options),
+      flops_per_token_(flops_per_token),
+      num_steps_(budget.num_steps()) {}
 
 void TrainingLoop::open_loader() {
   LoaderConfig config;
@@ -32,8 +38,8 @@ void TrainingLoop::open_loader() {
   config.tokenizer = run_.tokenizer;
   config.rank = run_.world.rank();
   config.num_ranks = run_.world.size();
-  loader_ = std::make_unique<Loader>(source_specs(run_.recipe, budget_.data), config,
-                                     run_.data_state);
+  loader_ =
+      std::make_unique<Loader>(source_specs(run_.recipe, budget_.data), config, run_.data_state);
 }
 
 TrainingLoop::Input TrainingLoop::next() {
@@ -64,9 +70,14 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
   const double tokens_per_second = static_cast<double>(budget_.batch_tokens) / took.count();
   const double peak = device_peak_flops(run_.world.device()) * run_.world.size();
   const double mfu = peak > 0 ? flops_per_token_ * tokens_per_second / peak : -1;
-  line.update({{"event", "step"}, {"stage", stage_.name}, {"step", step_}, {"loss", loss},
-               {"finite", finite}, {"tokens", run_.tokens_seen},
-               {"tokens_per_second", tokens_per_second}, {"seconds", took.count()},
+  line.update({{"event", "step"},
+               {"stage", stage_.name},
+               {"step", step_},
+               {"loss", loss},
+               {"finite", finite},
+               {"tokens", run_.tokens_seen},
+               {"tokens_per_second", tokens_per_second},
+               {"seconds", took.count()},
                {"memory_bytes", peak_memory_bytes(run_.world.device())}});
   if (mfu >= 0) line["mfu"] = mfu;
   run_.metrics.event(line);
@@ -76,8 +87,10 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
 
   skips_in_a_row_ = finite ? 0 : skips_in_a_row_ + 1;
   if (finite) return;
-  run_.metrics.note(fmt::format("stage {} step {}: loss or gradient is not finite on some rank; "
-                                "no parameter was changed on any rank", stage_.name, step_));
+  run_.metrics.note(
+      fmt::format("stage {} step {}: loss or gradient is not finite on some rank; "
+                  "no parameter was changed on any rank",
+                  stage_.name, step_));
   if (options_.on_nonfinite == "stop" || skips_in_a_row_ > options_.max_skips) {
     throw SharedError(fmt::format(
         "stage {} stopped at step {}: {} step(s) in a row with a non-finite loss or gradient "

@@ -1,4 +1,5 @@
-// What every looping stage does around its step: data in, learning rate, non-finite policy, metrics.
+// What every looping stage does around its step: data in, learning rate, non-finite policy,
+// metrics.
 #pragma once
 
 #include <chrono>
@@ -31,13 +32,13 @@ class TrainingLoop {
   struct Input {
     std::vector<Batch> micro_batches;  // this rank's; may be empty
     double lr = 0;
-    int64_t num_target_tokens = 0;     // of all ranks
+    int64_t num_target_tokens = 0;  // of all ranks
   };
   Input next();
 
   // Ends the step: counts it, keeps the data cursor, writes metrics. `line` holds the stage's own
-  // numbers. A step that is not finite was skipped by the caller on all ranks; too many in a row, or
-  // on_nonfinite: stop, throw.
+  // numbers. A step that is not finite was skipped by the caller on all ranks; too many in a row,
+  // or on_nonfinite: stop, throw.
   void finish(double loss, bool finite, nlohmann::json line);
 
   void save(StateWriter& out) const;

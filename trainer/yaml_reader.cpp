@@ -26,7 +26,8 @@ class TreeBuilder {
     YamlNode out;
     out.place = place(node.Mark());
     if (depth > kMaxDepth) {
-      throw std::runtime_error(out.place.text() + ": nested too deeply (does an anchor contain "
+      throw std::runtime_error(out.place.text() +
+                               ": nested too deeply (does an anchor contain "
                                "itself?)");
     }
     if (node.IsMap()) {
@@ -130,10 +131,14 @@ const YamlNode* YamlNode::find(const std::string& key) const {
 
 std::string what_it_is(const YamlNode& node) {
   switch (node.kind) {
-    case YamlNode::Kind::kMap: return "a mapping";
-    case YamlNode::Kind::kList: return "a list";
-    case YamlNode::Kind::kScalar: return "'" + node.scalar + "'";
-    case YamlNode::Kind::kNull: break;
+    case YamlNode::Kind::kMap:
+      return "a mapping";
+    case YamlNode::Kind::kList:
+      return "a list";
+    case YamlNode::Kind::kScalar:
+      return "'" + node.scalar + "'";
+    case YamlNode::Kind::kNull:
+      break;
   }
   return "nothing";
 }

@@ -98,8 +98,7 @@ TEST_F(Gpu, HiddenStatesAgreeWithTheCpu) {
   auto on_gpu = model_on(gpu_, at::kBFloat16);
   const Batch cpu_batch = batch_on(at::kCPU), gpu_batch = batch_on(gpu_);
   const at::Tensor expected = on_cpu->hidden(on_cpu->env(cpu_batch, false));
-  const at::Tensor hidden =
-      on_gpu->hidden(on_gpu->env(gpu_batch, false)).to(at::kFloat).cpu();
+  const at::Tensor hidden = on_gpu->hidden(on_gpu->env(gpu_batch, false)).to(at::kFloat).cpu();
   EXPECT_LE((hidden - expected).norm().item<double>() / expected.norm().item<double>(), 0.03);
 }
 

@@ -23,7 +23,8 @@ TEST(Ranks, OneTwoAndFourGiveTheSameLosses) {
       EXPECT_LE(std::abs(a - b), 1e-5 * std::abs(a))
           << name << " " << one[i].at("stage") << " step " << one[i].at("step");
     }
-    EXPECT_EQ(toy.events(name, "swap").at(0).at("kept"), toy.events("1_ranks", "swap").at(0).at("kept"));
+    EXPECT_EQ(toy.events(name, "swap").at(0).at("kept"),
+              toy.events("1_ranks", "swap").at(0).at("kept"));
   }
 }
 

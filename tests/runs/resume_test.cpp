@@ -81,9 +81,11 @@ TEST(Resume, StoppedOnASignalContinuesBitEqual) {
   ASSERT_EQ(toy.run("whole", 1), 0) << toy.log("whole");
   const pid_t process = toy.start("stopped", 1);
   ASSERT_TRUE(toy.wait_for_step("stopped", process, "distill", 5));
-  kill(process, SIGTERM);
+  kill(process, SIGUSR1);  // mpirun passes it on
   int status = 0;
   waitpid(process, &status, 0);
+  EXPECT_EQ(WEXITSTATUS(status), 75) << toy.log("stopped");
+  EXPECT_NE(toy.log("stopped").find("-distill-"), std::string::npos) << "no checkpoint";
   EXPECT_EQ(toy.run("stopped", 1), 0) << toy.log("stopped");
   expect_same_run(toy, "whole", "stopped");
 }

@@ -1,3 +1,4 @@
+// Makes the toy source, stores and recipe, and starts sala-train under mpirun.
 #include "tests/runs/toy_run.h"
 
 #include <fcntl.h>
@@ -101,15 +102,19 @@ void write_store(const std::string& path, int64_t num_documents, uint64_t seed) 
 
 std::string default_stages(int64_t save_every) {
   const std::string save = ", save_every: " + std::to_string(save_every);
-  return
-      "  - align: {tokens: 10240, row_length: 64, batch_tokens: 512, data: {a: 1, b: 2}, lr: 3e-3" +
-      save + "}\n"
-      "  - score: {method: kl, data: {a: 1}, documents: 4, row_length: 128, recall_span: 16}\n"
-      "  - swap: {keep: 1, force_ends: false}\n"
-      "  - distill: {tokens: 10240, row_length: 128, batch_tokens: 512, data: {a: 1, b: 1}, "
-      "lr: 2e-3, rules: [{match: self_attn, lr_scale: 2}]" + save + "}\n"
-      "  - train: {tokens: 10240, row_length: 256, batch_tokens: 512, data: {b: 1}, lr: 1e-3, "
-      "schedule: wsd, recompute: full" + save + "}\n";
+  return "  - align: {tokens: 10240, row_length: 64, batch_tokens: 512, data: {a: 1, b: 2}, lr: "
+         "3e-3" +
+         save +
+         "}\n"
+         "  - score: {method: kl, data: {a: 1}, documents: 4, row_length: 128, recall_span: 16}\n"
+         "  - swap: {keep: 1, force_ends: false}\n"
+         "  - distill: {tokens: 10240, row_length: 128, batch_tokens: 512, data: {a: 1, b: 1}, "
+         "lr: 2e-3, rules: [{match: self_attn, lr_scale: 2}]" +
+         save +
+         "}\n"
+         "  - train: {tokens: 10240, row_length: 256, batch_tokens: 512, data: {b: 1}, lr: 1e-3, "
+         "schedule: wsd, recompute: full" +
+         save + "}\n";
 }
 
 }  // namespace
@@ -136,14 +141,14 @@ ToyRun::~ToyRun() { fs::remove_all(folder_); }
 pid_t ToyRun::start(const std::string& name, int ranks, const std::string& arguments) const {
   const std::string command =
       "exec mpirun --allow-run-as-root --oversubscribe --bind-to none -np " +
-      std::to_string(ranks) + " " SALA_BIN_DIR "/sala-train " + recipe() + " --set run.folder=" +
-      run_folder(name) + " " + arguments;
+      std::to_string(ranks) + " " SALA_BIN_DIR "/sala-train " + recipe() +
+      " --set run.folder=" + run_folder(name) + " " + arguments;
   const pid_t process = fork();
   if (process == 0) {
     setpgid(0, 0);
     setenv("OMP_NUM_THREADS", "1", 1);
-    const int log = open((folder_ + "/" + name + ".log").c_str(), O_WRONLY | O_CREAT | O_APPEND,
-                         0644);
+    const int log =
+        open((folder_ + "/" + name + ".log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
     dup2(log, 1);
     dup2(log, 2);
     execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
@@ -216,7 +221,7 @@ int64_t ToyRun::num_scores(const std::string& name) const {
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(run_folder(name) + "/scores", none)) {
     std::ifstream file(entry.path());
-    for (std::string line; std::getline(file, line);) ++count;
+    for (std::string line; std::getline(file, line);) count += !line.empty();
   }
   return count;
 }

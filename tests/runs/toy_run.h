@@ -1,4 +1,5 @@
-// A toy recipe run as users run it: a real source folder, real token stores, sala-train under mpirun.
+// A toy recipe run as users run it: a real source folder, real token stores, sala-train under
+// mpirun.
 #pragma once
 
 #include <sys/types.h>
@@ -10,8 +11,8 @@
 namespace sala::test {
 
 struct ToyOptions {
-  std::string stages;           // YAML list; empty = align, score, swap, distill, train
-  int64_t save_every = 0;       // steps, in every training stage
+  std::string stages;      // YAML list; empty = align, score, swap, distill, train
+  int64_t save_every = 0;  // steps, in every training stage
 };
 
 // A folder of its own with source model, token stores and recipe; removed at the end of the test.
@@ -26,12 +27,13 @@ class ToyRun {
   std::string run_folder(const std::string& name) const { return folder_ + "/" + name; }
   std::string recipe() const { return folder_ + "/recipe.yaml"; }
 
-  // Runs the recipe to its end in run folder `name`. Returns the exit code; output goes to `name`.log.
+  // Runs the recipe to its end in run folder `name`. Returns the exit code; output goes to
+  // `name`.log.
   int run(const std::string& name, int ranks, const std::string& arguments = "") const;
   // The same in the background, in a process group of its own.
   pid_t start(const std::string& name, int ranks, const std::string& arguments = "") const;
   std::string log(const std::string& name) const;
-  pid_t first_rank(const std::string& name) const;   // from the run folder's lock
+  pid_t first_rank(const std::string& name) const;  // from the run folder's lock
 
   // Lines of metrics.jsonl with this event; without what differs from run to run (times, memory).
   std::vector<nlohmann::json> events(const std::string& name, const std::string& event) const;

@@ -1,5 +1,5 @@
-// Logits of folders written by other software: every family, every RoPE kind, and hybrids in the release
-// format (tests/golden/README.md says where each came from).
+// Logits of folders written by other software: every family, every RoPE kind, and hybrids in the
+// release format (tests/golden/README.md says where each came from).
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -76,7 +76,9 @@ TEST_P(GoldenFolder, DecodingWithKeptStateGivesTheLogitsOfOnePass) {
     const at::Tensor hidden = model->hidden(model->env(one, false, &state));
     const double error = (hidden[0] - expected[static_cast<int64_t>(t)]).abs().max().item<double>();
     // longrope chooses its factors by the tokens seen so far, so early positions differ by design.
-    if (model->config().rope.kind != RopeConfig::Kind::kLongrope) EXPECT_LE(error, 1e-4) << t;
+    if (model->config().rope.kind != RopeConfig::Kind::kLongrope) {
+      EXPECT_LE(error, 1e-4) << t;
+    }
   }
 }
 

@@ -22,8 +22,7 @@ const BadRecipe kBadRecipes[] = {
      "bad.yaml:3:6: not valid YAML: *"},
     {"seed: 3", "seed: 3, seed: 4",
      "bad.yaml:2:29: seed: key given twice (first in line 2); keep one"},
-    {"data: {books: 1}", "data: *mix",
-     "bad.yaml:30:13: not valid YAML: *"},
+    {"data: {books: 1}", "data: *mix", "bad.yaml:30:13: not valid YAML: *"},
     // Keys.
     {"seed: 3", "sed: 3", "bad.yaml:2:20: run.sed: unknown key; did you mean 'seed'?"},
     {"source: model\n", "sorce: model\n",
@@ -57,19 +56,16 @@ const BadRecipe kBadRecipes[] = {
      "bad.yaml:31:11: stages[4].train.lr: expected a number, but is 'fast'"},
     {"lr: 1e-4", "lr: [1e-4]",
      "bad.yaml:31:11: stages[4].train.lr: expected a number, but is a list"},
-    {"lr: 1e-4", "lr: inf",
-     "bad.yaml:31:11: stages[4].train.lr: expected a number, but is 'inf'"},
+    {"lr: 1e-4", "lr: inf", "bad.yaml:31:11: stages[4].train.lr: expected a number, but is 'inf'"},
     {"lr_scale: 3", "freeze: yes",
      "bad.yaml:25:38: stages[3].distill.rules[0].freeze: expected true or false, but is 'yes'"},
     {"schedule: wsd", "schedule: wds",
      "bad.yaml:32:17: stages[4].train.schedule: expected one of constant, cosine, exponential, "
      "wsd, but is 'wds'; did you mean 'wsd'?"},
-    {"{folder: out}", "out",
-     "bad.yaml:33:5: stages[5].export: expected a mapping, but is 'out'"},
+    {"{folder: out}", "out", "bad.yaml:33:5: stages[5].export: expected a mapping, but is 'out'"},
     {"data: {books: 1}", "data: books",
      "bad.yaml:30:13: stages[4].train.data: expected {name: weight}, but is 'books'"},
-    {"model:\n  qk_norm: drop", "model: 3",
-     "bad.yaml:3:8: model: expected a mapping, but is '3'"},
+    {"model:\n  qk_norm: drop", "model: 3", "bad.yaml:3:8: model: expected a mapping, but is '3'"},
     {"folder: run,", "folder: ,", "bad.yaml:2:15: run.folder: expected text, but is nothing"},
     // Stages.
     {"  - swap: {keep: 2}", "  - swop: {keep: 2}",
@@ -154,17 +150,20 @@ const BadOverride kBadOverrides[] = {
     {"run.seed=x",
      "--set run.seed: run.seed: expected a whole number, optionally with K, M or G (1024-based), "
      "but is 'x'"},
-    {"run.seed.more=1", "--set run.seed.more: 'more' cannot be inside of seed, which is a single "
-                        "value"},
-    {"stages.sft.lr=1", "--set stages.sft.lr: no stage is called 'sft'; there are: align, score, "
-                        "swap, distill, train, export"},
+    {"run.seed.more=1",
+     "--set run.seed.more: 'more' cannot be inside of seed, which is a single "
+     "value"},
+    {"stages.sft.lr=1",
+     "--set stages.sft.lr: no stage is called 'sft'; there are: align, score, "
+     "swap, distill, train, export"},
     {"stages[9].lr=1", "--set stages[9].lr: stages[9] does not exist: there are 6"},
     {"stages.distill.rules.x.lr_scale=1",
      "--set stages.distill.rules.x.lr_scale: rules is a list: name its elements by number, "
      "rules[0]"},
     {"stages.train.lr=[1", "--set stages.train.lr: '[1' is not valid YAML: *"},
-    {"stages.train.lr=0", "--set stages.train.lr: stages[4].train.lr: must be more than 0 (peak "
-                          "learning rate), but is 0"},
+    {"stages.train.lr=0",
+     "--set stages.train.lr: stages[4].train.lr: must be more than 0 (peak "
+     "learning rate), but is 0"},
 };
 
 TEST(RecipeErrors, BadOverridesAreNamedAsGiven) {

@@ -43,8 +43,8 @@ TEST(Recipe, ReadsWhatTheFileSays) {
   EXPECT_EQ(recipe->num_kept(), 2);
   std::vector<std::string> names;
   for (const auto& stage : recipe->stages) names.push_back(stage->name);
-  EXPECT_EQ(names, (std::vector<std::string>{"align", "score", "swap", "distill", "train",
-                                             "export"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"align", "score", "swap", "distill", "train", "export"}));
   EXPECT_EQ(recipe->stages[3]->num_steps(), 10);  // 20K tokens in steps of 2K
 }
 

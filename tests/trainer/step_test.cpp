@@ -1,4 +1,5 @@
-// The training step against one autograd graph over the whole model, and against itself in other shapes.
+// The training step against one autograd graph over the whole model, and against itself in other
+// shapes.
 #include "trainer/step.h"
 
 #include <gtest/gtest.h>
@@ -144,7 +145,8 @@ TEST(TrainStep, MicroBatchesAddUpToTheBatch) {
   Batch both = random_batch({0, 40, 90}, 130, 3), first, second;
   auto cut = [&](int64_t begin, int64_t end, const std::vector<int64_t>& starts) {
     Batch part;
-    for (auto [to, from] : {std::pair{&part.ids, &both.ids}, {&part.targets, &both.targets},
+    for (auto [to, from] : {std::pair{&part.ids, &both.ids},
+                            {&part.targets, &both.targets},
                             {&part.position, &both.position},
                             {&part.loss_weight, &both.loss_weight}}) {
       *to = from->slice(0, begin, end).contiguous();
