@@ -18,6 +18,7 @@ std::vector<int64_t> generate(const Model& model, const std::vector<int64_t>& pr
   TORCH_CHECK(!prompt.empty(), "generate needs a prompt of at least one token");
   const at::Device device = model.parts().front().flat.device();
   DecodeState state;
+  state.planned_tokens = static_cast<int64_t>(prompt.size());
   auto feed = [&](const std::vector<int64_t>& ids) {
     Batch batch = single_document(ids, state.num_tokens, device);
     return model.hidden(model.env(batch, options.sparse, &state));

@@ -1,6 +1,8 @@
 // A model as parts and units.
 #include "model/model.h"
 
+#include <algorithm>
+
 #include "model/block.h"
 #include "model/layouts.h"
 
@@ -39,6 +41,7 @@ Env Model::env(const Batch& batch, bool sparse, DecodeState* decode) const {
     TORCH_CHECK(batch.docs.count() == 1, "decoding takes one sequence, got ", batch.docs.count());
     decode->layers.resize(config_.num_layers);
     env.key_docs = Documents::single(decode->num_tokens + batch.num_tokens(), batch.ids.device());
+    env.planned_tokens = decode->planned_tokens;
   }
   bool full = false, lightning = false;
   for (Mixer m : config_.mixers) {
@@ -46,8 +49,24 @@ Env Model::env(const Batch& batch, bool sparse, DecodeState* decode) const {
     lightning |= m == Mixer::kLightning && config_.lightning_rope;
   }
   auto table = [&](const RopeConfig& rope) {
-    return rope_table(rope, config_.head_size, config_.max_position, batch.position,
-                      env.key_docs.longest);
+    const int64_t longest = std::max(env.key_docs.longest, env.planned_tokens);
+    auto of_length = [&](int64_t length) {
+      return rope_table(rope, config_.head_size, config_.max_position, batch.position, length);
+    };
+    RopeTable chosen = of_length(longest);
+    const int64_t original = rope.original_max_position;
+    if (rope.kind != RopeConfig::Kind::kLongrope || longest <= original || decode) return chosen;
+    // longrope: each document takes the factors of its own length, whatever it is packed with.
+    const RopeTable of_short = of_length(original);
+    for (int64_t d = 0; d < batch.docs.count(); ++d) {
+      if (batch.docs.length(d) > original) continue;
+      auto rows = [&](const at::Tensor& t) {
+        return t.narrow(0, batch.docs.offsets[d], batch.docs.length(d));
+      };
+      rows(chosen.cos).copy_(rows(of_short.cos));
+      rows(chosen.sin).copy_(rows(of_short.sin));
+    }
+    return chosen;
   };
   if (full) env.full_rope = table(config_.rope);
   if (lightning) env.lightning_rope = table(config_.lightning_rope_config);

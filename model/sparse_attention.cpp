@@ -1,4 +1,5 @@
 // Softmax attention of the kept layers: no positions, output gate, block-sparse for long documents.
+#include <algorithm>
 #include <cmath>
 
 #include "model/autograd.h"
@@ -58,7 +59,8 @@ at::Tensor attend(const MixerCall& call, const Heads& h) {
   const Documents& k_docs = call.env.key_docs;
   std::vector<int64_t> short_docs, long_docs;
   for (int64_t d = 0; d < k_docs.count(); ++d) {
-    const bool is_long = call.env.sparse && k_docs.length(d) >= call.config.sparse.dense_len;
+    const int64_t length = std::max(k_docs.length(d), call.env.planned_tokens);
+    const bool is_long = call.env.sparse && length >= call.config.sparse.dense_len;
     (is_long ? long_docs : short_docs).push_back(d);
   }
   if (long_docs.empty()) return dense_attention(h.q, h.k, h.v, q_docs, k_docs, h.scale);

@@ -26,7 +26,8 @@ struct LayerState {
 
 struct DecodeState {
   std::vector<LayerState> layers;
-  int64_t num_tokens = 0;  // tokens seen before this call
+  int64_t num_tokens = 0;      // tokens seen before this call
+  int64_t planned_tokens = 0;  // of the whole prompt: chunks of it decide as one call would
 };
 
 // Looks into every mixer as it runs: layer, input (normed), attention output before gate, norm and
@@ -38,6 +39,7 @@ using MixerTap = std::function<void(int64_t layer, const at::Tensor& input,
 // micro-batch.
 struct Env {
   const Batch* batch = nullptr;
+  int64_t planned_tokens = 0;           // while a prompt is fed in chunks: its length, else 0
   Documents key_docs;                   // equals batch->docs unless decoding continues kept state
   RopeTable full_rope, lightning_rope;  // undefined where the model does not use them
   bool sparse = false;                  // sparse layers: documents of dense_len and more go sparse

@@ -69,8 +69,10 @@ void Run::save(StateWriter& out) const {
                           {"data", data_state},
                           {"evaluations", evaluations},
                           {"tokens_seen", tokens_seen},
+                          {"forked_from", forked_from},
                           {"has_student", student.model != nullptr},
                           {"num_aligned", aligned.size()},
+                          {"aligned_is_final", aligned_is_final},
                           {"metrics_bytes", metrics.size()}};
   if (student.model) {
     state["hybrid"] = student.model->config().is_hybrid();
@@ -78,7 +80,12 @@ void Run::save(StateWriter& out) const {
   }
   out.json("run", state);
   for (const auto& mixer : aligned) {
-    out.tensor("aligned." + mixer->layout().name, "master", mixer->layout(), mixer->flat);
+    const std::string part = "aligned." + mixer->layout().name;
+    if (aligned_is_final) {
+      out.frozen(part, "master", mixer->layout(), mixer->flat);
+    } else {
+      out.tensor(part, "master", mixer->layout(), mixer->flat);
+    }
   }
   for (const TrainedPart& part : student.parts) {
     const Layout& layout = part.weights->layout();
@@ -92,6 +99,7 @@ void Run::load(StateReader& in) {
   data_state = state.at("data");
   evaluations = state.at("evaluations");
   tokens_seen = state.at("tokens_seen").get<int64_t>();
+  forked_from = state.at("forked_from").get<std::string>();
   if (state.at("has_student").get<bool>()) {
     const auto kept = state.at("kept").get<std::vector<int64_t>>();
     const bool keep_norm = recipe.model.qk_norm == "keep";
@@ -106,6 +114,7 @@ void Run::load(StateReader& in) {
   }
   const ModelConfig all_linear = hybrid_config(source, {}, recipe.model.sparse, false);
   aligned.clear();
+  aligned_is_final = state.at("aligned_is_final").get<bool>();
   for (int64_t l = 0; l < state.at("num_aligned").get<int64_t>(); ++l) {
     aligned.push_back(std::make_unique<Weights>(mixer_layout(all_linear, l, Mixer::kLightning),
                                                 at::kFloat, world.device()));

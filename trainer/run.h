@@ -36,11 +36,13 @@ struct Run {
 
   // One lightning mixer per layer (fp32), from align until swap; empty otherwise.
   std::vector<std::unique_ptr<Weights>> aligned;
+  bool aligned_is_final = false;  // the align stage that made them has ended
   nlohmann::json scores;      // of the score stage: [{"layer", "score", "plain", "recall", …}]
   Student student;            // null before swap
   nlohmann::json data_state;  // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
-  int64_t tokens_seen = 0;                               // by training stages
+  std::string forked_from;  // the checkpoint of another run that this one began with
+  int64_t tokens_seen = 0;  // by training stages
 
   // The frozen source model in the compute dtype; read from its folder at first use.
   Model& teacher();

@@ -84,6 +84,7 @@ class Runner {
                     [&] { run_ = std::make_unique<Run>(recipe_, world_, *metrics_); });
     world_.together("", [&] { check_inputs(*run_); });
     if (reader_) world_.together("loading " + start_folder_, [&] { run_->load(*reader_); });
+    if (!options_.from.empty()) run_->forked_from = options_.from;
     if (!options_.export_to.empty()) {
       export_student(*run_, options_.export_to, 5'000'000'000);
       return 0;
@@ -107,6 +108,8 @@ class Runner {
     for (const std::string& line : skipped) notes_.push_back("passed over " + line);
     if (newest && !options_.from.empty()) {
       world_.together("--from", [&] {
+        // The same command again (a requeued job): the fork goes on.
+        if (Checkpoints::open(*newest)->json("run").at("forked_from") == options_.from) return;
         throw std::runtime_error(fmt::format(
             "--from {} forks a new run, but {} already holds the checkpoint {}; choose another "
             "run.folder, or leave out --from to continue it",

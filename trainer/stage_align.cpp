@@ -60,6 +60,7 @@ class AlignStage : public Stage {
     run.teacher();  // reading it is collective: ranks without rows must join
     config_ = hybrid_config(run.source, {}, run.recipe.model.sparse, false);
     fresh_ = run.aligned.empty();
+    run.aligned_is_final = false;
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       const Layout layout = mixer_layout(config_, l, Mixer::kLightning);
       if (fresh_) {
@@ -109,7 +110,8 @@ class AlignStage : public Stage {
     return true;
   }
 
-  void end(Run&) override {
+  void end(Run& run) override {
+    run.aligned_is_final = true;
     loop_.reset();
     optimizer_.reset();
     parts_.clear();

@@ -23,6 +23,13 @@ TEST(Ranks, OneTwoAndFourGiveTheSameLosses) {
       EXPECT_LE(std::abs(a - b), 1e-5 * std::abs(a))
           << name << " " << one[i].at("stage") << " step " << one[i].at("step");
     }
+    const auto measured = toy.events("1_ranks", "evaluate"), again = toy.events(name, "evaluate");
+    ASSERT_EQ(measured.size(), again.size());
+    for (size_t i = 0; i < measured.size(); ++i) {
+      const double a = measured[i].at("sources").at("a").at("loss");
+      EXPECT_NEAR(a, again[i].at("sources").at("a").at("loss").get<double>(), 1e-5 * a);
+      EXPECT_EQ(measured[i].at("needles"), again[i].at("needles"));
+    }
     EXPECT_EQ(toy.events(name, "swap").at(0).at("kept"),
               toy.events("1_ranks", "swap").at(0).at("kept"));
   }

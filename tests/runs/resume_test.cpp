@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "data/atomic_file.h"
 #include "tests/runs/toy_run.h"
 
 namespace sala::test {
@@ -19,11 +20,14 @@ void kill_first_rank(const ToyRun& toy, const std::string& name, pid_t mpirun) {
 }
 
 void expect_same_run(const ToyRun& toy, const std::string& a, const std::string& b) {
-  for (const char* event : {"step", "scores", "swap"}) {
+  for (const char* event : {"step", "scores", "swap", "evaluate"}) {
     const auto one = toy.events(a, event), other = toy.events(b, event);
     ASSERT_EQ(one.size(), other.size()) << event;
     for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(one[i], other[i]) << event;
   }
+  const std::string weights = "/model.safetensors";
+  EXPECT_EQ(read_text_file(toy.export_folder(a) + weights),
+            read_text_file(toy.export_folder(b) + weights));
   EXPECT_EQ(toy.last_manifest(a).at("tensors"), toy.last_manifest(b).at("tensors"));
 }
 

@@ -107,31 +107,40 @@ std::string default_stages(int64_t save_every) {
          save +
          "}\n"
          "  - score: {method: kl, data: {a: 1}, documents: 4, row_length: 128, recall_span: 16}\n"
-         "  - swap: {keep: 1, force_ends: false}\n"
+         "  - swap: {keep: 2}\n"
          "  - distill: {tokens: 10240, row_length: 128, batch_tokens: 512, data: {a: 1, b: 1}, "
          "lr: 2e-3, rules: [{match: self_attn, lr_scale: 2}]" +
          save +
          "}\n"
          "  - train: {tokens: 10240, row_length: 256, batch_tokens: 512, data: {b: 1}, lr: 1e-3, "
          "schedule: wsd, recompute: full" +
-         save + "}\n";
+         save +
+         "}\n"
+         "  - evaluate: {sources: [a, b], tokens: 1K, row_length: 128, needle_lengths: [64, 150], "
+         "needle_depths: [0.5], needles_per_cell: 2, needle_source: a}\n"
+         "  - export: {folder: none}\n";
 }
 
 }  // namespace
 
-ToyRun::ToyRun(const ToyOptions& options) {
+ToyRun::ToyRun(const ToyOptions& options) : exports_(options.stages.empty()) {
   char pattern[] = "/tmp/sala_toy_XXXXXX";
   folder_ = mkdtemp(pattern);
   write_source(folder_ + "/source");
   write_store(folder_ + "/a.h5", 60, 1);
   write_store(folder_ + "/b.h5", 40, 2);
+  std::ofstream(folder_ + "/needles.json")
+      << R"({"format": "sala-needles", "vocab_size": 96, "tokenizer_hash": ")"
+      << xxh3_64_hex("{}", 2) << R"(", "items": [
+        {"needle": [5, 6, 7, 8], "question": [5, 6], "answer": [7, 8], "text": "5 6 7 8"},
+        {"needle": [9, 8, 7], "question": [9], "answer": [8, 7], "text": "9 8 7"}]})";
   std::ofstream recipe(folder_ + "/recipe.yaml");
   recipe << "source: " << folder_ << "/source\n"
          << "run: {folder: " << folder_ << "/run, seed: 3, device: cpu}\n"
          << "model: {sparse: {block_size: 16, kernel_size: 8, kernel_stride: 4, topk: 2, "
             "window_size: 32, dense_len: 128}}\n"
          << "data:\n  sources:\n    a: {files: [" << folder_ << "/a.h5]}\n    b: {files: ["
-         << folder_ << "/b.h5]}\n  lanes: 6\n"
+         << folder_ << "/b.h5]}\n  lanes: 6\n  needles: " << folder_ << "/needles.json\n"
          << "stages:\n"
          << (options.stages.empty() ? default_stages(options.save_every) : options.stages);
 }
@@ -142,7 +151,8 @@ pid_t ToyRun::start(const std::string& name, int ranks, const std::string& argum
   const std::string command =
       "exec mpirun --allow-run-as-root --oversubscribe --bind-to none -np " +
       std::to_string(ranks) + " " SALA_BIN_DIR "/sala-train " + recipe() +
-      " --set run.folder=" + run_folder(name) + " " + arguments;
+      " --set run.folder=" + run_folder(name) +
+      (exports_ ? " --set stages.export.folder=" + export_folder(name) : "") + " " + arguments;
   const pid_t process = fork();
   if (process == 0) {
     setpgid(0, 0);
@@ -228,6 +238,15 @@ int64_t ToyRun::num_scores(const std::string& name) const {
 
 bool ToyRun::wait_for_scores(const std::string& name, pid_t process, int64_t count) const {
   return wait_until(process, [&] { return num_scores(name) >= count; });
+}
+
+std::string ToyRun::checkpoint_of(const std::string& name, const std::string& stage) const {
+  for (const auto& entry : fs::directory_iterator(run_folder(name) + "/checkpoints")) {
+    if (entry.path().filename().string().ends_with("-" + stage + "-00000000")) {
+      return entry.path().string();
+    }
+  }
+  return "no checkpoint of " + stage;
 }
 
 nlohmann::json ToyRun::last_manifest(const std::string& name) const {

@@ -11,7 +11,7 @@
 namespace sala::test {
 
 struct ToyOptions {
-  std::string stages;      // YAML list; empty = align, score, swap, distill, train
+  std::string stages;      // YAML list; empty = every type of stage once
   int64_t save_every = 0;  // steps, in every training stage
 };
 
@@ -25,6 +25,7 @@ class ToyRun {
 
   const std::string& folder() const { return folder_; }
   std::string run_folder(const std::string& name) const { return folder_ + "/" + name; }
+  std::string export_folder(const std::string& name) const { return run_folder(name) + "_export"; }
   std::string recipe() const { return folder_ + "/recipe.yaml"; }
 
   // Runs the recipe to its end in run folder `name`. Returns the exit code; output goes to
@@ -43,11 +44,14 @@ class ToyRun {
   // Finished items of the score stage, and waiting for so many.
   int64_t num_scores(const std::string& name) const;
   bool wait_for_scores(const std::string& name, pid_t process, int64_t count) const;
+  // The checkpoint at the start of stage `stage`.
+  std::string checkpoint_of(const std::string& name, const std::string& stage) const;
   // The JSON of the run's last manifest: tensors with their hashes.
   nlohmann::json last_manifest(const std::string& name) const;
 
  private:
   std::string folder_;
+  bool exports_;
 };
 
 }  // namespace sala::test
