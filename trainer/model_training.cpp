@@ -73,6 +73,7 @@ bool ModelTraining::advance(Run& run) {
 void ModelTraining::end(Run&) {
   loop_.reset();
   sharding_.reset();
+  optimizer_->release();
   optimizer_.reset();
   loss_.reset();
 }

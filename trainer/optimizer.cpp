@@ -44,7 +44,7 @@ Optimizer::Optimizer(std::vector<TrainedPart> parts, const OptimizerOptions& opt
   }
 }
 
-Optimizer::~Optimizer() {
+void Optimizer::release() {
   for (PartState& state : parts_) {
     state.part.weights->set_requires_grad(false);
     state.part.weights->grad = at::Tensor();

@@ -29,7 +29,9 @@ class Optimizer {
  public:
   // Marks the views that train as requiring gradient. Parts with nothing to train get no moments.
   Optimizer(std::vector<TrainedPart> parts, const OptimizerOptions& options);
-  ~Optimizer();  // views stop requiring gradient; gradients are freed
+  // The end of training: views stop requiring gradient, gradients are freed. Not the destructor's
+  // work: a run that stops in a stage gives up the weights before the stage.
+  void release();
 
   // Norm of each part's gradient (0 for frozen parts), as the flat fp32 gradients stand. One sync.
   std::vector<double> part_norms() const;

@@ -113,6 +113,7 @@ class AlignStage : public Stage {
   void end(Run& run) override {
     run.aligned_is_final = true;
     loop_.reset();
+    optimizer_->release();
     optimizer_.reset();
     parts_.clear();
     compute_.clear();
