@@ -7,14 +7,10 @@
 // above it. A work item is (document, layer). Finished items are appended to
 // RUN/scores/items-<rank>.jsonl as they come and survive a kill; documents are shared out over the
 // ranks, and no result depends on how many.
-#include <fcntl.h>
-#include <unistd.h>
 
 #include <fmt/format.h>
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <numeric>
 #include <set>
 
@@ -28,71 +24,12 @@
 #include "trainer/flops.h"
 #include "trainer/plan.h"
 #include "trainer/run.h"
+#include "trainer/score_items.h"
 #include "trainer/stage_options.h"
 
 namespace sala {
 
 namespace {
-
-namespace fs = std::filesystem;
-
-struct Item {
-  int64_t document = 0, layer = 0;
-  double plain = 0, recall = 0;  // mean KL, nats per token
-};
-
-// The file of one rank's finished items: one JSON line each, on disk before the next begins.
-class ItemLog {
- public:
-  ItemLog(const std::string& folder, int rank) : folder_(folder) {
-    fs::create_directories(folder);
-    const std::string path = fmt::format("{}/items-{:05}.jsonl", folder, rank);
-    file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (file_ < 0) throw std::runtime_error("cannot write " + path + ": " + strerror(errno));
-  }
-  ~ItemLog() { ::close(file_); }
-  ItemLog(const ItemLog&) = delete;
-  ItemLog& operator=(const ItemLog&) = delete;
-
-  void append(const Item& item, const std::string& key) {
-    if (!std::isfinite(item.plain) || !std::isfinite(item.recall)) {
-      throw std::runtime_error(
-          fmt::format("the KL of document {} with layer {} swapped is not "
-                      "finite: align longer, or at a lower lr",
-                      item.document, item.layer));
-    }
-    const nlohmann::json value = {{"key", key},
-                                  {"document", item.document},
-                                  {"layer", item.layer},
-                                  {"plain", item.plain},
-                                  {"recall", item.recall}};
-    // A line before it as well: what a kill tore stays a line of its own.
-    const std::string line = fmt::format("\n{}\n", value.dump());
-    if (::write(file_, line.data(), line.size()) != static_cast<ssize_t>(line.size()) ||
-        ::fsync(file_) != 0) {
-      throw std::runtime_error("cannot write a finished score to " + folder_ + ": " +
-                               strerror(errno));
-    }
-  }
-
-  // What all ranks of all attempts have finished for `key`; a torn last line is ignored.
-  std::vector<Item> read(const std::string& key) const {
-    std::vector<Item> items;
-    for (const auto& entry : fs::directory_iterator(folder_)) {
-      std::ifstream file(entry.path());
-      for (std::string line; std::getline(file, line);) {
-        const auto j = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-        if (!j.is_object() || j.value("key", "") != key) continue;
-        items.push_back({j.at("document"), j.at("layer"), j.at("plain"), j.at("recall")});
-      }
-    }
-    return items;
-  }
-
- private:
-  std::string folder_;
-  int file_ = -1;
-};
 
 class ScoreStage : public Stage {
  public:
@@ -198,10 +135,10 @@ class ScoreStage : public Stage {
                                        {"tokens", rows_hash()},
                                        {"mixers", mixers_hash(run)}};
       key_ = xxh3_64_hex(identity.dump().data(), identity.dump().size());
-      log_ = std::make_unique<ItemLog>(run.folder + "/scores", run.world.rank());
+      log_ = std::make_unique<ScoreLog>(run.folder + "/scores", run.world.rank());
     });
     run.world.barrier();
-    for (const Item& item : log_->read(key_)) finished_.insert({item.document, item.layer});
+    for (const ScoreItem& item : log_->read(key_)) finished_.insert({item.document, item.layer});
   }
 
   std::string rows_hash() const {
@@ -255,7 +192,7 @@ class ScoreStage : public Stage {
     return ids;
   }
 
-  Item score(Run& run, int64_t document, int64_t layer) {
+  ScoreItem score(Run& run, int64_t document, int64_t layer) {
     at::NoGradGuard no_grad;
     Model& teacher = run.teacher();
     if (document != document_) cache_document(run, document);
@@ -309,11 +246,11 @@ class ScoreStage : public Stage {
   nlohmann::json combined() const {
     std::vector<std::vector<double>> plain(num_layers_), recall(num_layers_);
     std::set<std::pair<int64_t, int64_t>> seen;  // two attempts can both have finished an item
-    std::vector<Item> items = log_->read(key_);
-    std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
+    std::vector<ScoreItem> items = log_->read(key_);
+    std::sort(items.begin(), items.end(), [](const ScoreItem& a, const ScoreItem& b) {
       return std::pair(a.document, a.layer) < std::pair(b.document, b.layer);
     });
-    for (const Item& item : items) {
+    for (const ScoreItem& item : items) {
       if (!seen.insert({item.document, item.layer}).second) continue;
       plain[item.layer].push_back(item.plain);
       recall[item.layer].push_back(item.recall);
@@ -395,7 +332,7 @@ class ScoreStage : public Stage {
 
   int64_t num_layers_ = 0, num_ranks_ = 1, next_ = 0;
   std::string key_;
-  std::unique_ptr<ItemLog> log_;
+  std::unique_ptr<ScoreLog> log_;
   std::set<std::pair<int64_t, int64_t>> finished_;
   std::vector<Row> rows_;
   int64_t document_ = -1;  // the one whose block inputs are cached
