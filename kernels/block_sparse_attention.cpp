@@ -18,15 +18,6 @@ namespace sala {
 
 namespace {
 
-constexpr int64_t kScoreBytesCpu = int64_t{4} << 20;
-constexpr int64_t kScoreBytesCuda = int64_t{256} << 20;
-
-std::vector<QuerySlab> slabs_of(const at::Tensor& q, const Documents& q_docs,
-                                const Documents& k_docs, int64_t doc) {
-  const int64_t bytes = q.size(1) * static_cast<int64_t>(at::elementSize(accumulate_type(q)));
-  return query_slabs(q_docs, k_docs, doc, 0, bytes, q.is_cuda() ? kScoreBytesCuda : kScoreBytesCpu);
-}
-
 // True where a query of the slab must not look: (NKV, 1, n, keys).
 at::Tensor hidden_keys(const at::Tensor& blocks, const QuerySlab& slab, int64_t block_size) {
   const int64_t NKV = blocks.size(0), keys = slab.keys();
@@ -76,7 +67,7 @@ std::tuple<at::Tensor, at::Tensor> block_sparse_attention_forward(
   at::Tensor lse = at::empty({q.size(1), q.size(0)}, q.options().dtype(accumulate_type(q)));
   for (int64_t d = 0; d < q_docs.count(); ++d) {
     const at::Tensor keys = document_keys(k, k_docs, d), values = document_keys(v, k_docs, d);
-    for (const QuerySlab& slab : slabs_of(q, q_docs, k_docs, d)) {
+    for (const QuerySlab& slab : attention_slabs(q, q_docs, k_docs, d)) {
       const at::Tensor hidden = hidden_keys(blocks, slab, block_size);
       at::Tensor p =
           slab_scores(slab_rows(q, slab, NKV), keys.narrow(1, 0, slab.keys()), hidden, scale);
@@ -111,7 +102,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> block_sparse_attention_backward(
     const at::Tensor keys = document_keys(k, k_docs, d), values = document_keys(v, k_docs, d);
     at::Tensor dk_sum = at::zeros(keys.sizes(), lse.options());
     at::Tensor dv_sum = at::zeros(keys.sizes(), lse.options());
-    for (const QuerySlab& slab : slabs_of(q, q_docs, k_docs, d)) {
+    for (const QuerySlab& slab : attention_slabs(q, q_docs, k_docs, d)) {
       const at::Tensor hidden = hidden_keys(blocks, slab, block_size);
       const at::Tensor q_rows = slab_rows(q, slab, NKV), g_rows = slab_rows(d_o, slab, NKV);
       const at::Tensor seen_keys = keys.narrow(1, 0, slab.keys());

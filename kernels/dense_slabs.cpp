@@ -11,15 +11,6 @@
 namespace sala {
 namespace {
 
-constexpr int64_t kScoreBytesCpu = int64_t{4} << 20;
-constexpr int64_t kScoreBytesCuda = int64_t{256} << 20;
-
-std::vector<QuerySlab> slabs_of(const at::Tensor& q, const Documents& q_docs,
-                                const Documents& k_docs, int64_t doc) {
-  const int64_t bytes = q.size(1) * static_cast<int64_t>(at::elementSize(accumulate_type(q)));
-  return query_slabs(q_docs, k_docs, doc, 0, bytes, q.is_cuda() ? kScoreBytesCuda : kScoreBytesCpu);
-}
-
 // scale * q k^T (NKV, G * n, keys), -inf where a key lies after its query.
 at::Tensor causal_scores(const at::Tensor& q_rows, const at::Tensor& keys, const QuerySlab& slab,
                          double scale) {
@@ -44,7 +35,7 @@ void dense_slabs_forward(const at::Tensor& q, const at::Tensor& k, const at::Ten
                          double scale, at::Tensor& o, at::Tensor& lse) {
   const int64_t NKV = k.size(1);
   const at::Tensor keys = document_keys(k, k_docs, doc), values = document_keys(v, k_docs, doc);
-  for (const QuerySlab& slab : slabs_of(q, q_docs, k_docs, doc)) {
+  for (const QuerySlab& slab : attention_slabs(q, q_docs, k_docs, doc)) {
     at::Tensor p =
         causal_scores(slab_rows(q, slab, NKV), keys.narrow(1, 0, slab.keys()), slab, scale);
     const at::Tensor sums = at::logsumexp(p, 2, /*keepdim=*/true);
@@ -63,7 +54,7 @@ void dense_slabs_backward(const at::Tensor& d_o, const at::Tensor& q, const at::
   const at::Tensor keys = document_keys(k, k_docs, doc), values = document_keys(v, k_docs, doc);
   at::Tensor dk = at::zeros(keys.sizes(), lse.options());
   at::Tensor dv = at::zeros(keys.sizes(), lse.options());
-  for (const QuerySlab& slab : slabs_of(q, q_docs, k_docs, doc)) {
+  for (const QuerySlab& slab : attention_slabs(q, q_docs, k_docs, doc)) {
     const at::Tensor q_rows = slab_rows(q, slab, NKV), d_o_rows = slab_rows(d_o, slab, NKV);
     const at::Tensor seen_keys = keys.narrow(1, 0, slab.keys());
     at::Tensor p = causal_scores(q_rows, seen_keys, slab, scale);

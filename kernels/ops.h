@@ -127,8 +127,9 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const 
                                                      const at::Tensor& v, const at::Tensor& slopes,
                                                      const Documents& docs, double scale,
                                                      const at::Tensor& initial_state = {});
-// `d_final_state` may be undefined. Returns dq, dk, dv, d_initial_state (D, NH, HS, HS).
-// Recomputes states from k and v; saves nothing else.
+// `d_final_state` may be undefined. Returns dq, dk, dv, d_initial_state (D, NH, HS, HS); the last
+// is undefined where no `initial_state` was given. Recomputes states from k and v; saves nothing
+// else.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& slopes, const Documents& docs, double scale,

@@ -81,4 +81,12 @@ inline void check_queries_and_keys(const at::Tensor& q, const at::Tensor& k,
   }
 }
 
+// Slabs of one document whose scores for all heads stay within a budget of bytes.
+inline std::vector<QuerySlab> attention_slabs(const at::Tensor& q, const Documents& q_docs,
+                                              const Documents& k_docs, int64_t doc) {
+  const int64_t bytes = q.size(1) * static_cast<int64_t>(at::elementSize(accumulate_type(q)));
+  const int64_t budget = q.is_cuda() ? int64_t{256} << 20 : int64_t{4} << 20;
+  return query_slabs(q_docs, k_docs, doc, 0, bytes, budget);
+}
+
 }  // namespace sala
