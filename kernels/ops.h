@@ -31,6 +31,20 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const 
                                                     const at::Tensor& weight,
                                                     const at::Tensor& rstd);
 
+// The residual stream and the norm that reads it, in one pass: h = x + residual_scale * y (in fp32,
+// then cast to x's dtype), u = rmsnorm(h). x, y (..., C), weight (C). Returns h, u, rstd (...).
+std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward(const at::Tensor& x,
+                                                                   const at::Tensor& y,
+                                                                   double residual_scale,
+                                                                   const at::Tensor& weight,
+                                                                   double eps);
+// Returns dx (..., C) = dh + the gradient of h through u, rounded once, and dweight (C); the
+// gradient of y is residual_scale * dx. `dh` may be undefined: nobody else reads h.
+std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward(const at::Tensor& du, const at::Tensor& dh,
+                                                        const at::Tensor& h,
+                                                        const at::Tensor& weight,
+                                                        const at::Tensor& rstd);
+
 // Per-head RMSNorm over HS (skipped when `weight` is undefined), then rotary embedding (skipped
 // when `cos` is undefined): rotate-half layout, fp32 maths. x (T, N, HS), weight (HS), cos and sin
 // (T, HS/2) fp32 (fp64 for fp64), any attention factor folded in. Returns y (T, N, HS), rstd (T, N)

@@ -100,4 +100,28 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const 
   return {g_TC.to(x.scalar_type()).view(x.sizes()), dweight};
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward(const at::Tensor& x,
+                                                                   const at::Tensor& y,
+                                                                   double residual_scale,
+                                                                   const at::Tensor& weight,
+                                                                   double eps) {
+  check_input(x, -1, "add_rmsnorm", "x");
+  check_same(y, x, "add_rmsnorm", "y");
+  at::Tensor h = at::add(x, y, residual_scale);
+  auto [u, rstd] = rmsnorm_forward(h, weight, eps);
+  return {h, u, rstd};
+}
+
+std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward(const at::Tensor& du, const at::Tensor& dh,
+                                                        const at::Tensor& h,
+                                                        const at::Tensor& weight,
+                                                        const at::Tensor& rstd) {
+  auto [dx, dweight] = rmsnorm_backward(du, h, weight, rstd);
+  if (dh.defined()) {
+    check_same(dh, h, "add_rmsnorm backward", "dh");
+    dx.add_(dh);
+  }
+  return {dx, dweight};
+}
+
 }  // namespace sala

@@ -1,4 +1,4 @@
-// rmsnorm in plain loops.
+// rmsnorm and add_rmsnorm in plain loops.
 
 #include <cmath>
 
@@ -42,6 +42,30 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward_twin(const at::Tensor& dy, c
     }
   }
   return {tensor_of(dx, x.sizes(), x.scalar_type()), tensor_of(dweight, {C}, weight.scalar_type())};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward_twin(const at::Tensor& x,
+                                                                        const at::Tensor& y,
+                                                                        double residual_scale,
+                                                                        const at::Tensor& weight,
+                                                                        double eps) {
+  auto sum = values_of(x);
+  const auto in = values_of(y);
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += residual_scale * in[i];
+  const at::Tensor h = tensor_of(sum, x.sizes(), x.scalar_type());
+  auto [u, rstd] = rmsnorm_forward_twin(h, weight, eps);
+  return {h, u, rstd};
+}
+
+std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward_twin(const at::Tensor& du,
+                                                             const at::Tensor& dh,
+                                                             const at::Tensor& h,
+                                                             const at::Tensor& weight,
+                                                             const at::Tensor& rstd) {
+  const auto wide = [](const at::Tensor& t) { return t.to(at::kCPU, at::kDouble); };
+  auto [dx, dweight] = rmsnorm_backward_twin(wide(du), wide(h), wide(weight), rstd);
+  if (dh.defined()) dx += wide(dh);
+  return {dx.to(h.scalar_type()), dweight.to(weight.scalar_type())};
 }
 
 }  // namespace sala

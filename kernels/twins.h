@@ -19,6 +19,17 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward_twin(const at::Tensor& dy, c
                                                          const at::Tensor& weight,
                                                          const at::Tensor& rstd);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward_twin(const at::Tensor& x,
+                                                                        const at::Tensor& y,
+                                                                        double residual_scale,
+                                                                        const at::Tensor& weight,
+                                                                        double eps);
+std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward_twin(const at::Tensor& du,
+                                                             const at::Tensor& dh,
+                                                             const at::Tensor& h,
+                                                             const at::Tensor& weight,
+                                                             const at::Tensor& rstd);
+
 std::tuple<at::Tensor, at::Tensor> qk_norm_rope_forward_twin(const at::Tensor& x,
                                                              const at::Tensor& weight,
                                                              const at::Tensor& cos,
