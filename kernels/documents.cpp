@@ -17,16 +17,24 @@ Documents Documents::from_starts(const std::vector<int64_t>& starts, int64_t num
   Documents docs;
   docs.offsets = starts;
   docs.offsets.push_back(num_tokens);
-  std::vector<int32_t> narrow(docs.offsets.size());
-  for (size_t i = 0; i < docs.offsets.size(); ++i) {
-    narrow[i] = static_cast<int32_t>(docs.offsets[i]);
-    if (i == 0) continue;
-    const int64_t length = docs.offsets[i] - docs.offsets[i - 1];
+  // One host tensor for both arrays, pinned for a GPU: one copy that the host does not wait for.
+  const int64_t count = static_cast<int64_t>(docs.offsets.size());
+  at::Tensor host =
+      at::empty({2, count}, at::TensorOptions(at::kInt).pinned_memory(device.is_cuda()));
+  int32_t *offsets = host.data_ptr<int32_t>(), *tiles = offsets + count;
+  offsets[0] = tiles[0] = 0;
+  for (int64_t i = 1; i < count; ++i) {
+    const int64_t length = docs.length(i - 1);
     TORCH_CHECK(length > 0, "documents: expected starts to rise and to lie below ", num_tokens,
                 " tokens, got a document from ", docs.offsets[i - 1], " to ", docs.offsets[i]);
     docs.longest = std::max(docs.longest, length);
+    docs.num_tiles += (length + kTileTokens - 1) / kTileTokens;
+    offsets[i] = static_cast<int32_t>(docs.offsets[i]);
+    tiles[i] = static_cast<int32_t>(docs.num_tiles);
   }
-  docs.offsets_i32 = at::tensor(narrow, at::kInt).to(device);
+  const at::Tensor both = host.to(device, /*non_blocking=*/true);
+  docs.offsets_i32 = both[0];
+  docs.tiles_i32 = both[1];
   return docs;
 }
 

@@ -156,26 +156,30 @@ struct LightningFunction : Function<LightningFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k,
                                const Tensor& v, const Tensor& slopes,
                                const std::optional<Tensor>& maybe_initial_state,
-                               const Documents& docs, double scale) {
+                               const Documents& docs, double scale, bool want_final_state) {
     const Tensor initial_state = or_undefined(maybe_initial_state);
-    auto [o, final_state] = lightning_forward(q, k, v, slopes, docs, scale, initial_state);
+    auto [o, final_state] =
+        lightning_forward(q, k, v, slopes, docs, scale, initial_state, want_final_state);
     ctx->save_for_backward({q, k, v, slopes, initial_state});
     save_documents(ctx, docs, docs);
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);  // no state-sized zeros where the final state is unused
+    if (!want_final_state) return {o};
     return {o, final_state};
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor d_o = grads[0].defined() ? dense(grads[0]) : at::zeros_like(saved[0]);
+    const Tensor d_final_state = grads.size() > 1 ? dense(grads[1]) : Tensor();
     auto [dq, dk, dv, d_state] = lightning_backward(
         d_o, saved[0], saved[1], saved[2], saved[3], saved_documents(ctx)->q_docs,
-        ctx->saved_data["scale"].toDouble(), saved[4], dense(grads[1]));
+        ctx->saved_data["scale"].toDouble(), saved[4], d_final_state);
     return {wanted(ctx, 0, dq),
             wanted(ctx, 1, dk),
             wanted(ctx, 2, dv),
             Tensor(),
             saved[4].defined() ? d_state : Tensor(),
+            Tensor(),
             Tensor(),
             Tensor()};
   }
@@ -213,10 +217,12 @@ Tensor dense_attention(const Tensor& q, const Tensor& k, const Tensor& v, const 
 
 std::tuple<Tensor, Tensor> lightning_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                                const Tensor& slopes, const Documents& docs,
-                                               double scale, const Tensor& initial_state) {
-  auto results = LightningFunction::apply(dense(q), dense(k), dense(v), slopes,
-                                          maybe(dense(initial_state)), docs, scale);
-  return {results[0], results[1]};
+                                               double scale, const Tensor& initial_state,
+                                               bool want_final_state) {
+  auto results =
+      LightningFunction::apply(dense(q), dense(k), dense(v), slopes, maybe(dense(initial_state)),
+                               docs, scale, want_final_state);
+  return {results[0], want_final_state ? results[1] : Tensor()};
 }
 
 Tensor block_sparse_attention(const Tensor& q, const Tensor& k, const Tensor& v,

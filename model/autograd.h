@@ -33,12 +33,14 @@ at::Tensor dense_attention(const at::Tensor& q, const at::Tensor& k, const at::T
                            const Documents& docs, double scale);
 
 // q, k, v (T, NH, HS); slopes (NH) fp64 on the CPU; initial_state (D, NH, HS, HS) or undefined.
-// Returns o and the final state (D, NH, HS, HS); gradients flow through both.
+// Returns o and the final state (D, NH, HS, HS), undefined where it is not wanted; gradients flow
+// through both.
 std::tuple<at::Tensor, at::Tensor> lightning_attention(const at::Tensor& q, const at::Tensor& k,
                                                        const at::Tensor& v,
                                                        const at::Tensor& slopes,
                                                        const Documents& docs, double scale,
-                                                       const at::Tensor& initial_state = {});
+                                                       const at::Tensor& initial_state = {},
+                                                       bool want_final_state = true);
 
 // blocks (NKV, Tq, K) as block_select gives them; no gradient flows to the choice. Returns o.
 at::Tensor block_sparse_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -37,7 +37,8 @@ at::Tensor lightning_mixer(const MixerCall& call, const at::Tensor& x) {
   if (call.env.decode) initial = call.env.decode->layers[call.layer].state;
   auto [o_THD, final_state] =
       lightning_attention(q_THD.contiguous(), k_THD.contiguous(), v_THD.contiguous(),
-                          lightning_slopes(c.num_heads), call.env.batch->docs, alpha, initial);
+                          lightning_slopes(c.num_heads), call.env.batch->docs, alpha, initial,
+                          /*want_final_state=*/call.env.decode != nullptr);
   if (call.env.decode) call.env.decode->layers[call.layer].state = final_state;
 
   at::Tensor o_TC = o_THD.reshape({T, c.q_size()});

@@ -16,6 +16,9 @@ TEST(DocumentsFromStarts, HaveOffsetsLengthsAndTheLongest) {
   EXPECT_EQ(docs.longest, 13);
   EXPECT_EQ(docs.length(1), 1);
   EXPECT_TRUE(at::equal(docs.offsets_i32, at::tensor({0, 3, 4, 17}, at::kInt)));
+  EXPECT_TRUE(at::equal(docs.tiles_i32, at::tensor({0, 1, 2, 3}, at::kInt)));
+  EXPECT_EQ(docs.num_tiles, 3);
+  EXPECT_EQ(Documents::from_starts({0, 64}, 193, at::kCPU).num_tiles, 4);
   EXPECT_EQ(Documents::single(1, at::kCPU).longest, 1);
   EXPECT_EQ(Documents{}.num_tokens(), 0);
 }

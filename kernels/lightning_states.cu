@@ -1,0 +1,154 @@
+// States at the borders of ranges (lightning_launch.h): one product a^T b over the tokens that the
+// decay lets through. a's rows are weighed in registers; the sum needs no rescaling.
+//
+// Bytes: 4 HS per token and head, over min(range, 17.3 / slope) tokens: for MiniCPM-SALA's slopes
+// 832 tokens on average, at most 4.4K.
+
+#include "kernels/lightning_tiles.cuh"
+#include "kernels/tensor_map.h"
+
+namespace sala {
+namespace {
+
+using namespace hopper;
+
+template <int HS>
+struct EndStates {
+  static constexpr int kHalves = HS / 64;  // also warpgroups: each has 64 columns of b
+  static constexpr int kConsumers = kHalves * kWarpgroup;
+  static constexpr int kThreads = kConsumers + 32;
+  static constexpr int kTile = kHalves * kHalfBytes;
+  static constexpr int kStage = 2 * kTile;
+  static constexpr int kStages = 5;
+  static constexpr int kShared = kStages * kStage + 1024;
+};
+
+template <int HS, bool kFromRight>
+__global__ void __launch_bounds__(EndStates<HS>::kThreads, 1)
+    end_states_kernel(const __grid_constant__ CUtensorMap a_map,
+                      const __grid_constant__ CUtensorMap b_map,
+                      const __grid_constant__ LightningLine line, float* out) {
+#ifdef SALA_SM90A
+  using Plan = EndStates<HS>;
+  extern __shared__ char raw[];
+  char* shared = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
+  __shared__ uint64_t full[Plan::kStages], empty[Plan::kStages];
+  __shared__ float table[DecayTable::kSize];
+
+  // The border between this block's range and the next, and the window of tiles beside it.
+  const int64_t border = range_begin(blockIdx.x + 1, line);
+  Tile tile;
+  tile.seek(border, line);
+  if (tile.starts_document()) return;
+  DecayTable decay{table, 0};
+  const float rate = line.decay[tile.head];
+  const int reach = static_cast<int>(fminf(kDeadExponent / rate / kTileTokens, 1e8f)) + 1;
+  int num_tiles;
+  if (kFromRight) {
+    const int64_t stop =
+        min(range_begin(blockIdx.x + 2, line), tile.line_place(tile.doc_last_tile, line) + 1);
+    num_tiles = static_cast<int>(min(static_cast<int64_t>(reach), stop - border));
+  } else {
+    const int64_t start =
+        max(range_begin(blockIdx.x, line), tile.line_place(tile.doc_first_tile, line));
+    num_tiles = static_cast<int>(min(static_cast<int64_t>(reach), border - start));
+  }
+  const int border_token = tile.begin();
+
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Plan::kStages; ++s) {
+      barrier_init(&full[s], 1);
+      barrier_init(&empty[s], Plan::kConsumers / 32);
+    }
+    barrier_init_done();
+  }
+  decay.fill(rate, threadIdx.x, Plan::kThreads);
+  __syncthreads();
+
+  if (threadIdx.x >= Plan::kConsumers) {
+    if (threadIdx.x != Plan::kConsumers) return;
+    for (int i = 0; i < num_tiles; ++i) {
+      const int s = i % Plan::kStages;
+      if (i >= Plan::kStages) barrier_wait(&empty[s], (i / Plan::kStages - 1) & 1);
+      barrier_expect(&full[s], Plan::kStage);
+      char* stage = shared + s * Plan::kStage;
+      const int token = border_token + (kFromRight ? i : -1 - i) * kTileTokens;
+      for (int half = 0; half < Plan::kHalves; ++half) {
+        copy_box(stage + half * kHalfBytes, &a_map, 64 * half, tile.head, token, &full[s]);
+        copy_box(stage + Plan::kTile + half * kHalfBytes, &b_map, 64 * half, tile.head, token,
+                 &full[s]);
+      }
+    }
+    return;
+  }
+
+  const int group = threadIdx.x / kWarpgroup;
+  const Lane at(threadIdx.x % kWarpgroup);
+  float sum[Plan::kHalves][32];
+  for (int i = 0; i < num_tiles; ++i) {
+    const int s = i % Plan::kStages;
+    barrier_wait(&full[s], (i / Plan::kStages) & 1);
+    const char* stage = shared + s * Plan::kStage;
+    const uint32_t b = shared_address(stage) + Plan::kTile + group * kHalfBytes;
+    const float beyond = decay.far(static_cast<float>(i) * kTileTokens);
+    const int length =
+        kFromRight ? min(kTileTokens, tile.doc_end - border_token - i * kTileTokens) : kTileTokens;
+    uint32_t left[Plan::kHalves][4][4];
+#pragma unroll
+    for (int m = 0; m < Plan::kHalves; ++m) {
+      load_weighted_transpose(left[m], stage + m * kHalfBytes, at, [&](int j) {
+        if (kFromRight) return j < length ? beyond * decay[j + 1] : 0.f;
+        return beyond * decay[kTileTokens - 1 - j];
+      });
+    }
+    products_begin();
+#pragma unroll
+    for (int m = 0; m < Plan::kHalves; ++m) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        Product<64>::run<true>(sum[m], left[m][k], columns_descriptor(b + k * 2048, kHalfBytes),
+                               i > 0 || k > 0);
+      }
+    }
+    products_commit();
+    products_wait<0>();
+#pragma unroll
+    for (int m = 0; m < Plan::kHalves; ++m) pin(sum[m]);
+    if (at.lane == 0) barrier_arrive(&empty[s]);
+  }
+  float* state = out + static_cast<int64_t>(blockIdx.x) * HS * HS;
+#pragma unroll
+  for (int m = 0; m < Plan::kHalves; ++m) put_state(state, sum[m], HS, 64 * m, 64 * group, 1, at);
+#endif
+}
+
+template <int HS, bool kFromRight>
+int launch(const void* a, const void* b, float* out, const LightningLine& line,
+           cudaStream_t stream) {
+  using Plan = EndStates<HS>;
+  CUtensorMap a_map, b_map;
+  if (const int error = make_tile_map(&a_map, a, line.num_tokens, line.num_heads, HS)) return error;
+  if (const int error = make_tile_map(&b_map, b, line.num_tokens, line.num_heads, HS)) return error;
+  const auto kernel = end_states_kernel<HS, kFromRight>;
+  if (const cudaError_t error = cudaFuncSetAttribute(
+          kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Plan::kShared)) {
+    return error;
+  }
+  kernel<<<line.num_ranges - 1, Plan::kThreads, Plan::kShared, stream>>>(a_map, b_map, line, out);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+int lightning_end_states(const void* a, const void* b, float* out, int64_t head_size,
+                         bool from_right, const LightningLine& line, CUstream_st* stream) {
+  if (line.num_ranges < 2) return cudaSuccess;
+  if (head_size == 64) {
+    return from_right ? launch<64, true>(a, b, out, line, stream)
+                      : launch<64, false>(a, b, out, line, stream);
+  }
+  return from_right ? launch<128, true>(a, b, out, line, stream)
+                    : launch<128, false>(a, b, out, line, stream);
+}
+
+}  // namespace sala

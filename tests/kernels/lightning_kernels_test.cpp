@@ -1,0 +1,205 @@
+// The CUDA kernels of lightning attention against the recurrence: head sizes 64 and 128, documents
+// that begin inside tiles and ranges, fast and slow decays, long sequences, decode steps.
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/twins_attention.h"
+#include "tests/kernels/attention_cases.h"
+
+namespace sala::testing {
+namespace {
+
+class LightningKernels : public OpInPlace {
+ protected:
+  // The bar: relative 5e-3 in bf16 for the output and every gradient.
+  Tolerance limit() const {
+    Tolerance t = tolerance(GetParam().dtype);
+    if (GetParam().dtype == at::kBFloat16) t.relative_norm = 5e-3;
+    return t;
+  }
+
+  void compare(const DocumentCase& c, int64_t HS, const at::Tensor& slopes, bool states) {
+    const int64_t NH = slopes.size(0), T = c.num_tokens;
+    SCOPED_TRACE(::testing::Message()
+                 << "T " << T << ", documents " << c.starts.size() << ", " << NH << " x " << HS
+                 << ", slowest slope " << slopes.min().item<double>() << ", states " << states);
+    const Documents docs = c.on(device()), host = c.on(at::kCPU);
+    const at::Tensor q = random({T, NH, HS}), k = random({T, NH, HS}), v = random({T, NH, HS});
+    const at::Tensor g = random({T, NH, HS});
+    at::Tensor initial, d_final;
+    if (states) initial = random_wide({docs.count(), NH, HS, HS});
+    if (states) d_final = random_wide({docs.count(), NH, HS, HS});
+    const double scale = 1 / std::sqrt(static_cast<double>(HS));
+
+    const auto [o, state] = lightning_forward(q, k, v, slopes, docs, scale, initial);
+    const auto [o_twin, state_twin] =
+        lightning_forward_twin(exact(q), exact(k), exact(v), slopes, host, scale, exact(initial));
+    EXPECT_TRUE(close(o, o_twin, limit())) << "o";
+    EXPECT_TRUE(close(state, state_twin, limit())) << "final_state";
+    const auto [o_alone, no_state] =
+        lightning_forward(q, k, v, slopes, docs, scale, initial, /*want_final_state=*/false);
+    EXPECT_TRUE(bit_equal(o_alone, o));
+    EXPECT_FALSE(no_state.defined());
+
+    const auto [dq, dk, dv, d_initial] =
+        lightning_backward(g, q, k, v, slopes, docs, scale, initial, d_final);
+    const auto [dq_twin, dk_twin, dv_twin, d_initial_twin] =
+        lightning_backward_twin(exact(g), exact(q), exact(k), exact(v), slopes, host, scale,
+                                exact(initial), exact(d_final));
+    EXPECT_TRUE(close(dq, dq_twin, limit())) << "dq";
+    EXPECT_TRUE(close(dk, dk_twin, limit())) << "dk";
+    EXPECT_TRUE(close(dv, dv_twin, limit())) << "dv";
+    if (states) {
+      EXPECT_TRUE(close(d_initial, d_initial_twin, limit())) << "d_initial_state";
+    }
+  }
+};
+
+TEST_P(LightningKernels, EqualTheRecurrenceForAllDocumentLayouts) {
+  const std::vector<DocumentCase> cases = {
+      {{0}, 2},     {{0}, 63},      {{0}, 64},
+      {{0}, 65},    {{0}, 1000},    {{0, 1}, 2},
+      {{0, 1}, 70}, {{0, 64}, 128}, {{0, 60, 61, 130, 131, 195}, 200},
+  };
+  for (const int64_t HS : {64, 128}) {
+    for (const DocumentCase& c : cases) {
+      for (const bool states : {false, true}) compare(c, HS, lightning_slopes(3), states);
+    }
+  }
+}
+
+TEST_P(LightningKernels, EqualTheRecurrenceForAllSlopes) {
+  for (const int64_t HS : {64, 128}) {
+    for (const double factor : {1.0, 1e-3, 0.0, 30.0}) {
+      compare({{0, 1500}, 2100}, HS, lightning_slopes(5) * factor, true);
+    }
+    compare({{0, 70}, 150}, HS, lightning_slopes(32), false);
+    compare({{0, 70}, 150}, HS, lightning_slopes(70), true);
+  }
+}
+
+TEST_P(LightningKernels, EqualTheRecurrenceForLongDocuments) {
+  compare({{0}, 16384}, 128, lightning_slopes(2), false);
+  compare({{0}, 16384}, 128, lightning_slopes(1) * 1e-2, false);
+  compare({{0, 100, 9000}, 16384}, 64, lightning_slopes(3), true);
+}
+
+TEST_P(LightningKernels, AMillionTokensAgreeWithTheRecurrenceOnSampledRows) {
+  if (GetParam().dtype != at::kBFloat16) GTEST_SKIP() << "one dtype is enough";
+  const int64_t T = int64_t{1} << 20, NH = 5, HS = 128, tail = 6144;
+  const at::Tensor slopes = lightning_slopes(NH);  // 0.0039 and faster: nothing outlives the tail
+  const auto rows = [&] {
+    return at::randn({T, NH, HS}, at::TensorOptions(device()).dtype(at::kBFloat16));
+  };
+  const at::Tensor q = rows(), k = rows(), v = rows(), g = rows();
+  const Documents docs = Documents::single(T, device());
+  const Documents window = Documents::single(tail, at::kCPU);
+  const auto [o, state] = lightning_forward(q, k, v, slopes, docs, 0.1);
+  const auto [dq, dk, dv, none] = lightning_backward(g, q, k, v, slopes, docs, 0.1);
+  for (const int64_t end : {int64_t{tail}, int64_t{500001}, T}) {
+    const auto part = [&](const at::Tensor& x) { return exact(x.slice(0, end - tail, end)); };
+    const auto last = [&](const at::Tensor& x) { return x.slice(0, tail - 64, tail); };
+    const auto [o_twin, state_twin] =
+        lightning_forward_twin(part(q), part(k), part(v), slopes, window, 0.1);
+    EXPECT_TRUE(close(last(part(o)), last(o_twin), limit())) << end;
+    if (end == T) {
+      EXPECT_TRUE(close(state, state_twin, limit()));
+    }
+    const auto twin =
+        lightning_backward_twin(part(g), part(q), part(k), part(v), slopes, window, 0.1);
+    EXPECT_TRUE(close(last(part(dq)), last(std::get<0>(twin)), limit())) << end;
+    // Gradients of keys look to the right: the window's first rows know all of it.
+    const auto head = [&](const at::Tensor& x) { return x.slice(0, 0, 64); };
+    EXPECT_TRUE(close(head(part(dk)), head(std::get<1>(twin)), limit())) << end;
+    EXPECT_TRUE(close(head(part(dv)), head(std::get<2>(twin)), limit())) << end;
+  }
+}
+
+TEST_P(LightningKernels, TwoCallsWithACarriedStateEqualOne) {
+  const int64_t T = 3000, NH = 3, HS = 128;
+  const at::Tensor slopes = lightning_slopes(NH) * 0.1;
+  const at::Tensor q = random({T, NH, HS}), k = random({T, NH, HS}), v = random({T, NH, HS});
+  const auto [o, state] = lightning_forward(q, k, v, slopes, Documents::single(T, device()), 0.1);
+  for (const int64_t cut : {1, 64, 1000, 2999}) {
+    const auto run = [&](int64_t begin, int64_t end, const at::Tensor& from) {
+      return lightning_forward(q.slice(0, begin, end), k.slice(0, begin, end),
+                               v.slice(0, begin, end), slopes,
+                               Documents::single(end - begin, device()), 0.1, from);
+    };
+    const auto [o_head, state_head] = run(0, cut, {});
+    const auto [o_tail, state_tail] = run(cut, T, state_head);
+    EXPECT_TRUE(close(at::cat({o_head, o_tail}), exact(o), limit())) << cut;
+    EXPECT_TRUE(close(state_tail, exact(state), limit())) << cut;
+  }
+}
+
+TEST_P(LightningKernels, DecodeStepsEqualTheRecurrence) {
+  for (const auto& [D, NH, HS] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+           {1, 1, 4}, {3, 9, 64}, {2, 3, 100}, {5, 32, 128}, {1, 2, 256}}) {
+    const at::Tensor q = random({D, NH, HS}), k = random({D, NH, HS}), v = random({D, NH, HS});
+    std::vector<int64_t> starts(D);
+    for (int64_t d = 0; d < D; ++d) starts[d] = d;
+    const DocumentCase step{starts, D};
+    for (const bool with_state : {false, true}) {
+      const at::Tensor state = with_state ? random_wide({D, NH, HS, HS}) : at::Tensor();
+      const auto [o, next] =
+          lightning_forward(q, k, v, lightning_slopes(NH), step.on(device()), 0.3, state);
+      const auto [o_twin, next_twin] = lightning_forward_twin(
+          exact(q), exact(k), exact(v), lightning_slopes(NH), step.on(at::kCPU), 0.3, exact(state));
+      EXPECT_TRUE(close(o, o_twin, limit())) << HS;
+      EXPECT_TRUE(close(next, next_twin, tolerance(at::kFloat))) << HS;
+    }
+  }
+}
+
+TEST_P(LightningKernels, RunningTwiceGivesTheSameBits) {
+  const DocumentCase c{{0, 77, 5000}, 6000};
+  const Documents docs = c.on(device());
+  for (const int64_t HS : {64, 128}) {
+    const at::Tensor q = random({6000, 3, HS}), k = random({6000, 3, HS});
+    const at::Tensor v = random({6000, 3, HS}), g = random({6000, 3, HS});
+    const auto run = [&] {
+      const auto [o, state] = lightning_forward(q, k, v, lightning_slopes(3), docs, 0.2);
+      const auto [dq, dk, dv, none] =
+          lightning_backward(g, q, k, v, lightning_slopes(3), docs, 0.2);
+      return std::vector<at::Tensor>{o, state, dq, dk, dv};
+    };
+    const auto a = run(), b = run();
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(bit_equal(a[i], b[i])) << HS << " " << i;
+  }
+}
+
+TEST_P(LightningKernels, OneDocumentDoesNotChangeTheOthers) {
+  const Documents docs = Documents::from_starts({0, 50, 130, 131, 640}, 700, device());
+  for (const int64_t HS : {64, 128}) {
+    at::Tensor q = random({700, 3, HS}), k = random({700, 3, HS}), v = random({700, 3, HS});
+    const at::Tensor g = random({700, 3, HS});
+    const auto run = [&] {
+      const auto [o, state] = lightning_forward(q, k, v, lightning_slopes(3), docs, 0.2);
+      const auto [dq, dk, dv, none] =
+          lightning_backward(g, q, k, v, lightning_slopes(3), docs, 0.2);
+      return std::vector<at::Tensor>{o, dq, dk, dv};
+    };
+    const auto before = run();
+    for (at::Tensor* x : {&q, &k, &v}) x->slice(0, 131, 640).mul_(-3).add_(1);
+    const auto after = run();
+    for (size_t i = 0; i < before.size(); ++i) {
+      EXPECT_TRUE(bit_equal(before[i].slice(0, 0, 131), after[i].slice(0, 0, 131))) << i;
+      EXPECT_TRUE(bit_equal(before[i].slice(0, 640), after[i].slice(0, 640))) << i;
+      EXPECT_FALSE(at::equal(before[i], after[i])) << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Places, LightningKernels,
+                         ::testing::Values(Place{at::kCUDA, at::kFloat},
+                                           Place{at::kCUDA, at::kBFloat16}),
+                         place_name);
+
+}  // namespace
+}  // namespace sala::testing
