@@ -155,11 +155,13 @@ struct VocabLoss {
   at::Tensor loss_T;    // (T) fp32/fp64: loss of each token before weights; always filled
   at::Tensor kl_T;      // (T) the KL part (linear_kl only)
   at::Tensor ce_T;      // (T) the next-token part (linear_kl with targets given; else undefined)
-  double loss_sum = 0;  // sum of weight * loss
+  at::Tensor loss_sum;  // scalar, fp64: sum of weight * loss; on x's device, as nothing waits for it
 };
 
 // Cross-entropy of logits = x W^T * logit_scale against targets, in chunks of tokens: no (T, V)
-// tensor exists. x (T, C), w (V, C), targets (T) int64, weight (T) fp32 (0 = ignored).
+// tensor exists. x (T, C), w (V, C), targets (T) int64, weight (T) fp32 (0 = ignored). A target
+// outside the vocabulary is an error on the CPU; on CUDA, where the host never waits, its loss is
+// NaN (ids are checked where rows are read).
 // Where `dx` is given: dx (T, C) in x's dtype = d(sum weight * loss)/dx, and d_w (V, C) fp32/fp64
 // += the weight gradient (skipped when d_w is undefined).
 VocabLoss linear_cross_entropy(const at::Tensor& x, const at::Tensor& w, const at::Tensor& targets,

@@ -69,17 +69,19 @@ VocabLoss linear_cross_entropy_twin(const at::Tensor& x, const at::Tensor& w,
   const auto target = values_of(targets), share = values_of(weight);
   Head head(x, w, logit_scale);
   Row loss(T);
-  VocabLoss result;
+  double loss_sum = 0;
   for (int64_t t = 0; t < T; ++t) {
     const Row log_p = log_softmax(head.logits(t), 1);
     const auto wanted = static_cast<int64_t>(target[t]);
     loss[t] = -log_p[wanted];
-    result.loss_sum += share[t] * loss[t];
+    loss_sum += share[t] * loss[t];
     Row dz(V);
     for (int64_t i = 0; i < V; ++i) dz[i] = share[t] * (std::exp(log_p[i]) - (i == wanted));
     head.add_gradient(t, dz);
   }
   head.write(x, dx, d_w);
+  VocabLoss result;
+  result.loss_sum = at::scalar_tensor(loss_sum, at::kDouble);
   result.loss_T = tensor_of(loss, {T}, accumulate_type(x));
   return result;
 }
@@ -95,7 +97,7 @@ VocabLoss linear_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_
   Head head(x, w, logit_scale);
   const Head teacher(x_teacher, w_teacher, teacher_logit_scale);
   Row loss(T), kl(T), ce(T);
-  VocabLoss result;
+  double loss_sum = 0;
   for (int64_t t = 0; t < T; ++t) {
     const Row log_p = log_softmax(head.logits(t), temperature);
     const Row log_hard = log_softmax(head.logits(t), 1);
@@ -110,10 +112,12 @@ VocabLoss linear_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_
       dz[i] *= share[t];
     }
     loss[t] = (1 - a) * kl[t] + a * ce[t];
-    result.loss_sum += share[t] * loss[t];
+    loss_sum += share[t] * loss[t];
     head.add_gradient(t, dz);
   }
   head.write(x, dx, d_w);
+  VocabLoss result;
+  result.loss_sum = at::scalar_tensor(loss_sum, at::kDouble);
   result.loss_T = tensor_of(loss, {T}, accumulate_type(x));
   result.kl_T = tensor_of(kl, {T}, accumulate_type(x));
   if (targets.defined()) result.ce_T = tensor_of(ce, {T}, accumulate_type(x));

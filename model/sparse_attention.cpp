@@ -21,6 +21,12 @@ struct Subset {
   at::Tensor q_rows, k_rows;  // int64 row numbers on the device
 };
 
+// Queued: the host does not wait for what runs before it.
+at::Tensor on_device(const std::vector<int64_t>& rows, at::Device device) {
+  const at::Tensor host = at::tensor(rows);
+  return device.is_cuda() ? host.pin_memory().to(device, /*non_blocking=*/true) : host;
+}
+
 Subset take_documents(const Documents& q_docs, const Documents& k_docs,
                       const std::vector<int64_t>& which, at::Device device) {
   std::vector<int64_t> q_starts, k_starts, q_rows, k_rows;
@@ -33,8 +39,8 @@ Subset take_documents(const Documents& q_docs, const Documents& k_docs,
   const int64_t num_q = static_cast<int64_t>(q_rows.size());
   const int64_t num_k = static_cast<int64_t>(k_rows.size());
   return {Documents::from_starts(q_starts, num_q, device),
-          Documents::from_starts(k_starts, num_k, device), at::tensor(q_rows).to(device),
-          at::tensor(k_rows).to(device)};
+          Documents::from_starts(k_starts, num_k, device), on_device(q_rows, device),
+          on_device(k_rows, device)};
 }
 
 // Selects once per micro-batch: a recomputed forward finds the lists in saved->keep.

@@ -10,34 +10,35 @@
 namespace sala {
 
 struct LossValue {
-  double loss = 0, kl = 0, ce = 0;  // this rank's part of the global means
-  LossValue& operator+=(const LossValue& o) {
-    loss += o.loss, kl += o.kl, ce += o.ce;
-    return *this;
-  }
+  double loss = 0, kl = 0, ce = 0;
 };
+// The same three numbers where they are summed: on the model's device, (3) fp64. They reach the
+// host once per step.
+at::Tensor zero_loss(at::Device device);
+LossValue to_host(const at::Tensor& sums);
 
 class Loss {
  public:
   virtual ~Loss() = default;
   // x (T, C): final-norm output of `model`. Fills dx; adds the vocabulary projection's gradient to
-  // its part's fp32 gradient where that trains.
-  virtual LossValue forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
-                                     at::Tensor& dx) = 0;
+  // its part's fp32 gradient where that trains. Returns this micro-batch's part of the global
+  // means as (3) fp64: loss, KL, next-token loss. No host sync on CUDA.
+  virtual at::Tensor forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
+                                      at::Tensor& dx) = 0;
 };
 
 class NextTokenLoss : public Loss {
  public:
-  LossValue forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
-                             at::Tensor& dx) override;
+  at::Tensor forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
+                              at::Tensor& dx) override;
 };
 
 // KL(teacher || student) on the full vocabulary, mixed with next-token loss by `config`.
 class DistillLoss : public Loss {
  public:
   DistillLoss(const Model& teacher, DistillConfig config) : teacher_(teacher), config_(config) {}
-  LossValue forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
-                             at::Tensor& dx) override;
+  at::Tensor forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
+                              at::Tensor& dx) override;
 
  private:
   const Model& teacher_;

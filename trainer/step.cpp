@@ -51,15 +51,16 @@ at::Tensor differentiate_unit(Model& model, size_t u, const at::Tensor& dy, cons
   return dx;
 }
 
-// Loss of the whole world and whether every number in it is one.
-StepResult global_result(const LossValue& local, Comm& comm, const at::TensorOptions& options) {
-  at::Tensor sums = at::tensor({local.loss, local.kl, local.ce}, at::kDouble).to(options.device());
-  comm.all_reduce_sum(sums);
-  sums = sums.cpu();
-  const double* s = sums.const_data_ptr<double>();
+// Losses and gradient norms of the whole world, and whether every number in them is one. The host
+// waits for the device here and nowhere else in a step.
+StepResult global_result(at::Tensor& losses, const Optimizer& optimizer, Comm& comm) {
+  comm.all_reduce_sum(losses);
   StepResult result;
-  result.loss = {s[0], s[1], s[2]};
-  result.finite = std::isfinite(s[0]);
+  result.part_norms = optimizer.part_norms();
+  result.loss = to_host(losses);
+  const auto& norms = result.part_norms;
+  result.grad_norm = std::sqrt(std::inner_product(norms.begin(), norms.end(), norms.begin(), 0.0));
+  result.finite = std::isfinite(result.loss.loss) && std::isfinite(result.grad_norm);
   return result;
 }
 
@@ -72,7 +73,7 @@ StepResult train_step(Model& model, Loss& loss, std::span<const Batch> micro_bat
   auto each_part = [&](size_t u, auto&& action) {
     for (size_t part : model.units()[u]->parts) action(part);
   };
-  LossValue local;
+  at::Tensor losses = zero_loss(model.embedding().flat.device());
   for (size_t b = 0; b < micro_batches.size(); ++b) {
     const Env env = model.env(micro_batches[b], options.sparse);
     std::vector<Saved> saved(num_units);
@@ -86,7 +87,7 @@ StepResult train_step(Model& model, Loss& loss, std::span<const Batch> micro_bat
     }
 
     at::Tensor dx;
-    local += loss.forward_backward(model, x, micro_batches[b], dx);
+    losses += loss.forward_backward(model, x, micro_batches[b], dx);
 
     for (size_t u = num_units; u-- > 0;) {
       each_part(u, [&](size_t part) { sharding.gather(part); });
@@ -102,18 +103,14 @@ StepResult train_step(Model& model, Loss& loss, std::span<const Batch> micro_bat
   }
   sharding.finish();
 
-  StepResult result = global_result(local, comm, model.parts().front().flat.options());
-  result.part_norms = optimizer.part_norms();
-  const auto& norms = result.part_norms;
-  result.grad_norm = std::sqrt(std::inner_product(norms.begin(), norms.end(), norms.begin(), 0.0));
-  result.finite = result.finite && std::isfinite(result.grad_norm);
+  StepResult result = global_result(losses, optimizer, comm);
   if (!result.finite) {
     optimizer.zero_grad();
     return result;
   }
   const bool clips = options.clip > 0 && result.grad_norm > options.clip;
   const double scale = clips ? options.clip / result.grad_norm : 1.0;
-  optimizer.step(options.lr, std::vector<double>(norms.size(), scale));
+  optimizer.step(options.lr, std::vector<double>(result.part_norms.size(), scale));
   return result;
 }
 

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "data/packing.h"
 #include "data/source.h"
 #include "tests/data/test_store.h"
 
@@ -136,6 +137,20 @@ TEST(TokenStore, AnIdOutsideTheVocabularyIsNamedWithItsOffset) {
   const TokenStore opened(folder / "x.h5");
   EXPECT_NO_THROW(opened.read(0, 0, 4));
   expect_error([&] { opened.read(2, 0, 3); }, {"x.h5", "offset 6", "id 999", "vocab_size 999"});
+}
+
+// Losses on a GPU do not look at targets: what a row's last token predicts is checked here,
+// although that token is in no row.
+TEST(TokenStore, ATargetOutsideTheVocabularyNeverReachesARow) {
+  const TestFolder folder;
+  TestStore store;
+  store.documents = {{1, 2, 3, 999, 0}};
+  store.vocab_size = 999;
+  write_store(folder / "x.h5", store);
+  const std::vector<Source> sources{Source({"x", {folder / "x.h5"}, 1.0}, {})};
+  const Row row = read_row(sources, {Piece{0, 0, 0, 2, false}});
+  EXPECT_EQ(row.targets, (std::vector<std::int32_t>{2, 3}));
+  expect_error([&] { read_row(sources, {Piece{0, 0, 0, 3, false}}); }, {"x.h5", "id 999"});
 }
 
 TEST(TokenStore, OneWrongByteFailsTheChecksum) {

@@ -1,0 +1,31 @@
+// Rows of logits to losses and to the gradient at the logits: the part of the losses over the
+// vocabulary (linear_cross_entropy, linear_kl in kernels/ops.h) between the matrix products.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "kernels/ops.h"
+
+namespace sala {
+
+// n tokens. What is defined among the last three is filled.
+struct VocabRows {
+  at::Tensor logits;          // (n, V) fp32/fp64: x W^T, before any scale; may be overwritten
+  at::Tensor teacher_logits;  // likewise; undefined: next-token loss alone
+  at::Tensor targets;         // (n) int64, or undefined
+  at::Tensor weight;          // (n)
+  at::Tensor loss, kl, ce;    // (n) in the logits' dtype: outputs, before weights
+};
+
+struct VocabRule {
+  double logit_scale = 1, teacher_logit_scale = 1;
+  DistillConfig config;  // without a teacher: temperature 1, ce_weight 1
+};
+
+// Fills the losses. Returns d(sum weight * loss)/d logits, (n, V) in `gradient_type` or the logits'
+// dtype, or an undefined tensor where `want_gradient` is false. No host sync on CUDA (fp32 logits,
+// bf16 or fp32 gradient).
+at::Tensor vocab_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient,
+                      at::ScalarType gradient_type);
+
+}  // namespace sala
