@@ -51,7 +51,8 @@ LightningLine line_of(const at::Tensor& q, const at::Tensor& slopes, const Docum
 }
 
 at::Tensor empty_borders(const at::Tensor& q, const LightningLine& line) {
-  return at::empty({line.num_ranges - 1, q.size(2), q.size(2)}, q.options().dtype(at::kFloat));
+  return at::empty({line.num_ranges - 1, kLightningParts, q.size(2), q.size(2)},
+                   q.options().dtype(at::kFloat));
 }
 
 at::Tensor empty_states(const at::Tensor& q, const Documents& docs) {

@@ -69,7 +69,7 @@ __device__ __forceinline__ void consume(const Block<HS>& block, Tile tile, float
   const LightningLine& line = block.line;
   const int group = threadIdx.x / kWarpgroup, thread = threadIdx.x % kWarpgroup;
   const Lane at(thread);
-  const auto group_barrier = [&] { named_barrier(1 + group, kWarpgroup); };
+  const auto group_barrier = [&] { named_barrier(Plan::kHalves == 1 ? 1 : 1 + group, kWarpgroup); };
   char* state_operand = block.shared + Plan::kStateAt + group * Plan::kState;
   char* staging = block.shared + Plan::kStagingAt + (group * 4 + at.warp) * Plan::kStaging;
   const int64_t token_stride = static_cast<int64_t>(line.num_heads) * HS;

@@ -36,11 +36,13 @@ bool lightning_hopper_usable();
 // Ranges that fill the device, for head size 64 or 128.
 int lightning_num_ranges(int64_t num_tiles, int64_t head_size);
 
-// a, b (T, NH, HS) bf16, HS 64 or 128. out (num_ranges - 1, HS, HS) fp32: at each border between
-// two ranges of one document the sum over tokens t of the range
+// a, b (T, NH, HS) bf16, HS 64 or 128. out (num_ranges - 1, kLightningParts, HS, HS) fp32: at each
+// border between two ranges of one document the sum over tokens t of the range
 //   left of it:   exp(-slope (border - 1 - t)) a_t b_t^T    (from_right = false)
 //   right of it:  exp(-slope (t - border + 1)) a_t b_t^T    (from_right = true)
-// Borders at document starts are not written.
+// in up to kLightningParts summands, made by as many blocks. Borders at document starts, and
+// summands that the border does not need, are not written.
+constexpr int kLightningParts = 4;
 int lightning_end_states(const void* a, const void* b, float* out, int64_t head_size,
                          bool from_right, const LightningLine& line, CUstream_st* stream);
 

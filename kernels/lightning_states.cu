@@ -1,5 +1,7 @@
 // States at the borders of ranges (lightning_launch.h): one product a^T b over the tokens that the
-// decay lets through. a's rows are weighed in registers; the sum needs no rescaling.
+// decay lets through. a's rows are weighed in registers; the sum needs no rescaling. The tiles of a
+// border are dealt to kLightningParts blocks, as a slow head has many times the tiles of a fast
+// one.
 //
 // Bytes: 4 HS per token and head, over min(range, 17.3 / slope) tokens: for MiniCPM-SALA's slopes
 // 832 tokens on average, at most 4.4K.
@@ -14,17 +16,18 @@ using namespace hopper;
 
 template <int HS>
 struct EndStates {
-  static constexpr int kHalves = HS / 64;  // also warpgroups: each has 64 columns of b
+  static constexpr int kHalves = HS / 64;  // also warpgroups: each has 64 rows of the sum
   static constexpr int kConsumers = kHalves * kWarpgroup;
   static constexpr int kThreads = kConsumers + 32;
   static constexpr int kTile = kHalves * kHalfBytes;
   static constexpr int kStage = 2 * kTile;
-  static constexpr int kStages = 5;
+  static constexpr int kStages = HS == 64 ? 4 : 5;
+  static constexpr int kBlocksPerSm = HS == 64 ? 2 : 1;
   static constexpr int kShared = kStages * kStage + 1024;
 };
 
 template <int HS, bool kFromRight>
-__global__ void __launch_bounds__(EndStates<HS>::kThreads, 1)
+__global__ void __launch_bounds__(EndStates<HS>::kThreads, EndStates<HS>::kBlocksPerSm)
     end_states_kernel(const __grid_constant__ CUtensorMap a_map,
                       const __grid_constant__ CUtensorMap b_map,
                       const __grid_constant__ LightningLine line, float* out) {
@@ -42,17 +45,19 @@ __global__ void __launch_bounds__(EndStates<HS>::kThreads, 1)
   if (tile.starts_document()) return;
   DecayTable decay{table, 0};
   const float rate = line.decay[tile.head];
-  const int reach = static_cast<int>(fminf(kDeadExponent / rate / kTileTokens, 1e8f)) + 1;
-  int num_tiles;
+  int64_t span;
   if (kFromRight) {
-    const int64_t stop =
-        min(range_begin(blockIdx.x + 2, line), tile.line_place(tile.doc_last_tile, line) + 1);
-    num_tiles = static_cast<int>(min(static_cast<int64_t>(reach), stop - border));
+    span = min(range_begin(blockIdx.x + 2, line), tile.line_place(tile.doc_last_tile, line) + 1) -
+           border;
   } else {
-    const int64_t start =
-        max(range_begin(blockIdx.x, line), tile.line_place(tile.doc_first_tile, line));
-    num_tiles = static_cast<int>(min(static_cast<int64_t>(reach), border - start));
+    span = border - max(range_begin(blockIdx.x, line), tile.line_place(tile.doc_first_tile, line));
   }
+  const Window window(rate, span);
+  const int part = blockIdx.y;
+  if (part >= window.num_parts) return;
+  // This block's tiles: part, part + num_parts, ... away from the border.
+  const int num_tiles = (window.num_tiles - part + window.num_parts - 1) / window.num_parts;
+  const auto distance_of = [&](int i) { return (part + i * window.num_parts) * kTileTokens; };
   const int border_token = tile.begin();
 
   if (threadIdx.x == 0) {
@@ -72,7 +77,8 @@ __global__ void __launch_bounds__(EndStates<HS>::kThreads, 1)
       if (i >= Plan::kStages) barrier_wait(&empty[s], (i / Plan::kStages - 1) & 1);
       barrier_expect(&full[s], Plan::kStage);
       char* stage = shared + s * Plan::kStage;
-      const int token = border_token + (kFromRight ? i : -1 - i) * kTileTokens;
+      const int token =
+          border_token + (kFromRight ? distance_of(i) : -kTileTokens - distance_of(i));
       for (int half = 0; half < Plan::kHalves; ++half) {
         copy_box(stage + half * kHalfBytes, &a_map, 64 * half, tile.head, token, &full[s]);
         copy_box(stage + Plan::kTile + half * kHalfBytes, &b_map, 64 * half, tile.head, token,
@@ -84,41 +90,37 @@ __global__ void __launch_bounds__(EndStates<HS>::kThreads, 1)
 
   const int group = threadIdx.x / kWarpgroup;
   const Lane at(threadIdx.x % kWarpgroup);
-  float sum[Plan::kHalves][32];
+  float sum[HS / 2];  // 64 rows x HS columns
+#pragma unroll
+  for (int e = 0; e < HS / 2; ++e) sum[e] = 0;
   for (int i = 0; i < num_tiles; ++i) {
     const int s = i % Plan::kStages;
     barrier_wait(&full[s], (i / Plan::kStages) & 1);
     const char* stage = shared + s * Plan::kStage;
-    const uint32_t b = shared_address(stage) + Plan::kTile + group * kHalfBytes;
-    const float beyond = decay.far(static_cast<float>(i) * kTileTokens);
-    const int length =
-        kFromRight ? min(kTileTokens, tile.doc_end - border_token - i * kTileTokens) : kTileTokens;
-    uint32_t left[Plan::kHalves][4][4];
-#pragma unroll
-    for (int m = 0; m < Plan::kHalves; ++m) {
-      load_weighted_transpose(left[m], stage + m * kHalfBytes, at, [&](int j) {
-        if (kFromRight) return j < length ? beyond * decay[j + 1] : 0.f;
-        return beyond * decay[kTileTokens - 1 - j];
-      });
-    }
+    const uint32_t b = shared_address(stage) + Plan::kTile;
+    const float beyond = decay.far(static_cast<float>(distance_of(i)));
+    const int length = min(kTileTokens, tile.doc_end - border_token - distance_of(i));
+    uint32_t left[4][4];
+    load_weighted_transpose(left, stage + group * kHalfBytes, at, [&](int j) {
+      if (kFromRight) return j < length ? beyond * decay[j + 1] : 0.f;
+      return beyond * decay[kTileTokens - 1 - j];
+    });
     products_begin();
 #pragma unroll
-    for (int m = 0; m < Plan::kHalves; ++m) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        Product<64>::run<true>(sum[m], left[m][k], columns_descriptor(b + k * 2048, kHalfBytes),
-                               i > 0 || k > 0);
-      }
+    for (int k = 0; k < 4; ++k) {
+      Product<HS>::template run<true>(sum, left[k], columns_descriptor(b + k * 2048, kHalfBytes),
+                                      true);
     }
     products_commit();
     products_wait<0>();
-#pragma unroll
-    for (int m = 0; m < Plan::kHalves; ++m) pin(sum[m]);
+    pin(sum);
     if (at.lane == 0) barrier_arrive(&empty[s]);
   }
-  float* state = out + static_cast<int64_t>(blockIdx.x) * HS * HS;
+  float* state = out + (static_cast<int64_t>(blockIdx.x) * kLightningParts + part) * HS * HS;
 #pragma unroll
-  for (int m = 0; m < Plan::kHalves; ++m) put_state(state, sum[m], HS, 64 * m, 64 * group, 1, at);
+  for (int half = 0; half < Plan::kHalves; ++half) {
+    put_state(state, sum + 32 * half, HS, 64 * group, 64 * half, 1, at);
+  }
 #endif
 }
 
@@ -134,7 +136,8 @@ int launch(const void* a, const void* b, float* out, const LightningLine& line,
           kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Plan::kShared)) {
     return error;
   }
-  kernel<<<line.num_ranges - 1, Plan::kThreads, Plan::kShared, stream>>>(a_map, b_map, line, out);
+  const dim3 blocks(line.num_ranges - 1, kLightningParts);
+  kernel<<<blocks, Plan::kThreads, Plan::kShared, stream>>>(a_map, b_map, line, out);
   return cudaGetLastError();
 }
 

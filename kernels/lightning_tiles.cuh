@@ -82,6 +82,19 @@ struct Tile {
   }
 };
 
+// What the tokens beside a border contribute to its state: how many tiles the decay lets through of
+// the `span` tiles that the range has of the document, and how many blocks share them.
+struct Window {
+  static constexpr int kTilesPerPart = 8;
+  int num_tiles, num_parts;
+
+  __device__ __forceinline__ Window(float rate, int64_t span) {
+    const float reach = fminf(kDeadExponent / rate / kTileTokens, 1e8f) + 1;
+    num_tiles = static_cast<int>(min(static_cast<int64_t>(reach), span));
+    num_parts = min(kLightningParts, (num_tiles + kTilesPerPart - 1) / kTilesPerPart);
+  }
+};
+
 #ifdef SALA_SM90A
 
 // lambda^m for m = -64 .. 65 of one head, zero where m is negative: a mask and a decay at once, and
@@ -196,22 +209,32 @@ __device__ __forceinline__ void put_state(float* state, const float* x, int HS, 
   }
 }
 
-// Calls add(state, factor, transposed) for everything that enters the first tile of `range` from
-// the left: the borders to its left, nearest first, and the document's given state.
+// Calls add(state, factor, transposed) for the summands of a border's state.
+template <int HS, class Add>
+__device__ __forceinline__ void add_border(int64_t border, int64_t span, float distance,
+                                           const LightningStates& states, const DecayTable& decay,
+                                           const Add& add) {
+  const int num_parts = Window(decay.rate, span).num_parts;
+  for (int part = 0; part < num_parts; ++part) {
+    add(states.borders + (border * kLightningParts + part) * HS * HS, decay.far(distance), false);
+  }
+}
+
+// Calls add for everything that enters the first tile of `range` from the left: the borders to its
+// left, nearest first, and the document's given state.
 template <int HS, class Add>
 __device__ __forceinline__ void states_from_left(int64_t range, const Tile& tile,
                                                  const LightningLine& line,
                                                  const LightningStates& states,
                                                  const DecayTable& decay, const Add& add) {
   const int64_t document = tile.line_place(tile.doc_first_tile, line);
-  int64_t place = tile.line_place(tile.tile, line);
-  const int64_t here = place;
-  while (place > document) {
+  const int64_t here = tile.line_place(tile.tile, line);
+  for (int64_t place = here; place > document;) {
     const float distance = static_cast<float>(here - place) * kTileTokens;
     if (decay.rate * distance > kDeadExponent) return;
-    add(states.borders + (range - 1) * HS * HS, decay.far(distance), false);
-    --range;
-    place = range_begin(range, line);
+    const int64_t begin = range_begin(--range, line);
+    add_border<HS>(range, place - max(begin, document), distance, states, decay, add);
+    place = begin;
   }
   if (states.given == nullptr) return;
   const float distance = static_cast<float>(here - document) * kTileTokens;
@@ -226,18 +249,17 @@ __device__ __forceinline__ void states_from_right(int64_t range, const Tile& til
                                                   const DecayTable& decay, const Add& add) {
   const int64_t document_end = tile.line_place(tile.doc_last_tile, line) + 1;
   const int64_t here = tile.line_place(tile.tile, line) + 1;
-  int64_t place = here;
-  while (place < document_end) {
+  for (int64_t place = here; place < document_end; ++range) {
     const float distance = static_cast<float>(place - here) * kTileTokens;
     if (decay.rate * distance > kDeadExponent) return;
-    add(states.borders + range * HS * HS, decay.far(distance), false);
-    ++range;
-    place = range_begin(range + 1, line);
+    const int64_t end = range_begin(range + 2, line);
+    add_border<HS>(range, min(end, document_end) - place, distance, states, decay, add);
+    place = end;
   }
   if (states.given == nullptr) return;
-  const float distance =
-      static_cast<float>(tile.doc_end - min(tile.begin() + kTileTokens, tile.doc_end));
-  add(states.given + tile.state_offset(HS, line), decay.far(distance) / line.scale,
+  const int next_token = min(tile.begin() + kTileTokens, tile.doc_end);
+  add(states.given + tile.state_offset(HS, line),
+      decay.far(static_cast<float>(tile.doc_end - next_token)) / line.scale,
       states.given_transposed);
 }
 

@@ -33,10 +33,13 @@ int make_tile_map(CUtensorMap* map, const void* data, int64_t T, int64_t NH, int
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(HS * 2),
                                 static_cast<cuuint64_t>(NH * HS * 2)};  // bytes, of axes 1 and 2
   const cuuint32_t box[] = {kTileColumns, 1, kTileTokens}, steps[] = {1, 1, 1};
+  // Not wider than a head's row: the rest would be another head's, fetched for nothing.
+  const CUtensorMapL2promotion promotion =
+      HS * 2 >= 256 ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
   const CUresult result =
       encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides, box,
-             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
