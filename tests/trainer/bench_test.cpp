@@ -1,0 +1,132 @@
+// sala-bench as users run it, small and on the CPU: every op has its lines, bad options get one
+// line. No time is judged. And that the two mixers that it compares do the same work.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "data/atomic_file.h"
+#include "model/autograd.h"
+#include "model/rope.h"
+#include "tests/kernels/tolerance.h"
+#include "tests/trainer/checkpoint_state.h"
+#include "trainer/bench.h"
+#include "trainer/bench_composition.h"
+#include "trainer/bench_op.h"
+
+namespace sala {
+namespace {
+
+struct Output {
+  std::string text;  // both streams
+  int code = -1;
+};
+
+Output run_program(const std::string& arguments) {
+  Output output;
+  const std::string command = SALA_BIN_DIR "/sala-bench --device cpu " + arguments + " 2>&1";
+  FILE* const pipe = popen(command.c_str(), "r");
+  if (pipe == nullptr) return output;
+  for (char buffer[4096]; const size_t n = std::fread(buffer, 1, sizeof buffer, pipe);) {
+    output.text.append(buffer, n);
+  }
+  output.code = WEXITSTATUS(pclose(pipe));
+  return output;
+}
+
+TEST(Bench, EveryOpHasARow) {
+  const ScratchFolder folder(::testing::TempDir() + "sala_bench_" + std::to_string(getpid()));
+  const std::string file = folder.path + "/bench.json";
+  const Output output = run_program(
+      "--tokens 129,258 --documents 3 --heads 3 --head-size 64 --width 96 --ffn 160 --vocab 301 "
+      "--repeats 1 --json " +
+      file);
+  ASSERT_EQ(output.code, 0) << output.text;
+  const nlohmann::json report = nlohmann::json::parse(read_text_file(file));
+  EXPECT_GT(report.at("machine").at("copy_gb_per_s").get<double>(), 0);
+  EXPECT_GT(report.at("machine").at("gemm_tflops").get<double>(), 0);
+  EXPECT_TRUE(report.at("skipped").empty());
+  for (const BenchOp& op : bench_ops()) {
+    SCOPED_TRACE(op.name + " " + op.pass);
+    EXPECT_NE(output.text.find("\n" + op.name), std::string::npos);
+    const auto& rows = report.at("rows");
+    const auto count = std::count_if(rows.begin(), rows.end(), [&](const nlohmann::json& row) {
+      return row.at("op") == op.name && row.at("pass") == op.pass && row.at("ms") > 0 &&
+             row.at("bytes") > 0 && row.contains("flops") == bool(op.flops);
+    });
+    EXPECT_EQ(count, op.sweep == BenchSweep::kOnce ? 1 : 2);
+  }
+}
+
+TEST(Bench, BadOptionsGetOneLine) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"--op lightnin", "did you mean 'lightning'"},
+      {"--tokens 4k", "--tokens: expected a whole number"},
+      {"--tokens 1K --documents 3", "cannot be cut into 3 equal documents"},
+      {"--heads 0", "--heads: expected at least 1"},
+      {"--head-size 63", "--head-size: expected an even number"},
+      {"--dtype fp8", "--dtype: expected bf16 or fp32"},
+      {"--faster", "--faster"},
+  };
+  for (const auto& [arguments, expected] : cases) {
+    SCOPED_TRACE(arguments);
+    const Output output = run_program(arguments);
+    EXPECT_NE(output.code, 0);
+    EXPECT_EQ(output.text.rfind("sala-bench: ", 0), 0u) << output.text;
+    EXPECT_NE(output.text.find(expected), std::string::npos) << output.text;
+    EXPECT_EQ(std::count(output.text.begin(), output.text.end(), '\n'), 1) << output.text;
+  }
+}
+
+at::Tensor mixer_from_our_ops(const MixerInputs& in, const Documents& docs) {
+  const at::Tensor q = qk_norm_rope(in.q, in.q_weight, in.cos, in.sin, in.eps);
+  const at::Tensor k = qk_norm_rope(in.k, in.k_weight, in.cos, in.sin, in.eps);
+  const auto [o, state] = lightning_attention(q, k, in.v, in.slopes, docs, in.scale);
+  return gated_norm(o.reshape(in.z.sizes()), in.z, in.o_weight, in.eps);
+}
+
+// Documents shorter and longer than a chunk, and no multiple of it.
+TEST(Bench, CompositionComputesTheMixer) {
+  at::manual_seed(7);
+  for (const auto& [length, documents] : {std::pair<int64_t, int64_t>{1, 2}, {43, 3}, {300, 1}}) {
+    SCOPED_TRACE(length);
+    const int64_t T = length * documents, NH = 3, HS = 16;
+    auto leaf = [](at::IntArrayRef sizes) { return at::randn(sizes).requires_grad_(); };
+    MixerInputs in{.q = leaf({T, NH, HS}),
+                   .k = leaf({T, NH, HS}),
+                   .v = leaf({T, NH, HS}),
+                   .z = leaf({T, NH * HS}),
+                   .q_weight = leaf({HS}),
+                   .k_weight = leaf({HS}),
+                   .o_weight = leaf({NH * HS}),
+                   .cos = {},
+                   .sin = {},
+                   .slopes = lightning_slopes(NH),
+                   .documents = documents,
+                   .scale = 1.0 / std::sqrt(double(HS))};
+    const RopeTable rope = rope_table(RopeConfig(), HS, T, at::arange(T), T);
+    in.cos = rope.cos;
+    in.sin = rope.sin;
+    std::vector<int64_t> starts;
+    for (int64_t d = 0; d < documents; ++d) starts.push_back(d * length);
+    const std::vector<at::Tensor> leaves = {in.q,        in.k,        in.v,       in.z,
+                                            in.q_weight, in.k_weight, in.o_weight};
+    const at::Tensor ours = mixer_from_our_ops(in, Documents::from_starts(starts, T, at::kCPU));
+    const at::Tensor theirs = composed_mixer(in), dy = at::randn({T, NH * HS});
+    EXPECT_TRUE(testing::close(ours, theirs, testing::tolerance(at::kFloat)));
+    const auto our_grads = torch::autograd::grad({ours}, leaves, {dy});
+    const auto their_grads = torch::autograd::grad({theirs}, leaves, {dy});
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      EXPECT_TRUE(testing::close(our_grads[i], their_grads[i], testing::tolerance(at::kFloat)))
+          << "gradient " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sala

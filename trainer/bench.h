@@ -1,0 +1,32 @@
+// sala-bench: every op alone and the lightning mixer as a whole, at many sizes, compared with what
+// the device does at best.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sala {
+
+struct BenchOptions {
+  std::string device;            // cpu or cuda; empty = cuda where there is one
+  std::string dtype;             // bf16 or fp32; empty = bf16 on CUDA, fp32 on a CPU
+  std::vector<std::string> ops;  // empty = all
+  // 0 or empty: sizes of an 8B model on CUDA, small ones on a CPU (bench_defaults).
+  std::vector<int64_t> tokens, heads;
+  int64_t head_size = 0, width = 0, ffn = 0, vocab = 0;
+  int64_t documents = 1;  // the tokens are so many documents of equal length
+  int64_t repeats = 0;    // calls per measurement, at most
+  std::string json_file;
+};
+
+// What stands for options that are not given.
+BenchOptions bench_defaults(bool cuda);
+std::vector<std::string> bench_op_names();
+
+// Prints the table while it measures. Options that make no sense: std::runtime_error.
+void run_bench(const BenchOptions& options);
+
+}  // namespace sala

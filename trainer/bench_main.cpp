@@ -1,0 +1,83 @@
+// sala-bench: times of every op and of the lightning mixer.
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "trainer/bench.h"
+#include "trainer/field_values.h"
+
+namespace {
+
+int64_t size_of(const std::string& option, const std::string& text) {
+  int64_t value = 0;
+  std::string error;
+  if (!sala::parse_count(text, value, error)) throw CLI::ValidationError(option, error);
+  if (value < 1) throw CLI::ValidationError(option, "expected at least 1, got " + text);
+  return value;
+}
+
+void add_size(CLI::App& app, const std::string& option, int64_t& value, const std::string& help) {
+  app.add_option_function<std::string>(
+         option, [&value, option](const std::string& text) { value = size_of(option, text); }, help)
+      ->type_name("N");
+}
+
+void add_sizes(CLI::App& app, const std::string& option, std::vector<int64_t>& values,
+               const std::string& help) {
+  app.add_option_function<std::vector<std::string>>(
+         option,
+         [&values, option](const std::vector<std::string>& texts) {
+           for (const std::string& text : texts) values.push_back(size_of(option, text));
+         },
+         help)
+      ->delimiter(',')
+      ->type_name("N,N,...");
+}
+
+void add_options(CLI::App& app, sala::BenchOptions& o) {
+  std::string names;
+  for (const std::string& name : sala::bench_op_names()) names += "\n" + name;
+  app.add_option("--device", o.device, "cpu or cuda; default: cuda where there is a GPU");
+  app.add_option("--op", o.ops, "Only this op; may be repeated. Default: all of them:" + names)
+      ->allow_extra_args(false)
+      ->type_name("NAME");
+  add_sizes(app, "--tokens", o.tokens,
+            "Default 4K,8K,32K,128K,1M (CPU: 1K); dense attention goes up to 32K, losses to 8K");
+  add_sizes(app, "--heads", o.heads, "Default 32 (CPU: 4)");
+  add_size(app, "--head-size", o.head_size, "Default 128 (CPU: 64)");
+  add_size(app, "--width", o.width, "Of norms, gates and losses. Default 4096 (CPU: 256)");
+  add_size(app, "--ffn", o.ffn, "Of SwiGLU and AdamW. Default 16K (CPU: 1K)");
+  add_size(app, "--vocab", o.vocab, "Default 73448 (CPU: 4K)");
+  add_size(app, "--documents", o.documents, "Documents of equal length that the tokens are. Default 1");
+  add_size(app, "--repeats", o.repeats,
+           "Calls per median, at most (a second in all). Default 50 (CPU: 10)");
+  app.add_option("--dtype", o.dtype, "bf16 or fp32. Default bf16 (CPU: fp32)");
+  app.add_option("--json", o.json_file, "Also write everything to this file")->type_name("FILE");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  at::globalContext().setFlushDenormal(true);
+  CLI::App app{
+      "Measures every op and the lightning mixer without its GEMMs: median time, the fewest bytes "
+      "the op must move as GB/s and as a share of a measured copy, FLOP/s as a share of a measured "
+      "GEMM, peak memory of one call. 'composition' is the same mixer from plain LibTorch calls; "
+      "'decode' is one token of each of as many sequences as --tokens says"};
+  sala::BenchOptions options;
+  add_options(app, options);
+  try {
+    app.parse(argc, argv);
+    sala::run_bench(options);
+    return 0;
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::Error& error) {
+    fmt::print(stderr, "sala-bench: {}\n", error.what());
+    return 2;
+  } catch (const c10::Error& error) {
+    fmt::print(stderr, "sala-bench: {}\n", error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "sala-bench: {}\n", error.what());
+  }
+  return 1;
+}
