@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <set>
+#include <stdexcept>
 
 #include "trainer/bench_report.h"
 #include "trainer/device_info.h"

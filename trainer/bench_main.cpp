@@ -41,13 +41,15 @@ void add_options(CLI::App& app, sala::BenchOptions& o) {
       ->allow_extra_args(false)
       ->type_name("NAME");
   add_sizes(app, "--tokens", o.tokens,
-            "Default 4K,8K,32K,128K,1M (CPU: 1K); dense attention goes up to 32K, losses to 8K");
+            "Default 4K,8K,32K,128K,1M (CPU: 1K); dense attention goes up to 32K, "
+            "losses to 8K");
   add_sizes(app, "--heads", o.heads, "Default 32 (CPU: 4)");
   add_size(app, "--head-size", o.head_size, "Default 128 (CPU: 64)");
   add_size(app, "--width", o.width, "Of norms, gates and losses. Default 4096 (CPU: 256)");
   add_size(app, "--ffn", o.ffn, "Of SwiGLU and AdamW. Default 16K (CPU: 1K)");
   add_size(app, "--vocab", o.vocab, "Default 73448 (CPU: 4K)");
-  add_size(app, "--documents", o.documents, "Documents of equal length that the tokens are. Default 1");
+  add_size(app, "--documents", o.documents,
+           "Documents of equal length that the tokens are. Default 1");
   add_size(app, "--repeats", o.repeats,
            "Calls per median, at most (a second in all). Default 50 (CPU: 10)");
   app.add_option("--dtype", o.dtype, "bf16 or fp32. Default bf16 (CPU: fp32)");

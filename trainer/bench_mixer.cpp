@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <tuple>
 
 #include "kernels/ops.h"
 #include "model/rope.h"
