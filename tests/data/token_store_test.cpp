@@ -147,7 +147,8 @@ TEST(TokenStore, ATargetOutsideTheVocabularyNeverReachesARow) {
   store.documents = {{1, 2, 3, 999, 0}};
   store.vocab_size = 999;
   write_store(folder / "x.h5", store);
-  const std::vector<Source> sources{Source({"x", {folder / "x.h5"}, 1.0}, {})};
+  std::vector<Source> sources;
+  sources.emplace_back(SourceSpec{"x", {folder / "x.h5"}, 1.0}, TokenizerIdentity{});
   const Row row = read_row(sources, {Piece{0, 0, 0, 2, false}});
   EXPECT_EQ(row.targets, (std::vector<std::int32_t>{2, 3}));
   expect_error([&] { read_row(sources, {Piece{0, 0, 0, 3, false}}); }, {"x.h5", "id 999"});
