@@ -155,7 +155,7 @@ struct VocabLoss {
   at::Tensor loss_T;    // (T) fp32/fp64: loss of each token before weights; always filled
   at::Tensor kl_T;      // (T) the KL part (linear_kl only)
   at::Tensor ce_T;      // (T) the next-token part (linear_kl with targets given; else undefined)
-  at::Tensor loss_sum;  // scalar, fp64: sum of weight * loss; on x's device, as nothing waits for it
+  at::Tensor loss_sum;  // fp64 scalar on the device of x: sum of weight * loss
 };
 
 // Cross-entropy of logits = x W^T * logit_scale against targets, in chunks of tokens: no (T, V)
