@@ -57,7 +57,8 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const 
   check_lightning(q, k, v, slopes, docs, initial_state, "lightning_forward");
   const at::NoGradGuard no_grad;
   if (docs.longest == 1 && lightning_step_runs(q)) {
-    return lightning_step(q, k, v, slopes, scale, initial_state);
+    auto [o, state] = lightning_step(q, k, v, slopes, scale, initial_state);
+    return {o, want_final_state ? state : at::Tensor()};
   }
   if (lightning_kernels_run(q)) {
     return lightning_forward_cuda(q, k, v, slopes, docs, scale, initial_state, want_final_state);

@@ -61,7 +61,8 @@ at::Tensor decay_weights(const at::Tensor& slopes, const at::Tensor& distance,
   std::vector<int64_t> per_head(distance.dim() + 1, 1);
   per_head[0] = slopes.size(0);
   const at::Tensor exponent = slopes.view(per_head) * distance.to(slopes.device()).unsqueeze(0);
-  return exponent.neg().exp_().masked_fill_(exponent > kDeadExponent, 0).to(dtype);
+  // "Not at most": where the slope is zero an infinite distance makes no number.
+  return exponent.neg().exp_().masked_fill_(exponent.le(kDeadExponent).logical_not_(), 0).to(dtype);
 }
 
 at::Tensor link_distance(const LightningSegment& segment, const Documents& docs,

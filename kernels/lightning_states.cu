@@ -21,7 +21,7 @@ struct EndStates {
   static constexpr int kThreads = kConsumers + 32;
   static constexpr int kTile = kHalves * kHalfBytes;
   static constexpr int kStage = 2 * kTile;
-  static constexpr int kStages = HS == 64 ? 4 : 5;
+  static constexpr int kStages = HS == 64 ? 4 : 6;
   static constexpr int kBlocksPerSm = HS == 64 ? 2 : 1;
   static constexpr int kShared = kStages * kStage + 1024;
 };
@@ -93,28 +93,41 @@ __global__ void __launch_bounds__(EndStates<HS>::kThreads, EndStates<HS>::kBlock
   float sum[HS / 2];  // 64 rows x HS columns
 #pragma unroll
   for (int e = 0; e < HS / 2; ++e) sum[e] = 0;
-  for (int i = 0; i < num_tiles; ++i) {
-    const int s = i % Plan::kStages;
-    barrier_wait(&full[s], (i / Plan::kStages) & 1);
-    const char* stage = shared + s * Plan::kStage;
-    const uint32_t b = shared_address(stage) + Plan::kTile;
+  const auto weight = [&](int i, int j) {  // of token j of tile i
     const float beyond = decay.far(static_cast<float>(distance_of(i)));
-    const int length = min(kTileTokens, tile.doc_end - border_token - distance_of(i));
-    uint32_t left[4][4];
-    load_weighted_transpose(left, stage + group * kHalfBytes, at, [&](int j) {
-      if (kFromRight) return j < length ? beyond * decay[j + 1] : 0.f;
-      return beyond * decay[kTileTokens - 1 - j];
-    });
+    if (!kFromRight) return beyond * decay[kTileTokens - 1 - j];
+    return distance_of(i) + j < tile.doc_end - border_token ? beyond * decay[j + 1] : 0.f;
+  };
+  for (int i = 0; i < num_tiles; i += 2) {  // two tiles at a time: the products' latency counts
+    const int last = min(i + 1, num_tiles - 1);
+    uint32_t left[2][4][4];
+    const char* stages[2];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int at_tile = n == 0 ? i : last, s = at_tile % Plan::kStages;
+      const float share = i + n < num_tiles ? 1 : 0;  // an odd last tile is taken with nothing
+      stages[n] = shared + s * Plan::kStage;
+      barrier_wait(&full[s], (at_tile / Plan::kStages) & 1);
+      load_weighted_transpose(left[n], stages[n] + group * kHalfBytes, at,
+                              [&](int j) { return share * weight(at_tile, j); });
+    }
     products_begin();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      Product<HS>::template run<true>(sum, left[k], columns_descriptor(b + k * 2048, kHalfBytes),
-                                      true);
+    for (int n = 0; n < 2; ++n) {
+      const uint32_t b = shared_address(stages[n]) + Plan::kTile;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        Product<HS>::template run<true>(sum, left[n][k],
+                                        columns_descriptor(b + k * 2048, kHalfBytes), true);
+      }
     }
     products_commit();
     products_wait<0>();
     pin(sum);
-    if (at.lane == 0) barrier_arrive(&empty[s]);
+    if (at.lane == 0) {
+      barrier_arrive(&empty[i % Plan::kStages]);
+      if (last != i) barrier_arrive(&empty[last % Plan::kStages]);
+    }
   }
   float* state = out + (static_cast<int64_t>(blockIdx.x) * kLightningParts + part) * HS * HS;
 #pragma unroll

@@ -85,7 +85,7 @@ struct Tile {
 // What the tokens beside a border contribute to its state: how many tiles the decay lets through of
 // the `span` tiles that the range has of the document, and how many blocks share them.
 struct Window {
-  static constexpr int kTilesPerPart = 8;
+  static constexpr int kTilesPerPart = 32;
   int num_tiles, num_parts;
 
   __device__ __forceinline__ Window(float rate, int64_t span) {
@@ -194,10 +194,25 @@ __device__ __forceinline__ void store_tokens(__nv_bfloat16* out, int64_t token_s
 // x += factor * the 64 x 64 block at (row, column) of a (HS, HS) fp32 state.
 __device__ __forceinline__ void add_state(float* x, const float* state, int HS, int row, int column,
                                           bool transposed, float factor, const Lane& at) {
+  row += at.row;
+  column += at.column;
+  if (transposed) {
 #pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    const int r = row + at.row + ((i / 2) % 2) * 8, c = column + (i / 4) * 8 + at.column + i % 2;
-    x[i] += factor * (transposed ? state[c * HS + r] : state[r * HS + c]);
+    for (int i = 0; i < 32; ++i) {
+      x[i] += factor * state[(column + (i / 4) * 8 + i % 2) * HS + row + ((i / 2) % 2) * 8];
+    }
+    return;
+  }
+  float2 y[16];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    y[i] =
+        *reinterpret_cast<const float2*>(state + (row + (i % 2) * 8) * HS + column + (i / 2) * 8);
+  }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    x[2 * i] += factor * y[i].x;
+    x[2 * i + 1] += factor * y[i].y;
   }
 }
 __device__ __forceinline__ void put_state(float* state, const float* x, int HS, int row, int column,

@@ -2,6 +2,7 @@
 // time.
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <cmath>
 #include <vector>
@@ -53,8 +54,10 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_twin(const at::Tensor& q, c
   const at::Tensor initial = to_double(initial_state);
   at::Tensor o = at::zeros(q.sizes(), at::kDouble);
   at::Tensor final_state = at::zeros({docs.count(), NH, HS, HS}, at::kDouble);
-  for (int64_t d = 0; d < docs.count(); ++d) {
-    for (int64_t h = 0; h < NH; ++h) {
+  // Heads and documents know nothing of each other.
+  at::parallel_for(0, docs.count() * NH, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t d = n / NH, h = n % NH;
       const double lambda = std::exp(-slopes.data_ptr<double>()[h]);
       Matrix s = row_of(initial, d, h, HS);
       for (int64_t t = docs.offsets[d]; t < docs.offsets[d + 1]; ++t) {
@@ -68,7 +71,7 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_twin(const at::Tensor& q, c
       }
       put_row(s, final_state, d, h);
     }
-  }
+  });
   return {o.to(q.scalar_type()), final_state.to(accumulate_type(q))};
 }
 
@@ -88,31 +91,36 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_tw
   const auto row = [&](const at::Tensor& x, int64_t t, int64_t h) {
     return x.data_ptr<double>() + (t * NH + h) * HS;
   };
-  for (int64_t d = 0; d < docs.count(); ++d) {
-    for (int64_t h = 0; h < NH; ++h) {
+  // Heads and documents know nothing of each other.
+  at::parallel_for(0, docs.count() * NH, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t d = n / NH, h = n % NH;
       const double lambda = std::exp(-slopes.data_ptr<double>()[h]);
       Matrix s = row_of(initial, d, h, HS);
       for (int64_t t = docs.offsets[d]; t < docs.offsets[d + 1]; ++t) {
         advance(s, lambda, row(k64, t, h), row(v64, t, h), HS);
         const double* g = row(g64, t, h);
+        double* dq_t = row(dq, t, h);
         for (int64_t i = 0; i < HS; ++i) {
-          for (int64_t j = 0; j < HS; ++j) row(dq, t, h)[i] += s[i * HS + j] * g[j];
+          for (int64_t j = 0; j < HS; ++j) dq_t[i] += s[i * HS + j] * g[j];
         }
       }
       Matrix ds = row_of(d_final, d, h, HS);
       for (int64_t t = docs.offsets[d + 1] - 1; t >= docs.offsets[d]; --t) {
         advance(ds, 1.0, row(q64, t, h), row(g64, t, h), HS);
+        const double *k_t = row(k64, t, h), *v_t = row(v64, t, h);
+        double *dk_t = row(dk, t, h), *dv_t = row(dv, t, h);
         for (int64_t i = 0; i < HS; ++i) {
           for (int64_t j = 0; j < HS; ++j) {
-            row(dk, t, h)[i] += ds[i * HS + j] * row(v64, t, h)[j];
-            row(dv, t, h)[j] += ds[i * HS + j] * row(k64, t, h)[i];
+            dk_t[i] += ds[i * HS + j] * v_t[j];
+            dv_t[j] += ds[i * HS + j] * k_t[i];
           }
         }
         for (double& x : ds) x *= lambda;
       }
       put_row(ds, d_initial, d, h);
     }
-  }
+  });
   const at::ScalarType dtype = q.scalar_type();
   return {dq.to(dtype), dk.to(dtype), dv.to(dtype), d_initial.to(accumulate_type(q))};
 }
