@@ -1,7 +1,8 @@
 // RMSNorm (Zhang & Sennrich 2019): y = cast(x * rstd) * weight, rstd = 1 / sqrt(mean(x^2) + eps).
 // With n = x * rstd and g = dy * weight: dx = rstd * (g - n * mean(g * n)), dweight = sum of dy *
-// n. A composition for every device and type, and plain loops for fp32 on the CPU, where the many
-// passes of the composition would show next to the matrix products of a small model.
+// n. Kernels on CUDA (rmsnorm.cu); plain loops for fp32 on the CPU, where the many passes of the
+// composition would show next to the matrix products of a small model; the composition for the
+// rest.
 
 #include <ATen/Parallel.h>
 
@@ -9,6 +10,8 @@
 
 #include "kernels/check.h"
 #include "kernels/ops.h"
+#include "kernels/rmsnorm_launch.h"
+#include "kernels/row_kernels.h"
 #include "kernels/row_sums.h"
 
 namespace sala {
@@ -47,6 +50,58 @@ void backward_loops(const float* dy, const float* x, const float* weight, const 
 
 bool use_loops(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
 
+void check_weight(const at::Tensor& weight, const at::Tensor& x, const char* op) {
+  check_shape(weight, {x.size(-1)}, op, "weight");
+  check_like(weight, x, op, "weight");
+}
+
+#ifdef SALA_CUDA
+// `y` and `h` undefined: the norm alone, of x.
+at::Tensor forward_cuda(const at::Tensor& x, const at::Tensor& y, double residual_scale,
+                        const at::Tensor& weight, double eps, const at::Tensor& h,
+                        const at::Tensor& u) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor rstd =
+      at::empty(x.sizes().slice(0, x.dim() - 1), x.options().dtype(accumulate_type(x)));
+  NormForward op{};
+  op.type = element_type(x);
+  op.rows = rstd.numel();
+  op.C = static_cast<int>(x.size(-1));
+  op.eps = static_cast<float>(eps);
+  op.residual_scale = static_cast<float>(residual_scale);
+  op.x = x.const_data_ptr();
+  op.y = data_or_null(y);
+  op.weight = weight.const_data_ptr();
+  op.h = h.defined() ? h.data_ptr() : nullptr;
+  op.u = u.data_ptr();
+  op.rstd = rstd.data_ptr<float>();
+  check_launch(norm_forward_cuda(op, c10::cuda::getCurrentCUDAStream()));
+  return rstd;
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy, const at::Tensor& dh,
+                                                 const at::Tensor& x, const at::Tensor& weight,
+                                                 const at::Tensor& rstd) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor dx = at::empty_like(x), dweight = at::empty_like(weight);
+  const at::Tensor partials = empty_partials(x, x.size(-1));
+  NormBackward op{};
+  op.type = element_type(x);
+  op.rows = rstd.numel();
+  op.C = static_cast<int>(x.size(-1));
+  op.dy = dy.const_data_ptr();
+  op.dh = data_or_null(dh);
+  op.x = x.const_data_ptr();
+  op.weight = weight.const_data_ptr();
+  op.rstd = rstd.const_data_ptr<float>();
+  op.dx = dx.data_ptr();
+  op.dweight = dweight.data_ptr();
+  op.partials = partials.data_ptr<float>();
+  check_launch(norm_backward_cuda(op, c10::cuda::getCurrentCUDAStream()));
+  return {dx, dweight};
+}
+#endif
+
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> rmsnorm_forward(const at::Tensor& x, const at::Tensor& weight,
@@ -54,10 +109,12 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_forward(const at::Tensor& x, const at
   check_input(x, -1, "rmsnorm", "x");
   TORCH_CHECK(x.dim() >= 1, "rmsnorm: expected x with at least one dimension, got a scalar");
   const int64_t C = x.size(-1);
-  check_shape(weight, {C}, "rmsnorm", "weight");
-  check_like(weight, x, "rmsnorm", "weight");
+  check_weight(weight, x, "rmsnorm");
   const auto stat_type = accumulate_type(x);
   at::Tensor y = at::empty_like(x);
+#ifdef SALA_CUDA
+  if (row_kernels_take(x, C)) return {y, forward_cuda(x, {}, 1, weight, eps, {}, y)};
+#endif
   if (use_loops(x)) {
     at::Tensor rstd = at::empty(x.sizes().slice(0, x.dim() - 1), x.options());
     forward_loops(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), eps, rstd.numel(), C,
@@ -78,9 +135,11 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const 
   check_input(x, -1, "rmsnorm backward", "x");
   check_same(dy, x, "rmsnorm backward", "dy");
   const int64_t C = x.size(-1);
-  check_shape(weight, {C}, "rmsnorm backward", "weight");
-  check_like(weight, x, "rmsnorm backward", "weight");
+  check_weight(weight, x, "rmsnorm backward");
   check_statistic(rstd, x.sizes().slice(0, x.dim() - 1), x, "rmsnorm backward", "rstd");
+#ifdef SALA_CUDA
+  if (row_kernels_take(x, C)) return backward_cuda(dy, {}, x, weight, rstd);
+#endif
   if (use_loops(x)) {
     at::Tensor dx = at::empty_like(x);
     at::Tensor dweight = at::zeros_like(weight);
@@ -106,7 +165,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward(const at::Ten
                                                                    const at::Tensor& weight,
                                                                    double eps) {
   check_input(x, -1, "add_rmsnorm", "x");
+  TORCH_CHECK(x.dim() >= 1, "add_rmsnorm: expected x with at least one dimension, got a scalar");
   check_same(y, x, "add_rmsnorm", "y");
+#ifdef SALA_CUDA
+  if (row_kernels_take(x, x.size(-1))) {
+    check_weight(weight, x, "add_rmsnorm");
+    at::Tensor sum = at::empty_like(x), norm = at::empty_like(x);
+    at::Tensor statistic = forward_cuda(x, y, residual_scale, weight, eps, sum, norm);
+    return {sum, norm, statistic};
+  }
+#endif
   at::Tensor h = at::add(x, y, residual_scale);
   auto [u, rstd] = rmsnorm_forward(h, weight, eps);
   return {h, u, rstd};
@@ -116,11 +184,18 @@ std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward(const at::Tensor& du, co
                                                         const at::Tensor& h,
                                                         const at::Tensor& weight,
                                                         const at::Tensor& rstd) {
-  auto [dx, dweight] = rmsnorm_backward(du, h, weight, rstd);
-  if (dh.defined()) {
-    check_same(dh, h, "add_rmsnorm backward", "dh");
-    dx.add_(dh);
+  check_input(h, -1, "add_rmsnorm backward", "h");
+  if (dh.defined()) check_same(dh, h, "add_rmsnorm backward", "dh");
+#ifdef SALA_CUDA
+  if (row_kernels_take(h, h.size(-1))) {
+    check_same(du, h, "add_rmsnorm backward", "du");
+    check_weight(weight, h, "add_rmsnorm backward");
+    check_statistic(rstd, h.sizes().slice(0, h.dim() - 1), h, "add_rmsnorm backward", "rstd");
+    return backward_cuda(du, dh, h, weight, rstd);
   }
+#endif
+  auto [dx, dweight] = rmsnorm_backward(du, h, weight, rstd);
+  if (dh.defined()) dx.add_(dh);
   return {dx, dweight};
 }
 

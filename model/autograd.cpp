@@ -60,6 +60,29 @@ struct RmsnormFunction : Function<RmsnormFunction> {
   }
 };
 
+struct AddRmsnormFunction : Function<AddRmsnormFunction> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& y,
+                               double residual_scale, const Tensor& weight, double eps) {
+    auto [h, u, rstd] = add_rmsnorm_forward(x, y, residual_scale, weight, eps);
+    ctx->save_for_backward({h, weight, rstd});
+    ctx->saved_data["residual_scale"] = residual_scale;
+    ctx->set_materialize_grads(false);  // no zeros where only one of the two is used
+    return {h, u};
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    Tensor dx = dense(grads[0]), dweight;
+    if (grads[1].defined()) {
+      std::tie(dx, dweight) =
+          add_rmsnorm_backward(dense(grads[1]), dx, saved[0], saved[1], saved[2]);
+    }
+    const double scale = ctx->saved_data["residual_scale"].toDouble();
+    Tensor dy = wanted(ctx, 1, dx);
+    if (dy.defined() && scale != 1.0) dy = dy * scale;
+    return {wanted(ctx, 0, dx), dy, Tensor(), wanted(ctx, 2, dweight), Tensor()};
+  }
+};
+
 struct QkNormRopeFunction : Function<QkNormRopeFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x,
                         const std::optional<Tensor>& maybe_weight,
@@ -189,6 +212,12 @@ struct LightningFunction : Function<LightningFunction> {
 
 Tensor rmsnorm(const Tensor& x, const Tensor& weight, double eps) {
   return RmsnormFunction::apply(dense(x), weight, eps);
+}
+
+std::tuple<Tensor, Tensor> add_rmsnorm(const Tensor& x, const Tensor& y, double residual_scale,
+                                       const Tensor& weight, double eps) {
+  auto results = AddRmsnormFunction::apply(dense(x), dense(y), residual_scale, weight, eps);
+  return {results[0], results[1]};
 }
 
 Tensor qk_norm_rope(const Tensor& x, const Tensor& weight, const Tensor& cos, const Tensor& sin,

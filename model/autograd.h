@@ -16,6 +16,11 @@ namespace sala {
 // x (..., C), weight (C).
 at::Tensor rmsnorm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
+// x, y (..., C), weight (C). Returns h = x + residual_scale * y and rmsnorm(h).
+std::tuple<at::Tensor, at::Tensor> add_rmsnorm(const at::Tensor& x, const at::Tensor& y,
+                                               double residual_scale, const at::Tensor& weight,
+                                               double eps);
+
 // x (T, N, HS); weight (HS) or undefined: no norm; cos, sin (T, HS/2) or undefined: no rotation.
 at::Tensor qk_norm_rope(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cos,
                         const at::Tensor& sin, double eps);

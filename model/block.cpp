@@ -12,25 +12,18 @@ at::Tensor EmbeddingUnit::forward(std::span<const Weights* const> weights, const
   return config_.embedding_scale == 1.0 ? x : x * config_.embedding_scale;
 }
 
-namespace {
-
-at::Tensor add_residual(const at::Tensor& x, const at::Tensor& y, double residual_scale) {
-  return at::add(x, y, residual_scale);
-}
-
-}  // namespace
-
 at::Tensor block_forward(const ModelConfig& c, int64_t layer, Mixer mixer, const Weights& block,
                          const Weights& mixer_weights, const at::Tensor& x, const Env& env,
                          Saved* saved) {
   const MixerCall call{c, mixer_weights, env, layer, saved};
-  at::Tensor u = rmsnorm(x, block["input_layernorm.weight"], c.rms_eps);
-  at::Tensor h = add_residual(x, mixer_forward(mixer, call, u), c.residual_scale);
-  u = rmsnorm(h, block["post_attention_layernorm.weight"], c.rms_eps);
+  const at::Tensor mixed =
+      mixer_forward(mixer, call, rmsnorm(x, block["input_layernorm.weight"], c.rms_eps));
+  const auto [h, u] =
+      add_rmsnorm(x, mixed, c.residual_scale, block["post_attention_layernorm.weight"], c.rms_eps);
   at::Tensor gate_TF = at::linear(u, block["mlp.gate_proj.weight"]);
   at::Tensor up_TF = at::linear(u, block["mlp.up_proj.weight"]);
   at::Tensor y = at::linear(swiglu(gate_TF, up_TF), block["mlp.down_proj.weight"]);
-  return add_residual(h, y, c.residual_scale);
+  return at::add(h, y, c.residual_scale);
 }
 
 at::Tensor BlockUnit::forward(std::span<const Weights* const> weights, const at::Tensor& x,

@@ -1,5 +1,5 @@
-// rmsnorm, QK-norm with rotation, swiglu and the gated norm: op against twin in every place, and
-// gradients against central differences in fp64.
+// rmsnorm with and without a residual sum, QK-norm with rotation, swiglu and the gated norm: op
+// against twin in every place, and gradients against central differences in fp64.
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ class Elementwise : public OpInPlace {};
 
 TEST_P(Elementwise, RmsnormEqualsTwin) {
   for (const auto& [rows, C] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {1, 3}, {3, 17}, {17, 64}, {5, 577}, {130, 33}}) {
+           {1, 1}, {1, 3}, {3, 17}, {17, 64}, {5, 577}, {130, 33}, {3, 4096}, {2, 20000}}) {
     SCOPED_TRACE(::testing::Message() << rows << " x " << C);
     const at::Tensor x = random({rows, C}), w = random({C}), dy = random({rows, C});
     const auto [y, rstd] = rmsnorm_forward(x, w, kEps);
@@ -42,9 +42,82 @@ TEST_P(Elementwise, RmsnormTakesAnyLeadingDimensions) {
   EXPECT_TRUE(bit_equal(rstd.view({15}), rstd_flat));
 }
 
+TEST_P(Elementwise, AddRmsnormEqualsTwin) {
+  constexpr double kScale = 0.22;
+  for (const auto& [rows, C] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 1}, {3, 17}, {5, 577}, {130, 33}, {19, 576}, {7, 2048}}) {
+    SCOPED_TRACE(::testing::Message() << rows << " x " << C);
+    const at::Tensor x = random({rows, C}), y = random({rows, C}), w = random({C});
+    const at::Tensor du = random({rows, C}), dh = random({rows, C});
+    const auto [h, u, rstd] = add_rmsnorm_forward(x, y, kScale, w, kEps);
+    const at::Tensor h_twin = std::get<0>(add_rmsnorm_forward_twin(x, y, kScale, w, kEps));
+    const auto [u_twin, rstd_twin] = rmsnorm_forward_twin(h, w, kEps);  // of h as it was rounded
+    EXPECT_EQ(h.scalar_type(), x.scalar_type());
+    EXPECT_TRUE(close(h, h_twin)) << "h";
+    EXPECT_TRUE(close(u, u_twin)) << "u";
+    EXPECT_TRUE(close(rstd, rstd_twin)) << "rstd";
+    for (const at::Tensor& d : {dh, at::Tensor()}) {
+      const auto [dx, dw] = add_rmsnorm_backward(du, d, h, w, rstd);
+      const auto [dx_twin, dw_twin] = add_rmsnorm_backward_twin(du, d, h, w, rstd);
+      EXPECT_TRUE(close(dx, dx_twin)) << "dx";
+      EXPECT_TRUE(close(dw, dw_twin)) << "dweight";
+    }
+  }
+}
+
+TEST_P(Elementwise, AddRmsnormIsTheSumThenTheNorm) {
+  const at::Tensor x = random({33, 576}), y = random({33, 576}), w = random({576});
+  const auto [h, u, rstd] = add_rmsnorm_forward(x, y, 1.0, w, kEps);
+  EXPECT_TRUE(bit_equal(h, x + y));
+  const auto [u_alone, rstd_alone] = rmsnorm_forward(h, w, kEps);
+  EXPECT_TRUE(bit_equal(u, u_alone));
+  EXPECT_TRUE(bit_equal(rstd, rstd_alone));
+}
+
+// Weight gradients are sums over all rows; more rows than the chip holds at once.
+TEST_P(Elementwise, TheSameBitsEveryTime) {
+  const at::Tensor x = random({2500, 64}), dy = random({2500, 64}), w = random({64});
+  const at::Tensor z = random({2500, 64}), q = random({1250, 2, 64}), dq = random({1250, 2, 64});
+  const at::Tensor angle = random_wide({1250, 32}), cos = angle.cos(), sin = angle.sin();
+  const auto all = [&] {
+    const auto [h, u, rstd] = add_rmsnorm_forward(x, z, 1.0, w, kEps);
+    const auto [dx, dw] = add_rmsnorm_backward(dy, x, h, w, rstd);
+    const auto [y, gate_rstd] = gated_norm_forward(x, z, w, kEps);
+    const auto [d_o, dz, d_gate] = gated_norm_backward(dy, x, z, w, gate_rstd);
+    const auto [r, rope_rstd] = qk_norm_rope_forward(q, w, cos, sin, kEps);
+    const auto [dr, d_head] = qk_norm_rope_backward(dq, q, w, rope_rstd, cos, sin);
+    return std::vector<at::Tensor>{h, u, dx, dw, y, d_o, dz, d_gate, r, dr, d_head};
+  };
+  const auto first = all(), second = all();
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(bit_equal(first[i], second[i])) << i;
+  const auto [dx, dw] = rmsnorm_backward(dy, x, w, std::get<1>(rmsnorm_forward(x, w, kEps)));
+  const auto [dx_twin, dw_twin] =
+      rmsnorm_backward_twin(dy, x, w, std::get<1>(rmsnorm_forward_twin(x, w, kEps)));
+  EXPECT_TRUE(close(dw, dw_twin)) << "dweight";
+}
+
+// Views that begin between two 16-byte boundaries give what their copies give.
+TEST_P(Elementwise, TakesAnyAlignment) {
+  const auto shifted = [&](const at::Tensor& t) {
+    const at::Tensor room = at::empty({t.numel() + 1}, t.options());
+    return room.narrow(0, 1, t.numel()).view(t.sizes()).copy_(t);
+  };
+  const at::Tensor x = random({33, 64}), y = random({33, 64}), w = random({64});
+  const auto [h, u, rstd] = add_rmsnorm_forward(x, y, 1.0, w, kEps);
+  const auto [h_other, u_other, rstd_other] =
+      add_rmsnorm_forward(shifted(x), shifted(y), 1.0, shifted(w), kEps);
+  EXPECT_TRUE(close(u_other, u));
+  EXPECT_TRUE(close(swiglu_forward(shifted(x), y), swiglu_forward(x, y)));
+  EXPECT_TRUE(close(std::get<0>(gated_norm_forward(x, shifted(y), w, kEps)),
+                    std::get<0>(gated_norm_forward(x, y, w, kEps))));
+  const at::Tensor heads = x.view({33, 2, 32}), weight = w.narrow(0, 0, 32);
+  EXPECT_TRUE(close(std::get<0>(qk_norm_rope_forward(shifted(heads), weight, {}, {}, kEps)),
+                    std::get<0>(qk_norm_rope_forward(heads, weight, {}, {}, kEps))));
+}
+
 TEST_P(Elementwise, QkNormRopeEqualsTwin) {
   for (const auto& [T, N, HS] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
-           {1, 1, 2}, {3, 1, 6}, {17, 3, 32}, {5, 9, 64}, {2, 2, 128}}) {
+           {1, 1, 2}, {3, 1, 6}, {17, 3, 32}, {5, 9, 64}, {2, 2, 128}, {2, 5, 96}, {2, 1, 1024}}) {
     for (int parts = 0; parts < 4; ++parts) {
       SCOPED_TRACE(::testing::Message() << T << " x " << N << " x " << HS << ", parts " << parts);
       const at::Tensor x = random({T, N, HS}), dy = random({T, N, HS});
@@ -116,6 +189,21 @@ TEST_F(ElementwiseGradient, OfRmsnormIsTheFiniteDifference) {
   expect_gradient([&](const at::Tensor& a) { return loss(x, a); }, w, dw, "dweight");
 }
 
+TEST_F(ElementwiseGradient, OfAddRmsnormIsTheFiniteDifference) {
+  constexpr double kScale = 0.22;
+  const at::Tensor x = random({3, 17}), y = random({3, 17}), w = random({17});
+  const at::Tensor du = random({3, 17}), dh = random({3, 17});
+  const auto loss = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
+    const auto [h, u, rstd] = add_rmsnorm_forward(a, b, kScale, c, kEps);
+    return inner(u, du) + inner(h, dh);
+  };
+  const auto [h, u, rstd] = add_rmsnorm_forward(x, y, kScale, w, kEps);
+  const auto [dx, dw] = add_rmsnorm_backward(du, dh, h, w, rstd);
+  expect_gradient([&](const at::Tensor& a) { return loss(a, y, w); }, x, dx, "dx");
+  expect_gradient([&](const at::Tensor& a) { return loss(x, a, w); }, y, dx * kScale, "dy");
+  expect_gradient([&](const at::Tensor& a) { return loss(x, y, a); }, w, dw, "dweight");
+}
+
 TEST_F(ElementwiseGradient, OfQkNormRopeIsTheFiniteDifference) {
   const at::Tensor x = random({3, 2, 6}), w = random({6}), dy = random({3, 2, 6});
   const at::Tensor angle = random({3, 3}), cos = angle.cos(), sin = angle.sin();
@@ -156,6 +244,7 @@ TEST(ElementwiseDoor, SaysWhatWasExpectedAndWhatCame) {
   const at::Tensor x = at::zeros({3, 4});
   EXPECT_THROW(rmsnorm_forward(x, at::zeros({5}), kEps), c10::Error);
   EXPECT_THROW(rmsnorm_forward(x.t(), at::zeros({3}), kEps), c10::Error);
+  EXPECT_THROW(add_rmsnorm_forward(x, at::zeros({4, 3}), 1.0, at::ones({4}), kEps), c10::Error);
   EXPECT_THROW(swiglu_forward(x, at::zeros({3, 4}, at::kDouble)), c10::Error);
   EXPECT_THROW(
       qk_norm_rope_forward(at::zeros({2, 1, 3}), {}, at::zeros({2, 1}), at::zeros({2, 1}), kEps),

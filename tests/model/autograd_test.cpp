@@ -3,8 +3,8 @@
 
 #include "model/autograd.h"
 
-#include <gtest/gtest.h>
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <functional>
@@ -59,6 +59,25 @@ constexpr double kEps = 1e-6;
 TEST_F(Autograd, RmsnormGradients) {
   expect_gradients([](const Inputs& x) { return rmsnorm(x[0], x[1], kEps); },
                    {leaf({3, 7}), leaf({7})});
+}
+
+TEST_F(Autograd, AddRmsnormGradientsThroughTheSumAndTheNorm) {
+  for (double scale : {1.0, 0.22}) {
+    const auto both = [scale](const Inputs& x) {
+      const auto [h, u] = add_rmsnorm(x[0], x[1], scale, x[2], kEps);
+      return at::cat({h, u});
+    };
+    const auto norm = [scale](const Inputs& x) {
+      return std::get<1>(add_rmsnorm(x[0], x[1], scale, x[2], kEps));
+    };
+    expect_gradients(both, {leaf({3, 7}), leaf({3, 7}), leaf({7})});
+    expect_gradients(norm, {leaf({3, 7}), leaf({3, 7}), leaf({7})});
+    const Tensor x = leaf({3, 7}), y = leaf({3, 7}), weight = leaf({7});
+    std::get<0>(add_rmsnorm(x, y, scale, weight, kEps)).sum().backward();
+    EXPECT_TRUE(at::equal(x.grad(), at::ones_like(x)));
+    EXPECT_TRUE(at::allclose(y.grad(), at::full_like(y, scale)));
+    EXPECT_FALSE(weight.grad().defined());
+  }
 }
 
 TEST_F(Autograd, QkNormRopeGradientsWithAndWithoutItsParts) {

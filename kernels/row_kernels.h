@@ -1,0 +1,47 @@
+// What the tensor doors of the row kernels share: which tensors the kernels take, and how they are
+// called. The rest (fp64, rows too long for registers) goes through compositions of LibTorch ops.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "kernels/rows_launch.h"
+
+#ifdef SALA_CUDA
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace sala {
+
+inline bool kernels_take(const at::Tensor& x) {
+#ifdef SALA_CUDA
+  return x.is_cuda() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+#else
+  static_cast<void>(x);
+  return false;
+#endif
+}
+
+inline bool row_kernels_take(const at::Tensor& x, int64_t C) {
+  return kernels_take(x) && C > 0 && C * x.element_size() <= kMaxRowBytes;
+}
+
+#ifdef SALA_CUDA
+inline ElementType element_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kFloat ? ElementType::kFloat : ElementType::kBFloat16;
+}
+
+inline const void* data_or_null(const at::Tensor& x) {
+  return x.defined() ? x.const_data_ptr() : nullptr;
+}
+
+// Room for the partial sums of a weight gradient, on the current device.
+inline at::Tensor empty_partials(const at::Tensor& x, int64_t C) {
+  return at::empty({max_partials(), C}, x.options().dtype(at::kFloat));
+}
+
+inline void check_launch(int status) { C10_CUDA_CHECK(static_cast<cudaError_t>(status)); }
+#endif
+
+}  // namespace sala
