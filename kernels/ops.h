@@ -136,11 +136,15 @@ at::Tensor lightning_slopes(int64_t num_heads);
 // o_t = scale * S_t^T q_t, S_t = exp(-s) S_{t-1} + k_t v_t^T, per head, state zero at the start of
 // each document unless `initial_state` (D, NH, HS, HS) is given. q, k, v (T, NH, HS); slopes (NH)
 // fp64 on the CPU. State and its gradient in fp32 (fp64 for fp64); chunked; only non-positive
-// exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64.
+// exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64 (undefined where it is
+// not wanted: it is as large as 64 KB per document and head). bf16 on Hopper with HS 64 or 128: the
+// kernels of lightning_launch.h, the same bits at every call; one-token documents on CUDA: one
+// kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, slopes >= 0.
 std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v, const at::Tensor& slopes,
                                                      const Documents& docs, double scale,
-                                                     const at::Tensor& initial_state = {});
+                                                     const at::Tensor& initial_state = {},
+                                                     bool want_final_state = true);
 // `d_final_state` may be undefined. Returns dq, dk, dv, d_initial_state (D, NH, HS, HS); the last
 // is undefined where no `initial_state` was given. Recomputes states from k and v; saves nothing
 // else.
