@@ -1,4 +1,4 @@
-// Gradients of lightning attention's k and v on Hopper, right to left. With g = d_o, R the gradient
+// Gradients of lightning attention's k and v, right to left. With g = d_o, R the gradient
 // of the state after the tile over scale, and i, j the places in a tile of n <= 64 tokens:
 //   dk = scale [ ((v g^T) o E) q + lambda^(n-1-j) v R^T ]    E_ji = lambda^(i-j) for j <= i < n
 //   dv = scale [ ((k q^T) o E) g + lambda^(n-1-j) k R ]
@@ -7,159 +7,134 @@
 //
 // One warpgroup makes dk, the other dv; both read R from shared memory, one by rows and one by
 // columns. R lives in fp32 registers: for head size 128 each warpgroup owns 64 of its rows and
-// writes them to the shared copy; for 64 each keeps all of R to itself. The shared copy is doubled,
-// so that one barrier per tile is enough.
+// writes them to the shared copy; for 64 each keeps all of R to itself. On Hopper the shared copy
+// is doubled, so that one barrier per tile is enough.
+//
+// Where the time goes (H100, 32 heads x 128, bf16): memory. This kernel reads q, k, v, g and writes
+// dk, dv: 48 KB per token, 2.10 ms at 128K tokens at a copy's 3.0 TB/s, 2.35 measured; with dq's
+// pass over g, v, k the whole backward moves 80 KB, 3.58 ms, 3.93 measured. Nsight Compute at 32K:
+// DRAM at 79 % of its peak, tensor cores at 37 %, issue slots at 27 %. What is left: one pass for
+// all three gradients over saved states would move 64 KB per token (the forward would write 8 KB
+// more); the two passes read k, v and g twice.
+#include <type_traits>
 
-#include "kernels/lightning_tiles.cuh"
-#include "kernels/tensor_map.h"
+#include "kernels/lightning_arch.cuh"
+#include "kernels/lightning_inputs.h"
 
 namespace sala {
 namespace {
 
-using namespace hopper;
-
-template <int HS>
+template <class Arch, int HS, int kStageCount>
 struct Backward {
   static constexpr int kHalves = HS / 64;
-  static constexpr int kConsumers = 2 * kWarpgroup;
-  static constexpr int kThreads = kConsumers + kWarpgroup;
+  static constexpr int kStages = kStageCount;
+  static constexpr int kConsumers = 2 * hopper::kWarpgroup;
+  static constexpr int kThreads = kConsumers + (Arch::kHasProducer ? hopper::kWarpgroup : 0);
   static constexpr int kTile = kHalves * kHalfBytes;
-  static constexpr int kStage = 4 * kTile;  // q, k, v, g
-  static constexpr int kStages = HS == 64 ? 4 : 2;
-  static constexpr int kStateHalf = HS * kRowBytes;  // HS rows x 64 columns of R, bf16
-  static constexpr int kState = HS == 64 ? 2 * kStateHalf : kHalves * kStateHalf;  // one copy
-  static constexpr int kStaging = 16 * kRowBytes;                                  // of one warp
+  static constexpr int kStage = 4 * kTile;                   // q, k, v, g
+  static constexpr int kStateHalf = HS * hopper::kRowBytes;  // HS rows x 64 columns, bf16
+  static constexpr int kState = 2 * kStateHalf;              // one copy
+  static constexpr int kCopies = Arch::kHasProducer ? 2 : 1;
+  static constexpr int kStaging = 16 * hopper::kRowBytes;  // of one warp
   static constexpr int kStateAt = kStages * kStage;
-  static constexpr int kStagingAt = kStateAt + 2 * kState;
-  static constexpr int kShared = kStagingAt + 8 * kStaging + 1024;
+  static constexpr int kStagingAt = kStateAt + kCopies * kState;
+  // Ampere's blocks have less: there a warp stages in the rows of `own` that it alone reads.
+  static constexpr bool kStagesInOwn = !Arch::kHasProducer;
+  static constexpr int kShared = kStagingAt + (kStagesInOwn ? 0 : 8 * kStaging) + kAlignment;
 };
 
-#ifdef SALA_SM90A
-
+// 64 rows of R, from first_row on.
 template <int HS>
-struct Block {
-  char* shared;
-  uint64_t *full, *empty;
-  const LightningLine& line;
-  int num_tiles;
-};
+struct State {
+  float x[HS / 2];
+  const Lane& at;
+  int first_row;
 
-template <int HS>
-__device__ __forceinline__ void produce(const Block<HS>& block, Tile tile, const CUtensorMap* q_map,
-                                        const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                        const CUtensorMap* g_map) {
-  using Plan = Backward<HS>;
-  for (int i = 0; i < block.num_tiles; ++i, tile.previous(block.line)) {
-    const int s = i % Plan::kStages;
-    if (i >= Plan::kStages) barrier_wait(&block.empty[s], (i / Plan::kStages - 1) & 1);
-    barrier_expect(&block.full[s], Plan::kStage);
-    char* stage = block.shared + s * Plan::kStage;
-    const int token = tile.begin();
-    for (int half = 0; half < Plan::kHalves; ++half) {
-      char* to = stage + half * kHalfBytes;
-      copy_box(to, q_map, 64 * half, tile.head, token, &block.full[s]);
-      copy_box(to + Plan::kTile, k_map, 64 * half, tile.head, token, &block.full[s]);
-      copy_box(to + 2 * Plan::kTile, v_map, 64 * half, tile.head, token, &block.full[s]);
-      copy_box(to + 3 * Plan::kTile, g_map, 64 * half, tile.head, token, &block.full[s]);
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < HS / 2; ++i) x[i] = 0;
+  }
+  __device__ __forceinline__ void scale(float factor) {
+#pragma unroll
+    for (int i = 0; i < HS / 2; ++i) x[i] *= factor;
+  }
+  __device__ __forceinline__ void add(const float* from, float factor, bool transposed) {
+#pragma unroll
+    for (int half = 0; half < HS / 64; ++half) {
+      add_state(x + 32 * half, from, HS, first_row, 64 * half, transposed, factor, at);
     }
   }
-}
+  __device__ __forceinline__ void put(float* to, float factor) const {
+#pragma unroll
+    for (int half = 0; half < HS / 64; ++half) {
+      put_state(to, x + 32 * half, HS, first_row, 64 * half, factor, at);
+    }
+  }
+  __device__ __forceinline__ void round_to(char* operand, int half_stride) const {
+#pragma unroll
+    for (int half = 0; half < HS / 64; ++half) {
+      store_fragments(operand + half * half_stride, first_row + 16 * at.warp, at, x + 32 * half, 1);
+    }
+  }
+};
 
-template <int HS, bool kMakesDk>
-__device__ __forceinline__ void consume(const Block<HS>& block, Tile tile, float* table,
+template <class Arch, class Plan, int HS, bool kMakesDk, class Pipe, class Locate>
+__device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, int num_tiles,
+                                        char* shared, float* table, const LightningLine& line,
                                         const LightningStates& states, __nv_bfloat16* result) {
-  using Plan = Backward<HS>;
-  using Wide = Product<HS>;
-  const LightningLine& line = block.line;
-  constexpr int group = kMakesDk ? 0 : 1;
-  const int thread = threadIdx.x % kWarpgroup;
+  constexpr int kGroup = kMakesDk ? 0 : 1;
+  constexpr bool kSharesState = HS != 64;
+  const int thread = threadIdx.x % hopper::kWarpgroup;
   const Lane at(thread);
-  const auto barrier = [&] { named_barrier(1, Plan::kConsumers); };
-  // This warpgroup's rows of R, and the copy that it reads.
-  const int first_row = HS == 64 ? 0 : 64 * group;
-  char* copies = block.shared + Plan::kStateAt + (HS == 64 ? group * Plan::kStateHalf : 0);
-  char* staging = block.shared + Plan::kStagingAt + (group * 4 + at.warp) * Plan::kStaging;
+  char* copies = shared + Plan::kStateAt + (kSharesState ? 0 : kGroup * Plan::kStateHalf);
   const int64_t token_stride = static_cast<int64_t>(line.num_heads) * HS;
   DecayTable decay{table, 0};
-  float state[HS / 2];  // 64 rows x HS columns
-
-  const auto add = [&](const float* from, float factor, bool transposed) {
-#pragma unroll
-    for (int half = 0; half < Plan::kHalves; ++half) {
-      add_state(state + 32 * half, from, HS, first_row, 64 * half, transposed, factor, at);
-    }
-  };
-  const auto clear = [&] {
-#pragma unroll
-    for (int i = 0; i < HS / 2; ++i) state[i] = 0;
-  };
+  State<HS> state{{}, at, kSharesState ? 64 * kGroup : 0};
+  const auto barrier = [&] { hopper::named_barrier(1, Plan::kConsumers); };
   const auto publish = [&](int copy) {
-#pragma unroll
-    for (int half = 0; half < Plan::kHalves; ++half) {
-      store_fragments(copies + copy * Plan::kState + half * Plan::kStateHalf,
-                      first_row + 16 * at.warp, at, state + 32 * half, 1);
-    }
-    fence_async_shared();
+    if constexpr (Plan::kCopies == 1) barrier();  // everybody has read the old one
+    state.round_to(copies + copy % Plan::kCopies * Plan::kState, Plan::kStateHalf);
+    if constexpr (Arch::kHasProducer) hopper::fence_async_shared();
     barrier();
   };
 
-  decay.fill(line.decay[tile.head], thread, kWarpgroup);
+  decay.fill(line.decay[tile.head], thread, hopper::kWarpgroup);
   barrier();
-  clear();
-  states_from_right<HS>(blockIdx.x, tile, line, states, decay, add);
+  state.clear();
+  states_from_right<HS>(blockIdx.x, tile, line, states, decay,
+                        [&](const float* from, float factor, bool transposed) {
+                          state.add(from, factor, transposed);
+                        });
   publish(0);
 
-  for (int i = 0; i < block.num_tiles; ++i) {
-    const int s = i % Plan::kStages;
-    const char* stage = block.shared + s * Plan::kStage;
-    const uint32_t q = shared_address(stage), k = q + Plan::kTile;
+  for (int i = 0; i < num_tiles; ++i) {
+    const int length = tile.length();
+    // Before any product is under way: the compiler would wait for them all.
+    state.scale(decay[length]);
+    char* stage = pipe.enter(i, locate);
+    const uint32_t q = hopper::shared_address(stage), k = q + Plan::kTile;
     const uint32_t v = k + Plan::kTile, g = v + Plan::kTile;
     const uint32_t own = kMakesDk ? v : k, other = kMakesDk ? g : q, mixed = kMakesDk ? q : g;
-    const uint32_t after = shared_address(copies) + (i % 2) * Plan::kState;
-    const int length = tile.length();
+    const uint32_t after = hopper::shared_address(copies) + i % Plan::kCopies * Plan::kState;
     float p[32], out[HS / 2];
-    // Before any product is under way: the compiler would wait for them all.
-    const float keep = decay[length];
-#pragma unroll
-    for (int e = 0; e < HS / 2; ++e) state[e] *= keep;
-    barrier_wait(&block.full[s], (i / Plan::kStages) & 1);
 
-    products_begin();
-#pragma unroll
-    for (int c = 0; c < HS / 16; ++c) {  // v g^T or k q^T
-      const uint32_t step = (c / 4) * kHalfBytes + (c % 4) * 32;
-      Product<64>::template run<false>(p, rows_descriptor(own + step),
-                                       rows_descriptor(other + step), c > 0);
+    Arch::begin();
+    Arch::template by_rows<64, HS>(p, own, other, kHalfBytes, at);  // v g^T or k q^T
+    if constexpr (kMakesDk) {
+      Arch::template by_rows<HS, HS>(out, own, after, Plan::kStateHalf, at);  // v R^T
+    } else {
+      Arch::template by_columns<HS, HS>(out, own, after, Plan::kStateHalf, at);  // k R
     }
-    if constexpr (kMakesDk) {  // v R^T
-#pragma unroll
-      for (int c = 0; c < HS / 16; ++c) {
-        Wide::template run<false>(
-            out, rows_descriptor(own + (c / 4) * kHalfBytes + (c % 4) * 32),
-            rows_descriptor(after + (c / 4) * Plan::kStateHalf + (c % 4) * 32), c > 0);
-      }
-    } else {  // k R
-#pragma unroll
-      for (int c = 0; c < HS / 16; ++c) {
-        Wide::template run<true>(out, rows_descriptor(own + (c / 4) * kHalfBytes + (c % 4) * 32),
-                                 columns_descriptor(after + c * 2048, Plan::kStateHalf), c > 0);
-      }
-    }
-    products_commit();
+    Arch::commit();
 
     uint32_t left[4][4];
-    load_weighted_transpose(left, stage + (first_row / 64) * kHalfBytes, at,
+    load_weighted_transpose(left, stage + (state.first_row / 64) * kHalfBytes, at,
                             [&](int j) { return j < length ? decay[j + 1] : 0.f; });
-    products_begin();
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      Wide::template run<true>(state, left[c], columns_descriptor(g + c * 2048, kHalfBytes), true);
-    }
-    products_commit();
+    Arch::begin();
+    Arch::template add_by_columns<HS>(state.x, left, g, kHalfBytes, at);
+    Arch::commit();
 
-    products_wait<1>();
-    pin(p);
-    pin(out);
+    Arch::template wait<1>(p, out);
     const float outer[2] = {decay[length - 1 - at.row], decay[length - 9 - at.row]};
 #pragma unroll
     for (int e = 0; e < 32; ++e) {
@@ -170,118 +145,130 @@ __device__ __forceinline__ void consume(const Block<HS>& block, Tile tile, float
     for (int e = 0; e < HS / 2; ++e) out[e] *= outer[(e / 2) % 2];
     uint32_t inside[4][4];
     as_left_operand(inside, p);
-    products_begin();
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      Wide::template run<true>(out, inside[c], columns_descriptor(mixed + c * 2048, kHalfBytes),
-                               true);
-    }
-    products_commit();
-    products_wait<0>();
-    pin(out);
-    pin(state);
-    if (at.lane == 0) barrier_arrive(&block.empty[s]);
+    Arch::begin();
+    Arch::template add_by_columns<HS>(out, inside, mixed, kHalfBytes, at);
+    Arch::commit();
+    Arch::template wait<0>(out, state.x);
+    pipe.leave(i, at);
 
+    char* staging = Plan::kStagesInOwn
+                        ? stage + (kMakesDk ? 2 : 1) * Plan::kTile + at.warp * Plan::kStaging
+                        : shared + Plan::kStagingAt + (kGroup * 4 + at.warp) * Plan::kStaging;
     __nv_bfloat16* rows = result + tile.begin() * token_stride + tile.head * HS;
 #pragma unroll
     for (int half = 0; half < Plan::kHalves; ++half) {
       store_tokens(rows + 64 * half, token_stride, length, staging, at, out + 32 * half,
                    line.scale);
     }
-    if (tile.starts_document() && states.left != nullptr && (HS != 64 || group == 0)) {
-#pragma unroll
-      for (int half = 0; half < Plan::kHalves; ++half) {
-        put_state(states.left + tile.state_offset(HS, line), state + 32 * half, HS, first_row,
-                  64 * half, line.scale, at);
-      }
+    if (tile.starts_document() && states.left != nullptr && (kSharesState || kGroup == 0)) {
+      state.put(states.left + tile.state_offset(HS, line), line.scale);
     }
 
-    if (i + 1 == block.num_tiles) break;
+    if (i + 1 == num_tiles) break;
     const int head = tile.head;
     tile.previous(line);
     if (tile.ends_document()) {
-      clear();
+      state.clear();
       if (states.given != nullptr) {
-        add(states.given + tile.state_offset(HS, line), 1 / line.scale, states.given_transposed);
+        state.add(states.given + tile.state_offset(HS, line), 1 / line.scale,
+                  states.given_transposed);
       }
       if (tile.head != head) {
-        named_barrier(2 + group, kWarpgroup);  // every warp has read the old table
-        decay.fill(line.decay[tile.head], thread, kWarpgroup);
+        hopper::named_barrier(2 + kGroup, hopper::kWarpgroup);  // all have read the old table
+        decay.fill(line.decay[tile.head], thread, hopper::kWarpgroup);
       }
     }
-    publish((i + 1) % 2);
+    publish(i + 1);
   }
 }
 
-#endif  // SALA_SM90A
-
-template <int HS>
-__global__ void __launch_bounds__(Backward<HS>::kThreads, 1)
-    backward_kernel(const __grid_constant__ CUtensorMap q_map,
-                    const __grid_constant__ CUtensorMap k_map,
-                    const __grid_constant__ CUtensorMap v_map,
-                    const __grid_constant__ CUtensorMap g_map,
+template <class Arch, int HS, int kStages>
+__global__ void __launch_bounds__(Backward<Arch, HS, kStages>::kThreads, 1)
+    backward_kernel(const __grid_constant__ typename Arch::template Inputs<4> inputs,
                     const __grid_constant__ LightningLine line,
                     const __grid_constant__ LightningStates states, __nv_bfloat16* dk,
                     __nv_bfloat16* dv) {
-#ifdef SALA_SM90A
-  using Plan = Backward<HS>;
+  using Plan = Backward<Arch, HS, kStages>;
   extern __shared__ char raw[];
-  __shared__ uint64_t full[Plan::kStages], empty[Plan::kStages];
   __shared__ float tables[2][DecayTable::kSize];
+  char* shared = align_shared(raw);
   const int64_t first = range_begin(blockIdx.x, line);
-  const Block<HS> block{raw + ((1024 - (shared_address(raw) & 1023)) & 1023), full, empty, line,
-                        static_cast<int>(range_begin(blockIdx.x + 1, line) - first)};
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < Plan::kStages; ++s) {
-      barrier_init(&full[s], 1);
-      barrier_init(&empty[s], Plan::kConsumers / 32);
-    }
-    barrier_init_done();
-  }
-  __syncthreads();
+  const int num_tiles = static_cast<int>(range_begin(blockIdx.x + 1, line) - first);
   Tile tile;
-  tile.seek(first + block.num_tiles - 1, line);
-  if (threadIdx.x >= Plan::kConsumers) {
-    keep_registers<24>();
-    if (threadIdx.x == Plan::kConsumers) produce(block, tile, &q_map, &k_map, &v_map, &g_map);
-  } else if (threadIdx.x < kWarpgroup) {
-    take_registers<240>();
-    consume<HS, true>(block, tile, tables[0], states, dk);
+  tile.seek(first + num_tiles - 1, line);
+  Tile ahead = tile;  // the next to load
+  auto locate = [&] {
+    const int2 place = {ahead.begin(), ahead.head};
+    ahead.previous(line);
+    return place;
+  };
+  const auto consume_as = [&](auto makes_dk, auto& pipe) {
+    constexpr bool kMakesDk = decltype(makes_dk)::value;
+    consume<Arch, Plan, HS, kMakesDk>(pipe, locate, tile, num_tiles, shared,
+                                      tables[kMakesDk ? 0 : 1], line, states, kMakesDk ? dk : dv);
+  };
+  if constexpr (!Arch::kHasProducer) {
+    typename Arch::template Pipe<4, HS, kStages> pipe{inputs,    shared,          Plan::kThreads,
+                                                      num_tiles, line.num_tokens, line.num_heads};
+    if (threadIdx.x < hopper::kWarpgroup) {
+      consume_as(std::true_type{}, pipe);
+    } else {
+      consume_as(std::false_type{}, pipe);
+    }
   } else {
-    take_registers<240>();
-    consume<HS, false>(block, tile, tables[1], states, dv);
-  }
+#ifdef SALA_SM90A
+    __shared__ uint64_t full[kStages], empty[kStages];
+    typename Arch::template Pipe<4, HS, kStages> pipe{shared, full, empty};
+    if (threadIdx.x == 0) pipe.init(Plan::kConsumers / 32);
+    __syncthreads();
+    if (threadIdx.x >= Plan::kConsumers) {
+      hopper::keep_registers<24>();
+      if (threadIdx.x == Plan::kConsumers) pipe.produce(inputs, num_tiles, locate);
+    } else if (threadIdx.x < hopper::kWarpgroup) {
+      hopper::take_registers<240>();
+      consume_as(std::true_type{}, pipe);
+    } else {
+      hopper::take_registers<240>();
+      consume_as(std::false_type{}, pipe);
+    }
 #endif
+  }
+}
+
+template <class Arch, int HS, int kStages>
+int launch(const void* const (&tensors)[4], void* dk, void* dv, const LightningStates& states,
+           const LightningLine& line, cudaStream_t stream) {
+  using Plan = Backward<Arch, HS, kStages>;
+  typename Arch::template Inputs<4> inputs;
+  if (const int error = make_inputs(&inputs, tensors, HS, line)) return error;
+  const auto kernel = backward_kernel<Arch, HS, kStages>;
+  if (const int error = allow_shared(kernel, Plan::kShared)) return error;
+  kernel<<<line.num_ranges, Plan::kThreads, Plan::kShared, stream>>>(
+      inputs, line, states, static_cast<__nv_bfloat16*>(dk), static_cast<__nv_bfloat16*>(dv));
+  return cudaGetLastError();
 }
 
 template <int HS>
-int launch(const void* const (&inputs)[4], void* dk, void* dv, const LightningStates& states,
-           const LightningLine& line, cudaStream_t stream) {
-  using Plan = Backward<HS>;
-  CUtensorMap maps[4];
-  for (int i = 0; i < 4; ++i) {
-    const int error = make_tile_map(&maps[i], inputs[i], line.num_tokens, line.num_heads, HS);
-    if (error) return error;
+int launch_for_device(const void* const (&tensors)[4], void* dk, void* dv,
+                      const LightningStates& states, const LightningLine& line,
+                      cudaStream_t stream) {
+  if (lightning_arch() == LightningArch::kHopper) {
+    return launch < Hopper, HS, HS == 64 ? 4 : 2 > (tensors, dk, dv, states, line, stream);
   }
-  if (const cudaError_t error = cudaFuncSetAttribute(
-          backward_kernel<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, Plan::kShared)) {
-    return error;
+  if (Backward<Ampere, HS, 2>::kShared <= max_shared_bytes()) {
+    return launch<Ampere, HS, 2>(tensors, dk, dv, states, line, stream);
   }
-  backward_kernel<HS><<<line.num_ranges, Plan::kThreads, Plan::kShared, stream>>>(
-      maps[0], maps[1], maps[2], maps[3], line, states, static_cast<__nv_bfloat16*>(dk),
-      static_cast<__nv_bfloat16*>(dv));
-  return cudaGetLastError();
+  return launch<Ampere, HS, 1>(tensors, dk, dv, states, line, stream);
 }
 
 }  // namespace
 
-int lightning_backward_hopper(const void* q, const void* k, const void* v, const void* d_o,
+int launch_lightning_backward(const void* q, const void* k, const void* v, const void* d_o,
                               void* dk, void* dv, const LightningStates& states, int64_t head_size,
                               const LightningLine& line, CUstream_st* stream) {
-  const void* const inputs[] = {q, k, v, d_o};
-  return head_size == 64 ? launch<64>(inputs, dk, dv, states, line, stream)
-                         : launch<128>(inputs, dk, dv, states, line, stream);
+  const void* const tensors[] = {q, k, v, d_o};
+  return head_size == 64 ? launch_for_device<64>(tensors, dk, dv, states, line, stream)
+                         : launch_for_device<128>(tensors, dk, dv, states, line, stream);
 }
 
 }  // namespace sala

@@ -1,5 +1,5 @@
 // Lightning attention composed of LibTorch ops, for every device, dtype and head size: what runs
-// where the Hopper kernels do not (kernels/lightning_cuda.h). Arguments and results are those of
+// where the CUDA kernels do not (kernels/lightning_cuda.h). Arguments and results are those of
 // kernels/ops.h, already checked; the final state always comes.
 #pragma once
 

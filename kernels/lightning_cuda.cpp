@@ -67,8 +67,7 @@ bool lightning_kernels_run(const at::Tensor& q) {
     return false;
   }
   const c10::cuda::CUDAGuard guard(q.device());
-  static const bool usable = lightning_hopper_usable();  // the devices of a process are of one kind
-  return usable;
+  return lightning_arch() != LightningArch::kNone;  // the devices of a process are of one kind
 }
 
 std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
@@ -82,11 +81,12 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
   at::Tensor o = at::empty_like(q), final_state;
   if (want_final_state) final_state = empty_states(q, docs);
   const int64_t HS = q.size(2);
-  check(lightning_end_states(k.const_data_ptr(), v.const_data_ptr(), borders.data_ptr<float>(), HS,
-                             /*from_right=*/false, line, stream()));
+  check(launch_lightning_end_states(k.const_data_ptr(), v.const_data_ptr(),
+                                    borders.data_ptr<float>(), HS,
+                                    /*from_right=*/false, line, stream()));
   const LightningStates states{borders.const_data_ptr<float>(), maybe_float(initial_state), false,
                                want_final_state ? final_state.data_ptr<float>() : nullptr};
-  check(lightning_forward_hopper(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
+  check(launch_lightning_forward(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
                                  o.data_ptr(), states, HS, line, stream()));
   return {o, final_state};
 }
@@ -107,14 +107,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
   const void* gp = g.const_data_ptr();
 
   // dq_t = scale sum_j lambda^(t-j) (g_t v_j) k_j: the forward of (g, v, k).
-  check(lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line, stream()));
+  check(launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line, stream()));
   const LightningStates before{at_borders, maybe_float(initial_state), true, nullptr};
-  check(lightning_forward_hopper(gp, vp, kp, dq.data_ptr(), before, HS, line, stream()));
+  check(launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, stream()));
 
-  check(lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line, stream()));
+  check(launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line, stream()));
   const LightningStates after{at_borders, maybe_float(d_final_state), false,
                               d_initial.defined() ? d_initial.data_ptr<float>() : nullptr};
-  check(lightning_backward_hopper(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS, line,
+  check(launch_lightning_backward(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS, line,
                                   stream()));
   return {dq, dk, dv, d_initial};
 }
@@ -136,10 +136,10 @@ std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at:
   }
   at::Tensor o = at::empty_like(q);
   at::Tensor next = at::empty({D, NH, HS, HS}, q.options().dtype(at::kFloat));
-  check(lightning_step_cuda(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
-                            maybe_float(initial_state), o.data_ptr(), next.data_ptr<float>(),
-                            q.scalar_type() == at::kBFloat16, D, NH, HS, static_cast<float>(scale),
-                            decays, stream()));
+  check(launch_lightning_step(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
+                              maybe_float(initial_state), o.data_ptr(), next.data_ptr<float>(),
+                              q.scalar_type() == at::kBFloat16, D, NH, HS,
+                              static_cast<float>(scale), decays, stream()));
   return {o, next};
 }
 

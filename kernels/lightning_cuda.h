@@ -1,5 +1,5 @@
-// Lightning attention in CUDA kernels: whole sequences on Hopper (kernels/lightning_launch.h), one
-// token at a time on any GPU. Arguments and results are those of kernels/ops.h, already checked.
+// Lightning attention in CUDA kernels: whole sequences (kernels/lightning_launch.h) and one token
+// at a time. Arguments and results are those of kernels/ops.h, already checked.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -11,7 +11,7 @@
 namespace sala {
 
 // Whether lightning_forward_cuda and lightning_backward_cuda take such a q: bf16 on a device of
-// compute capability 9.0 in a build for it, head size 64 or 128, at most 512 heads.
+// compute capability 8.0 or later, head size 64 or 128, at most 512 heads.
 bool lightning_kernels_run(const at::Tensor& q);
 std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& slopes,

@@ -1,4 +1,4 @@
-// Raw-pointer launchers of the Hopper kernels of lightning attention and of the decode step. No
+// Raw-pointer launchers of the kernels of lightning attention and of its decode step. No
 // torch here: nvcc reads it. Everything is ordered on `stream` and nothing blocks; results are
 // cudaError_t.
 //
@@ -30,8 +30,10 @@ struct LightningLine {
   float decay[kLightningMaxHeads];  // slope of each head times log2(e)
 };
 
-// Whether this device and this build have the kernels for it (compute capability 9.0, sm_90a code).
-bool lightning_hopper_usable();
+// Which kernels this device and this build have: wgmma and the copy engine on compute
+// capability 9.0 where the build has sm_90a code, mma.sync on every other device from 8.0 on.
+enum class LightningArch { kNone, kAmpere, kHopper };
+LightningArch lightning_arch();
 
 // Ranges that fill the device, for head size 64 or 128.
 int lightning_num_ranges(int64_t num_tiles, int64_t head_size);
@@ -43,8 +45,8 @@ int lightning_num_ranges(int64_t num_tiles, int64_t head_size);
 // in up to kLightningParts summands, made by as many blocks. Borders at document starts, and
 // summands that the border does not need, are not written.
 constexpr int kLightningParts = 4;
-int lightning_end_states(const void* a, const void* b, float* out, int64_t head_size,
-                         bool from_right, const LightningLine& line, CUstream_st* stream);
+int launch_lightning_end_states(const void* a, const void* b, float* out, int64_t head_size,
+                                bool from_right, const LightningLine& line, CUstream_st* stream);
 
 struct LightningStates {
   const float* borders = nullptr;  // of end_states; may be null when num_ranges is 1
@@ -54,13 +56,13 @@ struct LightningStates {
 };
 
 // o (T, NH, HS) bf16 = lightning attention of q, k, v.
-int lightning_forward_hopper(const void* q, const void* k, const void* v, void* o,
+int launch_lightning_forward(const void* q, const void* k, const void* v, void* o,
                              const LightningStates& states, int64_t head_size,
                              const LightningLine& line, CUstream_st* stream);
 
 // dk, dv (T, NH, HS) bf16. `borders` from the right, of (q, d_o); given = d_final_state, left =
 // d_initial_state. dq is the forward of (d_o, v, k).
-int lightning_backward_hopper(const void* q, const void* k, const void* v, const void* d_o,
+int launch_lightning_backward(const void* q, const void* k, const void* v, const void* d_o,
                               void* dk, void* dv, const LightningStates& states, int64_t head_size,
                               const LightningLine& line, CUstream_st* stream);
 
@@ -73,9 +75,9 @@ struct LightningDecays {
 // One token of each of D sequences: next = exp(-slope) state + k v^T, o = scale * next^T q.
 // q, k, v, o (D, NH, HS) bf16 or fp32; state, next (D, NH, HS, HS) fp32; state may be null (zero).
 // HS a multiple of 4. Any architecture. Memory-bound on the state: 8 HS^2 bytes per head.
-int lightning_step_cuda(const void* q, const void* k, const void* v, const float* state, void* o,
-                        float* next, bool is_bf16, int64_t num_docs, int64_t num_heads,
-                        int64_t head_size, float scale, const LightningDecays& decays,
-                        CUstream_st* stream);
+int launch_lightning_step(const void* q, const void* k, const void* v, const float* state, void* o,
+                          float* next, bool is_bf16, int64_t num_docs, int64_t num_heads,
+                          int64_t head_size, float scale, const LightningDecays& decays,
+                          CUstream_st* stream);
 
 }  // namespace sala

@@ -6,45 +6,82 @@
 // Bytes: 4 HS per token and head, over min(range, 17.3 / slope) tokens: for MiniCPM-SALA's slopes
 // 832 tokens on average, at most 4.4K.
 
-#include "kernels/lightning_tiles.cuh"
-#include "kernels/tensor_map.h"
+#include "kernels/lightning_arch.cuh"
+#include "kernels/lightning_inputs.h"
 
 namespace sala {
 namespace {
 
-using namespace hopper;
-
-template <int HS>
+template <class Arch, int HS>
 struct EndStates {
   static constexpr int kHalves = HS / 64;  // also warpgroups: each has 64 rows of the sum
-  static constexpr int kConsumers = kHalves * kWarpgroup;
-  static constexpr int kThreads = kConsumers + 32;
-  static constexpr int kTile = kHalves * kHalfBytes;
-  static constexpr int kStage = 2 * kTile;
-  static constexpr int kStages = HS == 64 ? 4 : 6;
+  static constexpr int kConsumers = kHalves * hopper::kWarpgroup;
+  static constexpr int kThreads = kConsumers + (Arch::kHasProducer ? 32 : 0);
   static constexpr int kBlocksPerSm = HS == 64 ? 2 : 1;
-  static constexpr int kShared = kStages * kStage + 1024;
+  static constexpr int kTile = kHalves * kHalfBytes;
+  static constexpr int kStages = Arch::kHasProducer ? (HS == 64 ? 4 : 6) : 2;
+  static constexpr int kShared = kStages * 2 * kTile + kAlignment;
 };
 
-template <int HS, bool kFromRight>
-__global__ void __launch_bounds__(EndStates<HS>::kThreads, EndStates<HS>::kBlocksPerSm)
-    end_states_kernel(const __grid_constant__ CUtensorMap a_map,
-                      const __grid_constant__ CUtensorMap b_map,
+template <class Arch, int HS, bool kFromRight, class Pipe, class Locate, class DistanceOf>
+__device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, const Tile& tile, int num_tiles,
+                                        const DistanceOf& distance_of, const DecayTable& decay,
+                                        float* out) {
+  using Plan = EndStates<Arch, HS>;
+  constexpr int kTogether = Arch::kHasProducer ? 2 : 1;  // tiles per wait for the products
+  const int group = threadIdx.x / hopper::kWarpgroup;
+  const Lane at(threadIdx.x % hopper::kWarpgroup);
+  const int tokens_right = tile.doc_end - tile.begin();
+  const auto weight = [&](int i, int j) {  // of token j of tile i
+    const float beyond = decay.far(static_cast<float>(distance_of(i)));
+    if (!kFromRight) return beyond * decay[kTileTokens - 1 - j];
+    return distance_of(i) + j < tokens_right ? beyond * decay[j + 1] : 0.f;
+  };
+  float sum[HS / 2];  // 64 rows x HS columns
+#pragma unroll
+  for (int e = 0; e < HS / 2; ++e) sum[e] = 0;
+
+  for (int i = 0; i < num_tiles; i += kTogether) {
+    uint32_t left[kTogether][4][4];
+    const char* stages[kTogether];
+#pragma unroll
+    for (int n = 0; n < kTogether; ++n) {
+      const int at_tile = min(i + n, num_tiles - 1);
+      const float share = i + n < num_tiles ? 1 : 0;  // an odd last tile is taken with nothing
+      stages[n] = pipe.enter(at_tile, locate);
+      load_weighted_transpose(left[n], stages[n] + group * kHalfBytes, at,
+                              [&](int j) { return share * weight(at_tile, j); });
+    }
+    Arch::begin();
+#pragma unroll
+    for (int n = 0; n < kTogether; ++n) {
+      Arch::template add_by_columns<HS>(
+          sum, left[n], hopper::shared_address(stages[n]) + Plan::kTile, kHalfBytes, at);
+    }
+    Arch::commit();
+    Arch::template wait<0>(sum);
+    for (int n = 0; n < kTogether && i + n < num_tiles; ++n) pipe.leave(i + n, at);
+  }
+#pragma unroll
+  for (int half = 0; half < Plan::kHalves; ++half) {
+    put_state(out, sum + 32 * half, HS, 64 * group, 64 * half, 1, at);
+  }
+}
+
+template <class Arch, int HS, bool kFromRight>
+__global__ void __launch_bounds__(EndStates<Arch, HS>::kThreads, EndStates<Arch, HS>::kBlocksPerSm)
+    end_states_kernel(const __grid_constant__ typename Arch::template Inputs<2> inputs,
                       const __grid_constant__ LightningLine line, float* out) {
-#ifdef SALA_SM90A
-  using Plan = EndStates<HS>;
+  using Plan = EndStates<Arch, HS>;
   extern __shared__ char raw[];
-  char* shared = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
-  __shared__ uint64_t full[Plan::kStages], empty[Plan::kStages];
   __shared__ float table[DecayTable::kSize];
+  char* shared = align_shared(raw);
 
   // The border between this block's range and the next, and the window of tiles beside it.
   const int64_t border = range_begin(blockIdx.x + 1, line);
   Tile tile;
   tile.seek(border, line);
   if (tile.starts_document()) return;
-  DecayTable decay{table, 0};
-  const float rate = line.decay[tile.head];
   int64_t span;
   if (kFromRight) {
     span = min(range_begin(blockIdx.x + 2, line), tile.line_place(tile.doc_last_tile, line) + 1) -
@@ -52,119 +89,74 @@ __global__ void __launch_bounds__(EndStates<HS>::kThreads, EndStates<HS>::kBlock
   } else {
     span = border - max(range_begin(blockIdx.x, line), tile.line_place(tile.doc_first_tile, line));
   }
-  const Window window(rate, span);
+  const Window window(line.decay[tile.head], span);
   const int part = blockIdx.y;
   if (part >= window.num_parts) return;
   // This block's tiles: part, part + num_parts, ... away from the border.
   const int num_tiles = (window.num_tiles - part + window.num_parts - 1) / window.num_parts;
   const auto distance_of = [&](int i) { return (part + i * window.num_parts) * kTileTokens; };
-  const int border_token = tile.begin();
-
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < Plan::kStages; ++s) {
-      barrier_init(&full[s], 1);
-      barrier_init(&empty[s], Plan::kConsumers / 32);
-    }
-    barrier_init_done();
-  }
-  decay.fill(rate, threadIdx.x, Plan::kThreads);
-  __syncthreads();
-
-  if (threadIdx.x >= Plan::kConsumers) {
-    if (threadIdx.x != Plan::kConsumers) return;
-    for (int i = 0; i < num_tiles; ++i) {
-      const int s = i % Plan::kStages;
-      if (i >= Plan::kStages) barrier_wait(&empty[s], (i / Plan::kStages - 1) & 1);
-      barrier_expect(&full[s], Plan::kStage);
-      char* stage = shared + s * Plan::kStage;
-      const int token =
-          border_token + (kFromRight ? distance_of(i) : -kTileTokens - distance_of(i));
-      for (int half = 0; half < Plan::kHalves; ++half) {
-        copy_box(stage + half * kHalfBytes, &a_map, 64 * half, tile.head, token, &full[s]);
-        copy_box(stage + Plan::kTile + half * kHalfBytes, &b_map, 64 * half, tile.head, token,
-                 &full[s]);
-      }
-    }
-    return;
-  }
-
-  const int group = threadIdx.x / kWarpgroup;
-  const Lane at(threadIdx.x % kWarpgroup);
-  float sum[HS / 2];  // 64 rows x HS columns
-#pragma unroll
-  for (int e = 0; e < HS / 2; ++e) sum[e] = 0;
-  const auto weight = [&](int i, int j) {  // of token j of tile i
-    const float beyond = decay.far(static_cast<float>(distance_of(i)));
-    if (!kFromRight) return beyond * decay[kTileTokens - 1 - j];
-    return distance_of(i) + j < tile.doc_end - border_token ? beyond * decay[j + 1] : 0.f;
+  int ahead = 0;  // the next to load
+  auto locate = [&] {
+    const int distance = distance_of(ahead++);
+    return int2{tile.begin() + (kFromRight ? distance : -kTileTokens - distance), tile.head};
   };
-  for (int i = 0; i < num_tiles; i += 2) {  // two tiles at a time: the products' latency counts
-    const int last = min(i + 1, num_tiles - 1);
-    uint32_t left[2][4][4];
-    const char* stages[2];
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const int at_tile = n == 0 ? i : last, s = at_tile % Plan::kStages;
-      const float share = i + n < num_tiles ? 1 : 0;  // an odd last tile is taken with nothing
-      stages[n] = shared + s * Plan::kStage;
-      barrier_wait(&full[s], (at_tile / Plan::kStages) & 1);
-      load_weighted_transpose(left[n], stages[n] + group * kHalfBytes, at,
-                              [&](int j) { return share * weight(at_tile, j); });
-    }
-    products_begin();
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const uint32_t b = shared_address(stages[n]) + Plan::kTile;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        Product<HS>::template run<true>(sum, left[n][k],
-                                        columns_descriptor(b + k * 2048, kHalfBytes), true);
-      }
-    }
-    products_commit();
-    products_wait<0>();
-    pin(sum);
-    if (at.lane == 0) {
-      barrier_arrive(&empty[i % Plan::kStages]);
-      if (last != i) barrier_arrive(&empty[last % Plan::kStages]);
-    }
-  }
+  DecayTable decay{table, 0};
+  decay.fill(line.decay[tile.head], threadIdx.x, Plan::kThreads);
   float* state = out + (static_cast<int64_t>(blockIdx.x) * kLightningParts + part) * HS * HS;
-#pragma unroll
-  for (int half = 0; half < Plan::kHalves; ++half) {
-    put_state(state, sum + 32 * half, HS, 64 * group, 64 * half, 1, at);
-  }
+
+  if constexpr (!Arch::kHasProducer) {
+    __syncthreads();
+    typename Arch::template Pipe<2, HS, Plan::kStages> pipe{
+        inputs, shared, Plan::kThreads, num_tiles, line.num_tokens, line.num_heads};
+    consume<Arch, HS, kFromRight>(pipe, locate, tile, num_tiles, distance_of, decay, state);
+  } else {
+#ifdef SALA_SM90A
+    __shared__ uint64_t full[Plan::kStages], empty[Plan::kStages];
+    typename Arch::template Pipe<2, HS, Plan::kStages> pipe{shared, full, empty};
+    if (threadIdx.x == 0) pipe.init(Plan::kConsumers / 32);
+    __syncthreads();
+    if (threadIdx.x < Plan::kConsumers) {
+      consume<Arch, HS, kFromRight>(pipe, locate, tile, num_tiles, distance_of, decay, state);
+    } else if (threadIdx.x == Plan::kConsumers) {
+      pipe.produce(inputs, num_tiles, locate);
+    }
 #endif
+  }
 }
 
-template <int HS, bool kFromRight>
-int launch(const void* a, const void* b, float* out, const LightningLine& line,
+template <class Arch, int HS, bool kFromRight>
+int launch(const void* const (&tensors)[2], float* out, const LightningLine& line,
            cudaStream_t stream) {
-  using Plan = EndStates<HS>;
-  CUtensorMap a_map, b_map;
-  if (const int error = make_tile_map(&a_map, a, line.num_tokens, line.num_heads, HS)) return error;
-  if (const int error = make_tile_map(&b_map, b, line.num_tokens, line.num_heads, HS)) return error;
-  const auto kernel = end_states_kernel<HS, kFromRight>;
-  if (const cudaError_t error = cudaFuncSetAttribute(
-          kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Plan::kShared)) {
-    return error;
-  }
+  using Plan = EndStates<Arch, HS>;
+  typename Arch::template Inputs<2> inputs;
+  if (const int error = make_inputs(&inputs, tensors, HS, line)) return error;
+  const auto kernel = end_states_kernel<Arch, HS, kFromRight>;
+  if (const int error = allow_shared(kernel, Plan::kShared)) return error;
   const dim3 blocks(line.num_ranges - 1, kLightningParts);
-  kernel<<<blocks, Plan::kThreads, Plan::kShared, stream>>>(a_map, b_map, line, out);
+  kernel<<<blocks, Plan::kThreads, Plan::kShared, stream>>>(inputs, line, out);
   return cudaGetLastError();
+}
+
+template <class Arch>
+int launch_on(const void* const (&tensors)[2], float* out, int64_t HS, bool from_right,
+              const LightningLine& line, cudaStream_t stream) {
+  if (HS == 64) {
+    return from_right ? launch<Arch, 64, true>(tensors, out, line, stream)
+                      : launch<Arch, 64, false>(tensors, out, line, stream);
+  }
+  return from_right ? launch<Arch, 128, true>(tensors, out, line, stream)
+                    : launch<Arch, 128, false>(tensors, out, line, stream);
 }
 
 }  // namespace
 
-int lightning_end_states(const void* a, const void* b, float* out, int64_t head_size,
-                         bool from_right, const LightningLine& line, CUstream_st* stream) {
+int launch_lightning_end_states(const void* a, const void* b, float* out, int64_t head_size,
+                                bool from_right, const LightningLine& line, CUstream_st* stream) {
   if (line.num_ranges < 2) return cudaSuccess;
-  if (head_size == 64) {
-    return from_right ? launch<64, true>(a, b, out, line, stream)
-                      : launch<64, false>(a, b, out, line, stream);
-  }
-  return from_right ? launch<128, true>(a, b, out, line, stream)
-                    : launch<128, false>(a, b, out, line, stream);
+  const void* const tensors[] = {a, b};
+  return lightning_arch() == LightningArch::kHopper
+             ? launch_on<Hopper>(tensors, out, head_size, from_right, line, stream)
+             : launch_on<Ampere>(tensors, out, head_size, from_right, line, stream);
 }
 
 }  // namespace sala

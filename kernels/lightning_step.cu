@@ -59,10 +59,10 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-int lightning_step_cuda(const void* q, const void* k, const void* v, const float* state, void* o,
-                        float* next, bool is_bf16, int64_t num_docs, int64_t num_heads,
-                        int64_t head_size, float scale, const LightningDecays& decays,
-                        CUstream_st* stream) {
+int launch_lightning_step(const void* q, const void* k, const void* v, const float* state, void* o,
+                          float* next, bool is_bf16, int64_t num_docs, int64_t num_heads,
+                          int64_t head_size, float scale, const LightningDecays& decays,
+                          CUstream_st* stream) {
   const int64_t blocks = num_docs * num_heads;
   if (blocks == 0) return cudaSuccess;
   const auto run = [&](auto zero) {

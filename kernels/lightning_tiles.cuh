@@ -1,4 +1,4 @@
-// What the Hopper kernels of lightning attention share: the walk over the tiles of a range, decay
+// What the kernels of lightning attention share: the walk over the tiles of a range, decay
 // tables, states entering a range, and the moves of accumulators to memory.
 #pragma once
 
@@ -11,6 +11,7 @@ namespace sala {
 
 constexpr int kTileTokens = kLightningTileTokens;
 constexpr int kHalfBytes = kTileTokens * hopper::kRowBytes;  // 64 tokens x 64 columns
+constexpr int kAlignment = 1024;     // of tiles; dynamic shared memory has this much to spare
 constexpr float kDeadExponent = 25;  // 2^-25 and less is lost in an fp32 sum
 
 // The first tile of a range on the line of all heads' tiles.
@@ -95,7 +96,10 @@ struct Window {
   }
 };
 
-#ifdef SALA_SM90A
+__device__ __forceinline__ char* align_shared(char* raw) {
+  const uint32_t behind = hopper::shared_address(raw) % kAlignment;
+  return raw + (behind == 0 ? 0 : kAlignment - behind);
+}
 
 // lambda^m for m = -64 .. 65 of one head, zero where m is negative: a mask and a decay at once, and
 // no positive exponent is ever taken.
@@ -156,9 +160,10 @@ __device__ __forceinline__ void as_left_operand(uint32_t (&a)[4][4], const float
   }
 }
 
-// Accumulators of 64 x 64, rounded, to rows 16 warp + first_row ... of a swizzled tile.
+// Accumulators of 64 x 64, rounded, to a swizzled tile: the warp's 16 rows go to first_row and on.
 __device__ __forceinline__ void store_fragments(char* tile, int first_row, const Lane& at,
                                                 const float* x, float factor) {
+#if __CUDA_ARCH__ >= 900
   const int row = first_row + (at.lane & 15);
   const uint32_t base = hopper::shared_address(tile);
 #pragma unroll
@@ -169,6 +174,14 @@ __device__ __forceinline__ void store_fragments(char* tile, int first_row, const
         hopper::pack(y[0] * factor, y[1] * factor), hopper::pack(y[2] * factor, y[3] * factor),
         hopper::pack(y[4] * factor, y[5] * factor), hopper::pack(y[6] * factor, y[7] * factor));
   }
+#else
+#pragma unroll
+  for (int i = 0; i < 32; i += 2) {
+    const int row = first_row + at.lane / 4 + ((i / 2) % 2) * 8;
+    *reinterpret_cast<uint32_t*>(tile + hopper::piece_offset(row, i / 4) + at.lane % 4 * 4) =
+        hopper::pack(x[i] * factor, x[i + 1] * factor);
+  }
+#endif
 }
 
 // Accumulators of 64 tokens x 64 columns to memory as bf16, in rows of 128 contiguous bytes, by way
@@ -277,7 +290,5 @@ __device__ __forceinline__ void states_from_right(int64_t range, const Tile& til
       decay.far(static_cast<float>(tile.doc_end - next_token)) / line.scale,
       states.given_transposed);
 }
-
-#endif  // SALA_SM90A
 
 }  // namespace sala

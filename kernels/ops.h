@@ -137,7 +137,7 @@ at::Tensor lightning_slopes(int64_t num_heads);
 // each document unless `initial_state` (D, NH, HS, HS) is given. q, k, v (T, NH, HS); slopes (NH)
 // fp64 on the CPU. State and its gradient in fp32 (fp64 for fp64); chunked; only non-positive
 // exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64 (undefined where it is
-// not wanted: it is as large as 64 KB per document and head). bf16 on Hopper with HS 64 or 128: the
+// not wanted: it is as large as 64 KB per document and head). bf16 on CUDA with HS 64 or 128: the
 // kernels of lightning_launch.h, the same bits at every call; one-token documents on CUDA: one
 // kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, slopes >= 0.
 std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,

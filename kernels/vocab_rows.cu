@@ -17,7 +17,7 @@ namespace {
 
 using namespace vocab;  // of vocab_row_sums.cuh
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024;
 constexpr int kLoads = 2;  // of one row in flight per thread
 constexpr double kLn2 = 0.693147180559945309417;
 
@@ -100,7 +100,7 @@ __device__ void write_losses(const VocabRowPointers& rows, const VocabRowFactors
 }
 
 template <typename Gradient, bool kTeacher, bool kHard, int kWidth>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 1)
     vocab_rows_kernel(const VocabRowPointers rows, const VocabRowFactors f, int64_t V) {
   constexpr int64_t kTile = int64_t{kThreads} * kWidth * kLoads;
   const int64_t row = blockIdx.x;
