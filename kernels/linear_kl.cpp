@@ -16,6 +16,8 @@ void check_teacher(const VocabHead& student, const VocabHead& teacher, const at:
   check_input(teacher.x, 2, op, "x_teacher");
   check_input(teacher.w, 2, op, "w_teacher");
   check_like(teacher.w, teacher.x, op, "w_teacher");
+  TORCH_CHECK(teacher.x.device() == student.x.device(), op, ": expected the teacher on ",
+              student.x.device(), ", got ", teacher.x.device());
   TORCH_CHECK(teacher.x.size(0) == student.x.size(0), op, ": expected ", student.x.size(0),
               " tokens of the teacher, got ", teacher.x.size(0));
   check_shape(teacher.w, {student.w.size(0), teacher.x.size(1)}, op, "w_teacher");

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "kernels/check.h"
@@ -140,6 +141,19 @@ TEST_P(VocabLosses, ATargetOutsideTheVocabularyIsSeenInTheLoss) {
       EXPECT_FALSE(std::isfinite(loss->loss_sum.item<double>()));
       EXPECT_TRUE(std::isfinite(loss->loss_T[1].item<double>()));
     }
+  }
+}
+
+TEST_P(VocabLosses, RefuseATeacherOnAnotherDevice) {
+  const Case c = inputs(3, 4, 5);
+  const at::Device elsewhere = device().is_cpu() ? at::kMeta : at::kCPU;
+  try {
+    linear_kl(c.x, c.w, 1, c.x_teacher.to(elsewhere), c.w_teacher.to(elsewhere), 1, c.targets,
+              c.weight, {});
+    FAIL() << "a teacher on " << elsewhere << " was taken";
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("expected the teacher on"), std::string::npos)
+        << error.what();
   }
 }
 
