@@ -6,13 +6,8 @@
 
 #include "kernels/adamw_launch.h"
 #include "kernels/check.h"
+#include "kernels/cuda_doors.h"
 #include "kernels/ops.h"
-
-#ifdef SALA_CUDA
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
 
 namespace sala {
 namespace {
@@ -39,10 +34,10 @@ void update_cuda(const at::Tensor& master, const at::Tensor& m, const at::Tensor
   if (copy.defined()) {
     type = copy.scalar_type() == at::kFloat ? CopyType::kFloat : CopyType::kBFloat16;
   }
-  C10_CUDA_CHECK(static_cast<cudaError_t>(
-      adamw_cuda(master.data_ptr<float>(), m.data_ptr<float>(), v.data_ptr<float>(),
-                 copy.defined() ? copy.data_ptr() : nullptr, type, grad.const_data_ptr<float>(),
-                 factors, master.numel(), c10::cuda::getCurrentCUDAStream())));
+  check_launch(adamw_cuda(master.data_ptr<float>(), m.data_ptr<float>(), v.data_ptr<float>(),
+                          copy.defined() ? copy.data_ptr() : nullptr, type,
+                          grad.const_data_ptr<float>(), factors, master.numel(),
+                          c10::cuda::getCurrentCUDAStream()));
 }
 #else
 void update_cuda(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,

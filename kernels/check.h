@@ -44,6 +44,12 @@ inline void check_same(const at::Tensor& x, const at::Tensor& like, const char* 
   check_like(x, like, op, name);
 }
 
+// One weight for each channel of x (..., C).
+inline void check_weight(const at::Tensor& weight, const at::Tensor& x, const char* op) {
+  check_shape(weight, {x.size(-1)}, op, "weight");
+  check_like(weight, x, op, "weight");
+}
+
 // fp32 or fp64 statistics that belong to `like`.
 inline void check_statistic(const at::Tensor& x, at::IntArrayRef expected, const at::Tensor& like,
                             const char* op, const char* name) {

@@ -3,18 +3,12 @@
 // (gated_norm.cu), a composition for the rest.
 
 #include "kernels/check.h"
+#include "kernels/cuda_doors.h"
 #include "kernels/gated_norm_launch.h"
 #include "kernels/ops.h"
-#include "kernels/row_kernels.h"
 
 namespace sala {
 namespace {
-
-void check_weight(const at::Tensor& weight, const at::Tensor& o, const char* op) {
-  if (!weight.defined()) return;
-  check_shape(weight, {o.size(1)}, op, "weight");
-  check_like(weight, o, op, "weight");
-}
 
 #ifdef SALA_CUDA
 std::tuple<at::Tensor, at::Tensor> forward_cuda(const at::Tensor& o, const at::Tensor& z,
@@ -71,7 +65,7 @@ std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const
                                                       const at::Tensor& weight, double eps) {
   check_input(o, 2, "gated_norm", "o");
   check_same(z, o, "gated_norm", "z");
-  check_weight(weight, o, "gated_norm");
+  if (weight.defined()) check_weight(weight, o, "gated_norm");
 #ifdef SALA_CUDA
   if (row_kernels_take(o, o.size(1))) return forward_cuda(o, z, weight, eps);
 #endif
@@ -89,8 +83,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(const at::Ten
   check_input(o, 2, "gated_norm backward", "o");
   check_same(z, o, "gated_norm backward", "z");
   check_same(dy, o, "gated_norm backward", "dy");
-  check_weight(weight, o, "gated_norm backward");
-  if (weight.defined()) check_statistic(rstd, {o.size(0)}, o, "gated_norm backward", "rstd");
+  if (weight.defined()) {
+    check_weight(weight, o, "gated_norm backward");
+    check_statistic(rstd, {o.size(0)}, o, "gated_norm backward", "rstd");
+  }
 #ifdef SALA_CUDA
   if (row_kernels_take(o, o.size(1))) return backward_cuda(dy, o, z, weight, rstd);
 #endif

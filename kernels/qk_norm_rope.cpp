@@ -6,9 +6,9 @@
 #include <ATen/Parallel.h>
 
 #include "kernels/check.h"
+#include "kernels/cuda_doors.h"
 #include "kernels/ops.h"
 #include "kernels/qk_norm_rope_launch.h"
-#include "kernels/row_kernels.h"
 
 namespace sala {
 namespace {
@@ -55,11 +55,6 @@ void check_angles(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
   TORCH_CHECK(x.size(2) % 2 == 0, op, ": expected an even head size to rotate, got ", x.size(2));
   check_statistic(cos, {x.size(0), x.size(2) / 2}, x, op, "cos");
   check_statistic(sin, {x.size(0), x.size(2) / 2}, x, op, "sin");
-}
-
-void check_weight(const at::Tensor& weight, const at::Tensor& x, const char* op) {
-  check_shape(weight, {x.size(2)}, op, "weight");
-  check_like(weight, x, op, "weight");
 }
 
 #ifdef SALA_CUDA

@@ -9,9 +9,9 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/cuda_doors.h"
 #include "kernels/ops.h"
 #include "kernels/rmsnorm_launch.h"
-#include "kernels/row_kernels.h"
 #include "kernels/row_sums.h"
 
 namespace sala {
@@ -49,11 +49,6 @@ void backward_loops(const float* dy, const float* x, const float* weight, const 
 }
 
 bool use_loops(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
-
-void check_weight(const at::Tensor& weight, const at::Tensor& x, const char* op) {
-  check_shape(weight, {x.size(-1)}, op, "weight");
-  check_like(weight, x, op, "weight");
-}
 
 #ifdef SALA_CUDA
 // `y` and `h` undefined: the norm alone, of x.

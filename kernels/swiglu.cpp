@@ -2,8 +2,8 @@
 // (swiglu.cu), a composition for the rest.
 
 #include "kernels/check.h"
+#include "kernels/cuda_doors.h"
 #include "kernels/ops.h"
-#include "kernels/row_kernels.h"
 #include "kernels/swiglu_launch.h"
 
 namespace sala {

@@ -4,13 +4,8 @@
 
 #include <cmath>
 
+#include "kernels/cuda_doors.h"
 #include "kernels/vocab_rows_launch.h"
-
-#ifdef SALA_CUDA
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
 
 namespace sala {
 namespace {
@@ -51,8 +46,8 @@ at::Tensor rows_cuda(const VocabRows& rows, const VocabRule& rule, bool want_gra
                                 f(1 - rule.config.ce_weight),
                                 f(rule.config.ce_weight),
                                 f(rule.logit_scale)};
-  C10_CUDA_CHECK(static_cast<cudaError_t>(
-      vocab_rows_cuda(pointers, factors, z.size(0), z.size(1), c10::cuda::getCurrentCUDAStream())));
+  check_launch(
+      vocab_rows_cuda(pointers, factors, z.size(0), z.size(1), c10::cuda::getCurrentCUDAStream()));
   return d_logits;
 }
 #else

@@ -1,5 +1,6 @@
-// What the tensor doors of the row kernels share: which tensors the kernels take, and how they are
-// called. The rest (fp64, rows too long for registers) goes through compositions of LibTorch ops.
+// What the tensor doors of our CUDA kernels share: which tensors the element-wise kernels take (the
+// rest, fp64 and rows too long for registers, goes through compositions of LibTorch ops), and how
+// launchers are called.
 #pragma once
 
 #include <ATen/ATen.h>
