@@ -38,8 +38,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward(const at::Ten
                                                                    double residual_scale,
                                                                    const at::Tensor& weight,
                                                                    double eps);
-// Returns dx (..., C) = dh + the gradient of h through u, rounded once, and dweight (C); the
-// gradient of y is residual_scale * dx. `dh` may be undefined: nobody else reads h.
+// Returns dx (..., C) = dh + the gradient of h through u, and dweight (C); the gradient of y is
+// residual_scale * dx. The kernel rounds dx once, the composition each part of the sum as well.
+// `dh` may be undefined: nobody else reads h.
 std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward(const at::Tensor& du, const at::Tensor& dh,
                                                         const at::Tensor& h,
                                                         const at::Tensor& weight,

@@ -5,8 +5,8 @@
 // one token with the token's cos and sin and the weight in registers; blocks stay on the chip and
 // stride over the tokens. Bytes moved per bf16 element, all that can be asked: forward 4 (x, y),
 // backward 6 (dy, x, dx), and 4 * HS bytes of angles per token. The weight's gradient stays in
-// registers; a block writes one partial sum of HS floats, and rows.cu adds them. A missing weight
-// is a weight of ones with rstd = 1, a missing rotation the angle 0.
+// registers; a block writes one partial sum of HS floats, and rows.cu adds them. Without a weight
+// the norm is skipped; a missing rotation is the angle 0.
 
 #include "kernels/qk_norm_rope_launch.h"
 #include "kernels/rows.cuh"
@@ -284,7 +284,8 @@ HeadTeams plan_heads(int N, int half, int width) {
   return teams;
 }
 
-// Launches kernel<T, kAligned> on `op` with as many blocks as the chip holds; returns their number.
+// Launches kernel<T, kAligned> on `op` with as many blocks as the chip holds; `num_blocks` receives
+// their number. Returns the launch's cudaError_t.
 template <typename Op>
 int launch_heads(void (*kernel)(Op, HeadTeams), const Op& op, int width, int most_per_sm,
                  CUstream_st* stream, int* num_blocks) {

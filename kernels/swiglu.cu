@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// Every block of the grid has its own elements: 2^31 blocks of 4K and more are enough.
+// Every block of the grid has its own elements: 2^31 blocks of 2K and more are enough.
 template <typename T>
 int num_blocks(int64_t num_elements) {
   constexpr int64_t kPerBlock = kRowThreads * kPerThread * kWidth<T>;

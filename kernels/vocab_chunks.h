@@ -19,7 +19,8 @@ struct VocabHead {
 
 // Tokens per chunk for T tokens: equal chunks (but the last) of at most 64 MB of fp32 logits on the
 // CPU and 512 MB on a GPU, where the products need more than a thousand rows to run at full speed.
-// Depends on shapes alone: sums over tokens fall into chunks alike in every run.
+// Depends on shapes and the kind of device alone: sums over tokens fall into chunks alike in every
+// run.
 int64_t vocab_chunk_tokens(const at::Tensor& w, int64_t T);
 
 void check_vocab_inputs(const char* op, const VocabHead& head, const at::Tensor& targets,

@@ -91,9 +91,13 @@ TEST_P(Elementwise, TheSameBitsEveryTime) {
   const auto first = all(), second = all();
   for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(bit_equal(first[i], second[i])) << i;
   const auto [dx, dw] = rmsnorm_backward(dy, x, w, std::get<1>(rmsnorm_forward(x, w, kEps)));
-  const auto [dx_twin, dw_twin] =
-      rmsnorm_backward_twin(dy, x, w, std::get<1>(rmsnorm_forward_twin(x, w, kEps)));
-  EXPECT_TRUE(close(dw, dw_twin)) << "dweight";
+  const at::Tensor rstd = std::get<1>(rmsnorm_forward_twin(x, w, kEps));
+  const at::Tensor head_rstd = std::get<1>(qk_norm_rope_forward_twin(q, w, cos, sin, kEps));
+  EXPECT_TRUE(close(dw, std::get<1>(rmsnorm_backward_twin(dy, x, w, rstd)))) << "norm";
+  EXPECT_TRUE(close(first[7], std::get<2>(gated_norm_backward_twin(dy, x, z, w, rstd)))) << "gate";
+  EXPECT_TRUE(
+      close(first[10], std::get<1>(qk_norm_rope_backward_twin(dq, q, w, head_rstd, cos, sin))))
+      << "head";
 }
 
 // Views that begin between two 16-byte boundaries give what their copies give.
@@ -138,7 +142,7 @@ TEST_P(Elementwise, QkNormRopeEqualsTwin) {
 }
 
 TEST_P(Elementwise, SwigluEqualsTwin) {
-  for (int64_t F : {1, 3, 17, 1000}) {
+  for (int64_t F : {1, 3, 17, 1000, 3001}) {
     const at::Tensor gate = random({3, F}), up = random({3, F}), dy = random({3, F});
     EXPECT_TRUE(close(swiglu_forward(gate, up), swiglu_forward_twin(gate, up)));
     const auto [dgate, dup] = swiglu_backward(dy, gate, up);
