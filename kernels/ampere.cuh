@@ -1,14 +1,14 @@
 // Instructions that every GPU since Ampere has (PTX ISA 7.0, sm_80): copies from global to shared
 // memory without registers, and matrix products of one warp. Tiles and fragments are those of
-// hopper.cuh.
+// shared_tiles.cuh.
 #pragma once
 
-#include "kernels/hopper.cuh"
+#include "kernels/shared_tiles.cuh"
 
 namespace sala::ampere {
 
-using hopper::kRowBytes;
-using hopper::piece_offset;
+using tiles::load_matrices;
+using tiles::piece_offset;
 
 // Starts the copy of 16 bytes; zeros where `valid` is false.
 __device__ __forceinline__ void copy_piece(uint32_t to, const void* from, bool valid) {
@@ -25,12 +25,6 @@ __device__ __forceinline__ void copies_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
 // d (16 x 8) += a (16 x 16) b (16 x 8).
 __device__ __forceinline__ void multiply(float* d, const uint32_t (&a)[4], uint32_t b0,
                                          uint32_t b1) {
@@ -57,7 +51,7 @@ __device__ __forceinline__ void load_right_by_rows(uint32_t (&b)[4], uint32_t ti
 __device__ __forceinline__ void load_right_by_columns(uint32_t (&b)[4], uint32_t tile, int column,
                                                       int lane, int step) {
   const int row = 16 * step + (lane & 7) + ((lane >> 3) & 1) * 8;
-  hopper::load_matrices_transposed(b, tile + piece_offset(row, column / 8 + (lane >> 4)));
+  tiles::load_matrices_transposed(b, tile + piece_offset(row, column / 8 + (lane >> 4)));
 }
 
 }  // namespace sala::ampere

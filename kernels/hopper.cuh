@@ -1,20 +1,13 @@
 // Hopper's own instructions (PTX ISA 8.0 and later, sm_90a), as thin inline functions: mbarriers,
 // the tensor copy engine, warpgroup matrix products (wgmma), matrix loads and stores between
 // registers and shared memory. Nothing here knows what is computed.
-//
-// Tiles in shared memory are 64 columns of bf16 wide: rows of 128 bytes, whose eight 16-byte pieces
-// are permuted by the row number (128-byte swizzle: piece p of row r lies at p ^ (r & 7)). A tile
-// starts at a multiple of 1024 bytes. A matrix of 128 columns is two such tiles.
-//
-// Fragments: in every accumulator of a warpgroup, warp w holds rows 16 w .. 16 w + 15; its lane l
-// holds, per 8 columns, row l / 4 and row l / 4 + 8 at columns 2 (l % 4) and the next one.
 #pragma once
 
 #include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
 
 #include <cstdint>
+
+#include "kernels/shared_tiles.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SALA_SM90A 1
@@ -22,12 +15,7 @@
 
 namespace sala::hopper {
 
-constexpr int kRowBytes = 128;  // of a tile: 64 bf16
-constexpr int kWarpgroup = 128;
-
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+using tiles::shared_address;
 
 // ---------------------------------------------------------------- barriers
 
@@ -60,10 +48,6 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
       "r"(parity)
       : "memory");
 }
-// A barrier among `threads` threads of the block; `id` 1 .. 15 (0 is __syncthreads).
-__device__ __forceinline__ void named_barrier(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 // Orders ordinary writes to shared memory before what the tensor cores and the copy engine read.
 __device__ __forceinline__ void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -82,9 +66,6 @@ __device__ __forceinline__ void take_registers() {
 
 // ---------------------------------------------------------------- copy engine
 
-__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 // Starts the copy of one box of a rank-3 tensor map to shared memory; `barrier` counts its bytes.
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int x, int y, int z,
                                          uint64_t* barrier) {
@@ -95,33 +76,10 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int x
       : "memory");
 }
 
-// ---------------------------------------------------------------- registers <-> shared memory
-
-// Byte offset of a 16-byte piece in a swizzled tile.
-__device__ __forceinline__ uint32_t piece_offset(int row, int piece) {
-  return static_cast<uint32_t>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c,
-                                               uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-               "r"(a), "r"(b), "r"(c), "r"(d)
-               : "memory");
-}
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
 // ---------------------------------------------------------------- warpgroup matrix products
 
 // Operand in shared memory whose rows run along the reduction: element (row, k) at row, column k.
-// `groups` apart in bytes lie the blocks of 8 rows (always 1024 here).
+// Blocks of 8 rows lie 1024 bytes apart.
 __device__ __forceinline__ uint64_t rows_descriptor(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | (1ull << 16) | (uint64_t{64} << 32) |
          (1ull << 62);
@@ -171,7 +129,6 @@ struct Product;
 
 template <>
 struct Product<64> {
-  static constexpr int kRegisters = 32;
   template <bool kTransposed>
   __device__ static __forceinline__ void run(float (&d)[32], uint64_t a, uint64_t b, bool add) {
     asm volatile(
@@ -196,7 +153,6 @@ struct Product<64> {
 
 template <>
 struct Product<128> {
-  static constexpr int kRegisters = 64;
   template <bool kTransposed>
   __device__ static __forceinline__ void run(float (&d)[64], uint64_t a, uint64_t b, bool add) {
     asm volatile(

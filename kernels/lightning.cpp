@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/check.h"
@@ -15,17 +16,23 @@ namespace sala {
 namespace {
 
 void check_lightning(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     const at::Tensor& slopes, const Documents& docs, const at::Tensor& initial,
-                     const char* op) {
+                     const at::Tensor& slopes, const Documents& docs, double scale,
+                     const at::Tensor& initial, const char* op) {
   check_input(q, 3, op, "q");
   check_same(k, q, op, "k");
   check_same(v, q, op, "v");
   TORCH_CHECK(slopes.defined() && slopes.device().is_cpu() && slopes.scalar_type() == at::kDouble &&
-                  slopes.dim() == 1 && slopes.size(0) == q.size(1),
-              op, ": expected fp64 slopes of ", q.size(1), " heads on the CPU");
+                  slopes.is_contiguous() && slopes.sizes() == at::IntArrayRef{q.size(1)},
+              op, ": expected contiguous fp64 slopes of ", q.size(1), " heads on the CPU");
+  const double* s = slopes.const_data_ptr<double>();
+  TORCH_CHECK(std::all_of(s, s + q.size(1), [](double x) { return x >= 0 && std::isfinite(x); }),
+              op, ": expected finite slopes >= 0, got ", slopes);
+  TORCH_CHECK(std::isnormal(static_cast<float>(scale)), op, ": expected a scale other than 0, got ",
+              scale);
   TORCH_CHECK(docs.num_tokens() == q.size(0) && q.size(0) > 0, op, ": expected documents of ",
               q.size(0), " tokens (at least one), got ", docs.num_tokens());
-  TORCH_CHECK(slopes.ge(0).all().item<bool>(), op, ": expected slopes >= 0, got ", slopes);
+  TORCH_CHECK(docs.offsets_i32.device() == q.device(), op, ": expected documents on ", q.device(),
+              ", got ", docs.offsets_i32.device());
   if (initial.defined()) {
     check_statistic(initial, {docs.count(), q.size(1), q.size(2), q.size(2)}, q, op,
                     "initial_state");
@@ -54,7 +61,7 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const 
                                                      const Documents& docs, double scale,
                                                      const at::Tensor& initial_state,
                                                      bool want_final_state) {
-  check_lightning(q, k, v, slopes, docs, initial_state, "lightning_forward");
+  check_lightning(q, k, v, slopes, docs, scale, initial_state, "lightning_forward");
   const at::NoGradGuard no_grad;
   if (docs.longest == 1 && lightning_step_runs(q)) {
     auto [o, state] = lightning_step(q, k, v, slopes, scale, initial_state);
@@ -71,7 +78,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& slopes, const Documents& docs, double scale, const at::Tensor& initial_state,
     const at::Tensor& d_final_state) {
-  check_lightning(q, k, v, slopes, docs, initial_state, "lightning_backward");
+  check_lightning(q, k, v, slopes, docs, scale, initial_state, "lightning_backward");
   check_same(d_o, q, "lightning_backward", "d_o");
   if (d_final_state.defined()) {
     check_statistic(d_final_state, {docs.count(), q.size(1), q.size(2), q.size(2)}, q,

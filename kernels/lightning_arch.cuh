@@ -12,6 +12,7 @@
 
 #include "kernels/ampere.cuh"
 #include "kernels/hopper.cuh"
+#include "kernels/lightning_line.cuh"
 #include "kernels/lightning_tiles.cuh"
 
 namespace sala {
@@ -64,6 +65,8 @@ struct Ampere {
 #pragma unroll
     for (int step = 0; step < 4; ++step) add_step<N>(d, a[step], b, b_half, step, at);
   }
+  // Orders writes to shared memory before the products that read them, beside a barrier.
+  __device__ static __forceinline__ void fence_shared() {}
   __device__ static __forceinline__ void begin() {}
   __device__ static __forceinline__ void commit() {}
   template <int kPending, int... kCounts>
@@ -86,7 +89,7 @@ struct Ampere {
     __device__ __forceinline__ void start_next(Locate& locate) {
       if (started < num_tiles) {
         const int2 place = locate();
-        const uint32_t stage = hopper::shared_address(shared) + (started % kStages) * kStage;
+        const uint32_t stage = tiles::shared_address(shared) + (started % kStages) * kStage;
         constexpr int kPieces = HS / 8;  // of a row
         for (int i = threadIdx.x; i < kTileTokens * kPieces; i += num_threads) {
           const int row = i / kPieces, piece = i % kPieces;
@@ -94,7 +97,7 @@ struct Ampere {
           const bool valid = token >= 0 && token < num_tokens;
           const int64_t from = ((valid ? token : 0) * num_heads + place.y) * HS + piece * 8;
           const uint32_t to =
-              stage + (piece / 8) * kHalfBytes + hopper::piece_offset(row, piece % 8);
+              stage + (piece / 8) * kHalfBytes + tiles::piece_offset(row, piece % 8);
 #pragma unroll
           for (int n = 0; n < kCount; ++n) {
             ampere::copy_piece(to + n * kTile, inputs.data[n] + from, valid);
@@ -109,7 +112,7 @@ struct Ampere {
     __device__ __forceinline__ char* enter(int i, Locate& locate) {
       static_assert(kStages == 1 || kStages == 2);
       // Not __syncthreads: warps may come from different branches.
-      const auto barrier = [&] { hopper::named_barrier(0, num_threads); };
+      const auto barrier = [&] { tiles::named_barrier(0, num_threads); };
       if constexpr (kStages == 1) barrier();
       if (kStages == 1 || i == 0) start_next(locate);
       ampere::copies_wait<0>();
@@ -162,7 +165,7 @@ struct Hopper {
     for (int step = 0; step < kWidth / 16; ++step) {
       hopper::Product<N>::template run<true>(
           d, hopper::rows_descriptor(a + (step / 4) * kHalfBytes + (step % 4) * 32),
-          hopper::columns_descriptor(b + step * 16 * hopper::kRowBytes, b_half), step > 0);
+          hopper::columns_descriptor(b + step * 16 * tiles::kRowBytes, b_half), step > 0);
     }
   }
   template <int N>
@@ -172,9 +175,10 @@ struct Hopper {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       hopper::Product<N>::template run<true>(
-          d, a[step], hopper::columns_descriptor(b + step * 16 * hopper::kRowBytes, b_half), true);
+          d, a[step], hopper::columns_descriptor(b + step * 16 * tiles::kRowBytes, b_half), true);
     }
   }
+  __device__ static __forceinline__ void fence_shared() { hopper::fence_async_shared(); }
   __device__ static __forceinline__ void begin() { hopper::products_begin(); }
   __device__ static __forceinline__ void commit() { hopper::products_commit(); }
   // Waits until at most `kPending` committed groups are unfinished; `results` are of finished ones.

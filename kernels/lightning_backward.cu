@@ -28,14 +28,14 @@ template <class Arch, int HS, int kStageCount>
 struct Backward {
   static constexpr int kHalves = HS / 64;
   static constexpr int kStages = kStageCount;
-  static constexpr int kConsumers = 2 * hopper::kWarpgroup;
-  static constexpr int kThreads = kConsumers + (Arch::kHasProducer ? hopper::kWarpgroup : 0);
+  static constexpr int kConsumers = 2 * tiles::kWarpgroup;
+  static constexpr int kThreads = kConsumers + (Arch::kHasProducer ? tiles::kWarpgroup : 0);
   static constexpr int kTile = kHalves * kHalfBytes;
-  static constexpr int kStage = 4 * kTile;                   // q, k, v, g
-  static constexpr int kStateHalf = HS * hopper::kRowBytes;  // HS rows x 64 columns, bf16
-  static constexpr int kState = 2 * kStateHalf;              // one copy
+  static constexpr int kStage = 4 * kTile;                  // q, k, v, g
+  static constexpr int kStateHalf = HS * tiles::kRowBytes;  // HS rows x 64 columns, bf16
+  static constexpr int kState = 2 * kStateHalf;             // one copy
   static constexpr int kCopies = Arch::kHasProducer ? 2 : 1;
-  static constexpr int kStaging = 16 * hopper::kRowBytes;  // of one warp
+  static constexpr int kStaging = 16 * tiles::kRowBytes;  // of one warp
   static constexpr int kStateAt = kStages * kStage;
   static constexpr int kStagingAt = kStateAt + kCopies * kState;
   // Ampere's blocks have less: there a warp stages in the rows of `own` that it alone reads.
@@ -84,21 +84,21 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
                                         const LightningStates& states, __nv_bfloat16* result) {
   constexpr int kGroup = kMakesDk ? 0 : 1;
   constexpr bool kSharesState = HS != 64;
-  const int thread = threadIdx.x % hopper::kWarpgroup;
+  const int thread = threadIdx.x % tiles::kWarpgroup;
   const Lane at(thread);
   char* copies = shared + Plan::kStateAt + (kSharesState ? 0 : kGroup * Plan::kStateHalf);
   const int64_t token_stride = static_cast<int64_t>(line.num_heads) * HS;
   DecayTable decay{table, 0};
   State<HS> state{{}, at, kSharesState ? 64 * kGroup : 0};
-  const auto barrier = [&] { hopper::named_barrier(1, Plan::kConsumers); };
+  const auto barrier = [&] { tiles::named_barrier(1, Plan::kConsumers); };
   const auto publish = [&](int copy) {
     if constexpr (Plan::kCopies == 1) barrier();  // everybody has read the old one
     state.round_to(copies + copy % Plan::kCopies * Plan::kState, Plan::kStateHalf);
-    if constexpr (Arch::kHasProducer) hopper::fence_async_shared();
+    Arch::fence_shared();
     barrier();
   };
 
-  decay.fill(line.decay[tile.head], thread, hopper::kWarpgroup);
+  decay.fill(line.rate[tile.head], thread, tiles::kWarpgroup);
   barrier();
   state.clear();
   states_from_right<HS>(blockIdx.x, tile, line, states, decay,
@@ -112,10 +112,10 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
     // Before any product is under way: the compiler would wait for them all.
     state.scale(decay[length]);
     char* stage = pipe.enter(i, locate);
-    const uint32_t q = hopper::shared_address(stage), k = q + Plan::kTile;
+    const uint32_t q = tiles::shared_address(stage), k = q + Plan::kTile;
     const uint32_t v = k + Plan::kTile, g = v + Plan::kTile;
     const uint32_t own = kMakesDk ? v : k, other = kMakesDk ? g : q, mixed = kMakesDk ? q : g;
-    const uint32_t after = hopper::shared_address(copies) + i % Plan::kCopies * Plan::kState;
+    const uint32_t after = tiles::shared_address(copies) + i % Plan::kCopies * Plan::kState;
     float p[32], out[HS / 2];
 
     Arch::begin();
@@ -160,8 +160,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
       store_tokens(rows + 64 * half, token_stride, length, staging, at, out + 32 * half,
                    line.scale);
     }
-    if (tile.starts_document() && states.left != nullptr && (kSharesState || kGroup == 0)) {
-      state.put(states.left + tile.state_offset(HS, line), line.scale);
+    if (tile.starts_document() && states.leaving != nullptr && (kSharesState || kGroup == 0)) {
+      state.put(states.leaving + tile.state_offset(HS, line), line.scale);
     }
 
     if (i + 1 == num_tiles) break;
@@ -174,8 +174,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
                   states.given_transposed);
       }
       if (tile.head != head) {
-        hopper::named_barrier(2 + kGroup, hopper::kWarpgroup);  // all have read the old table
-        decay.fill(line.decay[tile.head], thread, hopper::kWarpgroup);
+        tiles::named_barrier(2 + kGroup, tiles::kWarpgroup);  // all have read the old table
+        decay.fill(line.rate[tile.head], thread, tiles::kWarpgroup);
       }
     }
     publish(i + 1);
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(Backward<Arch, HS, kStages>::kThreads, 1)
   if constexpr (!Arch::kHasProducer) {
     typename Arch::template Pipe<4, HS, kStages> pipe{inputs,    shared,          Plan::kThreads,
                                                       num_tiles, line.num_tokens, line.num_heads};
-    if (threadIdx.x < hopper::kWarpgroup) {
+    if (threadIdx.x < tiles::kWarpgroup) {
       consume_as(std::true_type{}, pipe);
     } else {
       consume_as(std::false_type{}, pipe);
@@ -224,13 +224,15 @@ __global__ void __launch_bounds__(Backward<Arch, HS, kStages>::kThreads, 1)
     if (threadIdx.x >= Plan::kConsumers) {
       hopper::keep_registers<24>();
       if (threadIdx.x == Plan::kConsumers) pipe.produce(inputs, num_tiles, locate);
-    } else if (threadIdx.x < hopper::kWarpgroup) {
+    } else if (threadIdx.x < tiles::kWarpgroup) {
       hopper::take_registers<240>();
       consume_as(std::true_type{}, pipe);
     } else {
       hopper::take_registers<240>();
       consume_as(std::false_type{}, pipe);
     }
+#else
+    __trap();  // never chosen: lightning_arch()
 #endif
   }
 }
@@ -253,8 +255,10 @@ int launch_for_device(const void* const (&tensors)[4], void* dk, void* dv,
                       const LightningStates& states, const LightningLine& line,
                       cudaStream_t stream) {
   if (lightning_arch() == LightningArch::kHopper) {
-    return launch < Hopper, HS, HS == 64 ? 4 : 2 > (tensors, dk, dv, states, line, stream);
+    constexpr int kStages = HS == 64 ? 4 : 2;
+    return launch<Hopper, HS, kStages>(tensors, dk, dv, states, line, stream);
   }
+  static_assert(Backward<Ampere, HS, 1>::kShared <= kLeastSharedBytes);
   if (Backward<Ampere, HS, 2>::kShared <= max_shared_bytes()) {
     return launch<Ampere, HS, 2>(tensors, dk, dv, states, line, stream);
   }
@@ -267,8 +271,9 @@ int launch_lightning_backward(const void* q, const void* k, const void* v, const
                               void* dk, void* dv, const LightningStates& states, int64_t head_size,
                               const LightningLine& line, CUstream_st* stream) {
   const void* const tensors[] = {q, k, v, d_o};
-  return head_size == 64 ? launch_for_device<64>(tensors, dk, dv, states, line, stream)
-                         : launch_for_device<128>(tensors, dk, dv, states, line, stream);
+  if (head_size == 64) return launch_for_device<64>(tensors, dk, dv, states, line, stream);
+  if (head_size == 128) return launch_for_device<128>(tensors, dk, dv, states, line, stream);
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace sala

@@ -1,6 +1,6 @@
-// The chunked form's working parts for lightning.cpp: the decays of one call, the moves between
-// packed tokens (T, NH, HS) and padded chunks (NH * n, C, HS), and the states at the borders of a
-// segment.
+// The chunked form's working parts for lightning_composed.cpp: the decays of one call, the moves
+// between packed tokens (T, NH, HS) and padded chunks (NH * n, C, HS), and the states at the
+// borders of a segment.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -61,7 +61,7 @@ std::shared_ptr<const LightningChunks> LightningChunks::of(const at::Tensor& q,
     }
   }
   auto form = std::make_shared<const LightningChunks>(q, slopes_cpu, docs, scale);
-  recent.push_front({slopes_cpu, q.options(), q.size(2), scale, form});
+  recent.push_front({slopes_cpu.clone(), q.options(), q.size(2), scale, form});
   if (recent.size() > kKeptForms) recent.pop_back();
   return form;
 }

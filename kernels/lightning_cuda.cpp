@@ -2,6 +2,7 @@
 
 #include "kernels/lightning_cuda.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -25,9 +26,10 @@ void check(int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); }
 
 CUstream_st* stream() { return c10::cuda::getCurrentCUDAStream(); }
 
-// The copy engine reads from multiples of 16 bytes.
+// The kernels read from multiples of 16 bytes.
 at::Tensor aligned(const at::Tensor& x) {
-  return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 ? x : x.clone();
+  if (!x.defined() || reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0) return x;
+  return x.clone();
 }
 
 const float* maybe_float(const at::Tensor& x) {
@@ -46,7 +48,8 @@ LightningLine line_of(const at::Tensor& q, const at::Tensor& slopes, const Docum
   line.num_tokens = q.size(0);
   line.scale = static_cast<float>(scale);
   const double* s = slopes.const_data_ptr<double>();
-  for (int64_t h = 0; h < q.size(1); ++h) line.decay[h] = static_cast<float>(s[h] * M_LOG2E);
+  for (int64_t h = 0; h < q.size(1); ++h)
+    line.rate[h] = static_cast<float>(std::min(s[h] * M_LOG2E, 1e6));
   return line;
 }
 
@@ -67,7 +70,7 @@ bool lightning_kernels_run(const at::Tensor& q) {
     return false;
   }
   const c10::cuda::CUDAGuard guard(q.device());
-  return lightning_arch() != LightningArch::kNone;  // the devices of a process are of one kind
+  return lightning_arch() != LightningArch::kNone;
 }
 
 std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
@@ -84,7 +87,8 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
   check(launch_lightning_end_states(k.const_data_ptr(), v.const_data_ptr(),
                                     borders.data_ptr<float>(), HS,
                                     /*from_right=*/false, line, stream()));
-  const LightningStates states{borders.const_data_ptr<float>(), maybe_float(initial_state), false,
+  const at::Tensor initial = aligned(initial_state);
+  const LightningStates states{borders.const_data_ptr<float>(), maybe_float(initial), false,
                                want_final_state ? final_state.data_ptr<float>() : nullptr};
   check(launch_lightning_forward(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
                                  o.data_ptr(), states, HS, line, stream()));
@@ -108,11 +112,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
 
   // dq_t = scale sum_j lambda^(t-j) (g_t v_j) k_j: the forward of (g, v, k).
   check(launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line, stream()));
-  const LightningStates before{at_borders, maybe_float(initial_state), true, nullptr};
+  const at::Tensor initial = aligned(initial_state), d_final = aligned(d_final_state);
+  const LightningStates before{at_borders, maybe_float(initial), true, nullptr};
   check(launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, stream()));
 
   check(launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line, stream()));
-  const LightningStates after{at_borders, maybe_float(d_final_state), false,
+  const LightningStates after{at_borders, maybe_float(d_final), false,
                               d_initial.defined() ? d_initial.data_ptr<float>() : nullptr};
   check(launch_lightning_backward(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS, line,
                                   stream()));
@@ -120,9 +125,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
 }
 
 bool lightning_step_runs(const at::Tensor& q) {
-  return q.is_cuda() && (q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kFloat) &&
-         q.size(2) % 4 == 0 && q.size(2) <= kLightningStepMaxHeadSize &&
-         q.size(1) <= kLightningMaxHeads;
+  if (!q.is_cuda() || (q.scalar_type() != at::kBFloat16 && q.scalar_type() != at::kFloat) ||
+      q.size(2) % 4 != 0 || q.size(2) > kLightningStepMaxHeadSize ||
+      q.size(1) > kLightningMaxHeads) {
+    return false;
+  }
+  const c10::cuda::CUDAGuard guard(q.device());
+  return lightning_arch() != LightningArch::kNone;
 }
 
 std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at::Tensor& k,
@@ -135,9 +144,10 @@ std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at:
     decays.values[h] = static_cast<float>(std::exp(-slopes.const_data_ptr<double>()[h]));
   }
   at::Tensor o = at::empty_like(q);
+  const at::Tensor state = aligned(initial_state);
   at::Tensor next = at::empty({D, NH, HS, HS}, q.options().dtype(at::kFloat));
   check(launch_lightning_step(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
-                              maybe_float(initial_state), o.data_ptr(), next.data_ptr<float>(),
+                              maybe_float(state), o.data_ptr(), next.data_ptr<float>(),
                               q.scalar_type() == at::kBFloat16, D, NH, HS,
                               static_cast<float>(scale), decays, stream()));
   return {o, next};

@@ -21,8 +21,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
     const at::Tensor& slopes, const Documents& docs, double scale, const at::Tensor& initial_state,
     const at::Tensor& d_final_state);
 
-// Whether lightning_step takes such a q: bf16 or fp32 on any CUDA device, head size a multiple of 4
-// up to 256, at most 512 heads.
+// Whether lightning_step takes such a q: bf16 or fp32 on compute capability 8.0 or later, head size
+// a multiple of 4 up to 256, at most 512 heads.
 bool lightning_step_runs(const at::Tensor& q);
 // Every document is one token. Returns o and the next state.
 std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at::Tensor& k,

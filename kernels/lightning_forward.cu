@@ -10,7 +10,7 @@
 // Where the time goes (H100, 32 heads x 128, bf16; Nsight Compute at 32K tokens): memory. The floor
 // is q, k, v read and o written once, 32 KB per token; at 128K tokens 1.43 ms at the 3.0 TB/s of a
 // copy, 1.49 ms measured. DRAM works at 83 % of its peak, the tensor cores at 41 % (6.3 MFLOP per
-// tile and head, of which q k^T is done by both warpgroups), issue slots at 41 %; exponentials cost
+// tile and head, q k^T counted once; both warpgroups do it), issue slots at 41 %; exponentials cost
 // nothing, as the decays of a head are tabled once per block. What is left: the border states
 // (0.04 ms at any length: slow heads read up to 4.4K tokens) and, below 16K tokens, filling the
 // pipeline (8K: 0.137 ms against 0.09). For head size 64 a tile is half the bytes at nearly the
@@ -25,13 +25,13 @@ template <class Arch, int HS, int kStageCount>
 struct Forward {
   static constexpr int kHalves = HS / 64;  // also warpgroups that multiply
   static constexpr int kStages = kStageCount;
-  static constexpr int kConsumers = kHalves * hopper::kWarpgroup;
-  static constexpr int kThreads = kConsumers + (Arch::kHasProducer ? hopper::kWarpgroup : 0);
-  static constexpr int kBlocksPerSm = HS == 64 ? 2 : 1;
+  static constexpr int kConsumers = kHalves * tiles::kWarpgroup;
+  static constexpr int kThreads = kConsumers + (Arch::kHasProducer ? tiles::kWarpgroup : 0);
+  static constexpr int kBlocksPerSm = lightning_blocks_per_sm(HS);
   static constexpr int kTile = kHalves * kHalfBytes;
-  static constexpr int kStage = 3 * kTile;                 // q, k, v
-  static constexpr int kState = HS * hopper::kRowBytes;    // of one warpgroup, bf16
-  static constexpr int kStaging = 16 * hopper::kRowBytes;  // of one warp
+  static constexpr int kStage = 3 * kTile;                // q, k, v
+  static constexpr int kState = HS * tiles::kRowBytes;    // of one warpgroup, bf16
+  static constexpr int kStaging = 16 * tiles::kRowBytes;  // of one warp
   static constexpr int kStateAt = kStages * kStage;
   static constexpr int kStagingAt = kStateAt + kHalves * kState;
   static constexpr int kShared = kStagingAt + kHalves * 4 * kStaging + kAlignment;
@@ -82,7 +82,7 @@ template <class Arch, class Plan, int HS, class Pipe, class Locate>
 __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, int num_tiles,
                                         char* shared, float* tables, const LightningLine& line,
                                         const LightningStates& states, __nv_bfloat16* o) {
-  const int group = threadIdx.x / hopper::kWarpgroup, thread = threadIdx.x % hopper::kWarpgroup;
+  const int group = threadIdx.x / tiles::kWarpgroup, thread = threadIdx.x % tiles::kWarpgroup;
   const Lane at(thread);
   char* state_operand = shared + Plan::kStateAt + group * Plan::kState;
   char* staging = shared + Plan::kStagingAt + (group * 4 + at.warp) * Plan::kStaging;
@@ -90,15 +90,15 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
   DecayTable decay{tables + group * DecayTable::kSize, 0};
   State<HS> state{{}, at, group};
   const auto group_barrier = [&] {
-    hopper::named_barrier(Plan::kHalves == 1 ? 1 : 1 + group, hopper::kWarpgroup);
+    tiles::named_barrier(Plan::kHalves == 1 ? 1 : 1 + group, tiles::kWarpgroup);
   };
   const auto publish = [&] {
     state.round_to(state_operand);
-    if constexpr (Arch::kHasProducer) hopper::fence_async_shared();
+    Arch::fence_shared();
     group_barrier();
   };
 
-  decay.fill(line.decay[tile.head], thread, hopper::kWarpgroup);
+  decay.fill(line.rate[tile.head], thread, tiles::kWarpgroup);
   group_barrier();
   state.clear();
   states_from_left<HS>(blockIdx.x, tile, line, states, decay,
@@ -112,13 +112,13 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
     // Before any product is under way: the compiler would wait for them all.
     state.scale(decay[length]);
     const char* stage = pipe.enter(i, locate);
-    const uint32_t q = hopper::shared_address(stage), k = q + Plan::kTile;
+    const uint32_t q = tiles::shared_address(stage), k = q + Plan::kTile;
     const uint32_t v = k + Plan::kTile + group * kHalfBytes;
     float p[32], out[32];
 
     Arch::begin();
     Arch::template by_rows<64, HS>(p, q, k, kHalfBytes, at);
-    Arch::template by_columns<64, HS>(out, q, hopper::shared_address(state_operand), 0, at);
+    Arch::template by_columns<64, HS>(out, q, tiles::shared_address(state_operand), 0, at);
     Arch::commit();
 
     uint32_t left[Plan::kHalves][4][4];
@@ -152,8 +152,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
 
     store_tokens(o + tile.begin() * token_stride + tile.head * HS + 64 * group, token_stride,
                  length, staging, at, out, line.scale);
-    if (tile.ends_document() && states.left != nullptr) {
-      state.put(states.left + tile.state_offset(HS, line));
+    if (tile.ends_document() && states.leaving != nullptr) {
+      state.put(states.leaving + tile.state_offset(HS, line));
     }
 
     const int head = tile.head;
@@ -165,7 +165,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
       if (states.given != nullptr) {
         state.add(states.given + tile.state_offset(HS, line), 1, states.given_transposed);
       }
-      if (tile.head != head) decay.fill(line.decay[tile.head], thread, hopper::kWarpgroup);
+      if (tile.head != head) decay.fill(line.rate[tile.head], thread, tiles::kWarpgroup);
     }
     publish();
   }
@@ -208,6 +208,8 @@ __global__ void __launch_bounds__(Forward<Arch, HS, kStages>::kThreads,
       hopper::take_registers<HS == 64 ? 216 : 240>();
       consume<Arch, Plan, HS>(pipe, locate, tile, num_tiles, shared, tables, line, states, o);
     }
+#else
+    __trap();  // never chosen: lightning_arch()
 #endif
   }
 }
@@ -231,6 +233,7 @@ int launch_for_device(const void* const (&tensors)[3], void* o, const LightningS
   if (lightning_arch() == LightningArch::kHopper) {
     return launch<Hopper, HS, 3>(tensors, o, states, line, stream);
   }
+  static_assert(Forward<Ampere, HS, 1>::kShared <= kLeastSharedBytes);
   if (Forward<Ampere, HS, 2>::kShared <= max_shared_bytes()) {
     return launch<Ampere, HS, 2>(tensors, o, states, line, stream);
   }
@@ -243,34 +246,9 @@ int launch_lightning_forward(const void* q, const void* k, const void* v, void* 
                              const LightningStates& states, int64_t head_size,
                              const LightningLine& line, CUstream_st* stream) {
   const void* const tensors[] = {q, k, v};
-  return head_size == 64 ? launch_for_device<64>(tensors, o, states, line, stream)
-                         : launch_for_device<128>(tensors, o, states, line, stream);
-}
-
-LightningArch lightning_arch() {
-  static const LightningArch arch = [] {
-    int device = 0, major = 0;
-    cudaFuncAttributes attributes;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-        cudaFuncGetAttributes(&attributes, forward_kernel<Hopper, 128, 3>) != cudaSuccess) {
-      return LightningArch::kNone;
-    }
-    // ptxVersion 80: translated for this device from the sm_80 build's PTX.
-    if (major == 9 && attributes.ptxVersion >= 90) return LightningArch::kHopper;
-    return major >= 8 ? LightningArch::kAmpere : LightningArch::kNone;
-  }();
-  return arch;
-}
-
-int lightning_num_ranges(int64_t num_tiles, int64_t head_size) {
-  int device = 0, num_sms = 1;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
-  const int64_t blocks =
-      int64_t{num_sms} * (head_size == 64 ? Forward<Hopper, 64, 3>::kBlocksPerSm
-                                          : Forward<Hopper, 128, 3>::kBlocksPerSm);
-  return static_cast<int>(num_tiles < blocks ? num_tiles : blocks);
+  if (head_size == 64) return launch_for_device<64>(tensors, o, states, line, stream);
+  if (head_size == 128) return launch_for_device<128>(tensors, o, states, line, stream);
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace sala

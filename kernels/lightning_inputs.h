@@ -31,12 +31,15 @@ int allow_shared(Kernel* kernel, int num_bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, num_bytes);
 }
 
-// Dynamic shared memory that a block may have beside the kernels' small static arrays.
+// Dynamic shared memory that a block may have beside the kernels' static arrays: of this device,
+// and of the device with the least (compute capability 8.6).
+constexpr int kStaticSharedBytes = 2048;
+constexpr int kLeastSharedBytes = 99 * 1024 - kStaticSharedBytes;
 inline int max_shared_bytes() {
   int device = 0, num_bytes = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&num_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return num_bytes - 2048;
+  return num_bytes - kStaticSharedBytes;
 }
 
 }  // namespace sala

@@ -8,7 +8,8 @@
 // document needs the state that the tokens before it leave. end_states gives what each range alone
 // contributes at its border, over no more tokens than the decay lets through (exp(-slope distance)
 // > 2^-25); the kernel that needs a state adds the contributions of the ranges before it until the
-// decay or the document ends. For slow decays this is the exact sum over all of them; no atomics
+// decay or the document ends. For slow decays this is the exact sum over all of them (which for one
+// head of slope zero is some milliseconds of reading states at any length); no atomics
 // and no order between blocks.
 #pragma once
 
@@ -27,13 +28,15 @@ struct LightningLine {
   int num_docs, num_tiles, num_heads, num_ranges;
   int64_t num_tokens;
   float scale;
-  float decay[kLightningMaxHeads];  // slope of each head times log2(e)
+  float rate[kLightningMaxHeads];  // slope of each head times log2(e)
 };
 
 // Which kernels this device and this build have: wgmma and the copy engine on compute
 // capability 9.0 where the build has sm_90a code, mma.sync on every other device from 8.0 on.
 enum class LightningArch { kNone, kAmpere, kHopper };
-LightningArch lightning_arch();
+LightningArch lightning_arch();  // of the current device
+
+constexpr int lightning_blocks_per_sm(int64_t head_size) { return head_size == 64 ? 2 : 1; }
 
 // Ranges that fill the device, for head size 64 or 128.
 int lightning_num_ranges(int64_t num_tiles, int64_t head_size);
@@ -52,7 +55,7 @@ struct LightningStates {
   const float* borders = nullptr;  // of end_states; may be null when num_ranges is 1
   const float* given = nullptr;    // (D, NH, HS, HS): the document's initial (or d_final) state
   bool given_transposed = false;
-  float* left = nullptr;  // (D, NH, HS, HS) out: final (or d_initial) state; null: not wanted
+  float* leaving = nullptr;  // (D, NH, HS, HS) out: final (or d_initial) state; null: not wanted
 };
 
 // o (T, NH, HS) bf16 = lightning attention of q, k, v.
@@ -60,8 +63,8 @@ int launch_lightning_forward(const void* q, const void* k, const void* v, void* 
                              const LightningStates& states, int64_t head_size,
                              const LightningLine& line, CUstream_st* stream);
 
-// dk, dv (T, NH, HS) bf16. `borders` from the right, of (q, d_o); given = d_final_state, left =
-// d_initial_state. dq is the forward of (d_o, v, k).
+// dk, dv (T, NH, HS) bf16. `borders` from the right, of (q, d_o); given = d_final_state,
+// leaving = d_initial_state. dq is the forward of (d_o, v, k).
 int launch_lightning_backward(const void* q, const void* k, const void* v, const void* d_o,
                               void* dk, void* dv, const LightningStates& states, int64_t head_size,
                               const LightningLine& line, CUstream_st* stream);
@@ -73,8 +76,9 @@ struct LightningDecays {
 };
 
 // One token of each of D sequences: next = exp(-slope) state + k v^T, o = scale * next^T q.
-// q, k, v, o (D, NH, HS) bf16 or fp32; state, next (D, NH, HS, HS) fp32; state may be null (zero).
-// HS a multiple of 4. Any architecture. Memory-bound on the state: 8 HS^2 bytes per head.
+// q, k, v, o (D, NH, HS) bf16 or fp32; state, next (D, NH, HS, HS) fp32; state may be null
+// (zero). HS a multiple of 4. Memory-bound on the state: 8 HS^2 bytes per
+// head.
 int launch_lightning_step(const void* q, const void* k, const void* v, const float* state, void* o,
                           float* next, bool is_bf16, int64_t num_docs, int64_t num_heads,
                           int64_t head_size, float scale, const LightningDecays& decays,

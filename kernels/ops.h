@@ -140,7 +140,9 @@ at::Tensor lightning_slopes(int64_t num_heads);
 // exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64 (undefined where it is
 // not wanted: it is as large as 64 KB per document and head). bf16 on CUDA with HS 64 or 128: the
 // kernels of lightning_launch.h, the same bits at every call; one-token documents on CUDA: one
-// kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, slopes >= 0.
+// kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, finite slopes >= 0,
+// scale not 0. Values must be finite: one that is not may also reach the last 64 tokens of the
+// document before its own.
 std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v, const at::Tensor& slopes,
                                                      const Documents& docs, double scale,

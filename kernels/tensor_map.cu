@@ -5,10 +5,12 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/lightning_launch.h"
+
 namespace sala {
 namespace {
 
-constexpr uint32_t kTileTokens = 64, kTileColumns = 64;
+constexpr uint32_t kTileTokens = kLightningTileTokens, kTileColumns = 64;
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
 

@@ -1,4 +1,5 @@
-// The linear mixer of 3 layers in 4: S_t = exp(-s_h) S_{t-1} + k_t v_t^T, o_t = alpha S_t^T q_t.
+// The linear mixer of 3 layers in 4, S_t = exp(-s_h) S_{t-1} + k_t v_t^T, o_t = alpha S_t^T q_t;
+// and the choice among mixers.
 #include <cmath>
 
 #include "model/autograd.h"
@@ -35,10 +36,9 @@ at::Tensor lightning_mixer(const MixerCall& call, const at::Tensor& x) {
       c.lightning_scale > 0 ? c.lightning_scale : 1.0 / std::sqrt(double(c.head_size));
   at::Tensor initial;
   if (call.env.decode) initial = call.env.decode->layers[call.layer].state;
-  auto [o_THD, final_state] =
-      lightning_attention(q_THD.contiguous(), k_THD.contiguous(), v_THD.contiguous(),
-                          lightning_slopes(c.num_heads), call.env.batch->docs, alpha, initial,
-                          /*want_final_state=*/call.env.decode != nullptr);
+  auto [o_THD, final_state] = lightning_attention(
+      q_THD, k_THD, v_THD, lightning_slopes(c.num_heads), call.env.batch->docs, alpha, initial,
+      /*want_final_state=*/call.env.decode != nullptr);
   if (call.env.decode) call.env.decode->layers[call.layer].state = final_state;
 
   at::Tensor o_TC = o_THD.reshape({T, c.q_size()});

@@ -14,14 +14,18 @@
 namespace sala::testing {
 namespace {
 
+// The bar: relative 5e-3 in bf16 for the output and every gradient.
+Tolerance limit_of(at::ScalarType dtype) {
+  Tolerance t = tolerance(dtype);
+  if (dtype == at::kBFloat16) t.relative_norm = 5e-3;
+  return t;
+}
+
+class LightningStep : public OpInPlace {};
+
 class LightningKernels : public OpInPlace {
  protected:
-  // The bar: relative 5e-3 in bf16 for the output and every gradient.
-  Tolerance limit() const {
-    Tolerance t = tolerance(GetParam().dtype);
-    if (GetParam().dtype == at::kBFloat16) t.relative_norm = 5e-3;
-    return t;
-  }
+  Tolerance limit() const { return limit_of(GetParam().dtype); }
 
   void compare(const DocumentCase& c, int64_t HS, const at::Tensor& slopes, bool states) {
     const int64_t NH = slopes.size(0), T = c.num_tokens;
@@ -90,7 +94,6 @@ TEST_P(LightningKernels, EqualTheRecurrenceForLongDocuments) {
 }
 
 TEST_P(LightningKernels, AMillionTokensAgreeWithTheRecurrenceOnSampledRows) {
-  if (GetParam().dtype != at::kBFloat16) GTEST_SKIP() << "one dtype is enough";
   const int64_t T = int64_t{1} << 20, NH = 5, HS = 128, tail = 6144;
   const at::Tensor slopes = lightning_slopes(NH);  // 0.0039 and faster: nothing outlives the tail
   const auto rows = [&] {
@@ -120,6 +123,67 @@ TEST_P(LightningKernels, AMillionTokensAgreeWithTheRecurrenceOnSampledRows) {
   }
 }
 
+TEST_P(LightningKernels, SlowDecaysAddUpOverManyRanges) {
+  const int64_t T = int64_t{1} << 17, HS = 128;
+  for (const double slope : {0.0, 1e-4}) {
+    const at::Tensor slopes = at::full({1}, slope, at::kDouble);
+    const at::Tensor q = random({T, 1, HS}), k = random({T, 1, HS}), v = random({T, 1, HS});
+    const at::Tensor g = random({T, 1, HS});
+    const Documents docs = Documents::single(T, device());
+    const auto wide = [](const at::Tensor& x) { return x.to(at::kFloat); };
+    const auto [o, state] = lightning_forward(q, k, v, slopes, docs, 0.1);
+    const auto [o_wide, state_wide] =
+        lightning_forward(wide(q), wide(k), wide(v), slopes, docs, 0.1);
+    EXPECT_TRUE(close(o, exact(o_wide), limit())) << slope;
+    EXPECT_TRUE(close(state, exact(state_wide), limit())) << slope;
+    const auto narrow = lightning_backward(g, q, k, v, slopes, docs, 0.1);
+    const auto full = lightning_backward(wide(g), wide(q), wide(k), wide(v), slopes, docs, 0.1);
+    EXPECT_TRUE(close(std::get<0>(narrow), exact(std::get<0>(full)), limit())) << "dq " << slope;
+    EXPECT_TRUE(close(std::get<1>(narrow), exact(std::get<1>(full)), limit())) << "dk " << slope;
+    EXPECT_TRUE(close(std::get<2>(narrow), exact(std::get<2>(full)), limit())) << "dv " << slope;
+  }
+}
+
+TEST_P(LightningKernels, StatesMayComeAloneAndFromAnywhere) {
+  const DocumentCase c{{0, 30, 700}, 900};
+  const Documents docs = c.on(device()), host = c.on(at::kCPU);
+  const at::Tensor slopes = lightning_slopes(3);
+  for (const int64_t HS : {64, 128}) {
+    // One element into a flat buffer: no tensor starts at a multiple of 16 bytes.
+    const auto shifted = [&](const at::Tensor& x) {
+      at::Tensor flat = at::empty({x.numel() + 1}, x.options());
+      return flat.slice(0, 1).view(x.sizes()).copy_(x);
+    };
+    const auto rows = [&] { return shifted(random({900, 3, HS})); };
+    const at::Tensor q = rows(), k = rows(), v = rows(), g = rows();
+    for (const bool with_initial : {false, true}) {
+      const at::Tensor state = shifted(random_wide({3, 3, HS, HS}));
+      const at::Tensor initial = with_initial ? state : at::Tensor();
+      const at::Tensor d_final = with_initial ? at::Tensor() : state;
+      const auto ours = lightning_backward(g, q, k, v, slopes, docs, 0.2, initial, d_final);
+      const auto twin = lightning_backward_twin(exact(g), exact(q), exact(k), exact(v), slopes,
+                                                host, 0.2, exact(initial), exact(d_final));
+      EXPECT_TRUE(close(std::get<0>(ours), std::get<0>(twin), limit())) << "dq";
+      EXPECT_TRUE(close(std::get<1>(ours), std::get<1>(twin), limit())) << "dk";
+      EXPECT_TRUE(close(std::get<2>(ours), std::get<2>(twin), limit())) << "dv";
+      EXPECT_EQ(std::get<3>(ours).defined(), with_initial);
+    }
+  }
+}
+
+TEST(LightningDoor, RefusesWhatTheKernelsCannotRead) {
+  const at::Tensor q = at::randn({4, 2, 8});
+  const Documents docs = Documents::single(4, at::kCPU);
+  const auto forward = [&](const at::Tensor& slopes, double scale) {
+    lightning_forward(q, q, q, slopes, docs, scale);
+  };
+  EXPECT_NO_THROW(forward(lightning_slopes(2), 1));
+  EXPECT_THROW(forward(lightning_slopes(4).slice(0, 0, 4, 2), 1), c10::Error);
+  EXPECT_THROW(forward(at::full({2}, -1.0, at::kDouble), 1), c10::Error);
+  EXPECT_THROW(forward(at::full({2}, HUGE_VAL, at::kDouble), 1), c10::Error);
+  EXPECT_THROW(forward(lightning_slopes(2), 0), c10::Error);
+}
+
 TEST_P(LightningKernels, TwoCallsWithACarriedStateEqualOne) {
   const int64_t T = 3000, NH = 3, HS = 128;
   const at::Tensor slopes = lightning_slopes(NH) * 0.1;
@@ -138,7 +202,7 @@ TEST_P(LightningKernels, TwoCallsWithACarriedStateEqualOne) {
   }
 }
 
-TEST_P(LightningKernels, DecodeStepsEqualTheRecurrence) {
+TEST_P(LightningStep, EqualsTheRecurrence) {
   for (const auto& [D, NH, HS] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
            {1, 1, 4}, {3, 9, 64}, {2, 3, 100}, {5, 32, 128}, {1, 2, 256}}) {
     const at::Tensor q = random({D, NH, HS}), k = random({D, NH, HS}), v = random({D, NH, HS});
@@ -151,7 +215,7 @@ TEST_P(LightningKernels, DecodeStepsEqualTheRecurrence) {
           lightning_forward(q, k, v, lightning_slopes(NH), step.on(device()), 0.3, state);
       const auto [o_twin, next_twin] = lightning_forward_twin(
           exact(q), exact(k), exact(v), lightning_slopes(NH), step.on(at::kCPU), 0.3, exact(state));
-      EXPECT_TRUE(close(o, o_twin, limit())) << HS;
+      EXPECT_TRUE(close(o, o_twin, limit_of(GetParam().dtype))) << HS;
       EXPECT_TRUE(close(next, next_twin, tolerance(at::kFloat))) << HS;
     }
   }
@@ -197,6 +261,8 @@ TEST_P(LightningKernels, OneDocumentDoesNotChangeTheOthers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Places, LightningKernels,
+                         ::testing::Values(Place{at::kCUDA, at::kBFloat16}), place_name);
+INSTANTIATE_TEST_SUITE_P(Places, LightningStep,
                          ::testing::Values(Place{at::kCUDA, at::kFloat},
                                            Place{at::kCUDA, at::kBFloat16}),
                          place_name);
