@@ -14,6 +14,7 @@
 #include "kernels/check.h"
 #include "kernels/ops.h"
 #include "kernels/query_slabs.h"
+#include "kernels/to_device.h"
 
 namespace sala {
 
@@ -104,7 +105,7 @@ at::Tensor first_blocks(const Documents& q_docs, const Documents& k_docs, int64_
       own.push_back(static_cast<int>(i / c.block_size));
     }
   }
-  const at::Tensor last = at::tensor(own, at::kInt).to(device).unsqueeze(1);
+  const at::Tensor last = queue_to(at::tensor(own, at::kInt), device).unsqueeze(1);
   const at::Tensor block = at::arange(c.blocks_per_token(), last.options()).unsqueeze(0);
   return at::where(block <= last, block, -1)
       .to(at::kInt)

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/to_device.h"
+
 namespace sala {
 namespace {
 
@@ -119,10 +121,8 @@ RopeTable rope_table(const RopeConfig& rope, int64_t head_size, int64_t max_posi
                      const at::Tensor& position, int64_t num_positions) {
   TORCH_CHECK(position.dim() == 1, "rope: expected positions of shape (T), got ", position.sizes());
   at::NoGradGuard no_grad;
-  // A few numbers: the copy is queued, and the host does not wait for what runs before it.
-  const at::Tensor inv_freq = rope_inverse_frequencies(rope, head_size, num_positions)
-                                  .to(at::kFloat)
-                                  .to(position.device(), /*non_blocking=*/true);
+  const at::Tensor inv_freq = queue_to(
+      rope_inverse_frequencies(rope, head_size, num_positions).to(at::kFloat), position.device());
   const at::Tensor angle = position.to(at::kFloat).unsqueeze(1) * inv_freq;  // (T, HS/2)
   const double factor = rope_attention_factor(rope, max_position);
   if (factor == 1.0) return {angle.cos(), angle.sin()};

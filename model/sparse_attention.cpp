@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/to_device.h"
 #include "model/autograd.h"
 #include "model/mixers.h"
 
@@ -21,12 +22,6 @@ struct Subset {
   at::Tensor q_rows, k_rows;  // int64 row numbers on the device
 };
 
-// Queued: the host does not wait for what runs before it.
-at::Tensor on_device(const std::vector<int64_t>& rows, at::Device device) {
-  const at::Tensor host = at::tensor(rows);
-  return device.is_cuda() ? host.pin_memory().to(device, /*non_blocking=*/true) : host;
-}
-
 Subset take_documents(const Documents& q_docs, const Documents& k_docs,
                       const std::vector<int64_t>& which, at::Device device) {
   std::vector<int64_t> q_starts, k_starts, q_rows, k_rows;
@@ -39,8 +34,8 @@ Subset take_documents(const Documents& q_docs, const Documents& k_docs,
   const int64_t num_q = static_cast<int64_t>(q_rows.size());
   const int64_t num_k = static_cast<int64_t>(k_rows.size());
   return {Documents::from_starts(q_starts, num_q, device),
-          Documents::from_starts(k_starts, num_k, device), on_device(q_rows, device),
-          on_device(k_rows, device)};
+          Documents::from_starts(k_starts, num_k, device), queue_to(at::tensor(q_rows), device),
+          queue_to(at::tensor(k_rows), device)};
 }
 
 // Selects once per micro-batch: a recomputed forward finds the lists in saved->keep.

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "kernels/to_device.h"
+
 namespace sala {
 
 Batch make_batch(std::span<const Row> rows, double global_weight, at::Device device) {
@@ -21,10 +23,10 @@ Batch make_batch(std::span<const Row> rows, double global_weight, at::Device dev
     t += static_cast<int64_t>(row.ids.size());
   }
   Batch batch;
-  batch.ids = ids.to(device);
-  batch.targets = targets.to(device);
-  batch.position = position.to(device);
-  batch.loss_weight = weight.to(device);
+  batch.ids = queue_to(ids, device);
+  batch.targets = queue_to(targets, device);
+  batch.position = queue_to(position, device);
+  batch.loss_weight = queue_to(weight, device);
   batch.docs = Documents::from_starts(starts, T, device);
   batch.global_weight = global_weight;
   return batch;

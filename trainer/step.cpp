@@ -52,7 +52,8 @@ at::Tensor differentiate_unit(Model& model, size_t u, const at::Tensor& dy, cons
 }
 
 // Losses and gradient norms of the whole world, and whether every number in them is one. The host
-// waits for the device here and nowhere else in a step.
+// waits for the device here; the rest of a step is queued, but for lightning attention where no
+// kernel takes it (kernels/lightning_composed.cpp copies its tables with a wait).
 StepResult global_result(at::Tensor& losses, const Optimizer& optimizer, Comm& comm) {
   comm.all_reduce_sum(losses);
   StepResult result;
