@@ -15,8 +15,10 @@ double block_activation_bytes(const ModelConfig& c, int64_t bytes) {
 }
 
 double vocabulary_workspace_bytes(const PlanContext& context) {
-  // Logits of student and teacher and half as much for the gradient in bf16; kernels/vocab_chunks.h
-  return context.cuda ? 2.5 * 537e6 : 3 * 64e6;
+  // In chunks of logits (kernels/vocab_chunks.h). On a GPU: student, teacher and half as much for
+  // the gradient in bf16. On a CPU (kernels/vocab_rows.cpp): logits and log-probabilities of both,
+  // the cross-entropy's gradient, and the gap of the two distributions.
+  return context.cuda ? 2.5 * 537e6 : 6 * 67.1e6;
 }
 
 StagePlan plan_model_training(const PlanContext& context, const TokenBudget& budget, bool teacher,
