@@ -2,6 +2,7 @@
 """Times flash-linear-attention's chunk_simple_gla forward and backward, in sala-bench's columns.
 
 usage: launch/bench_fla.py [--tokens 4K,8K,32K,128K,1M] [--heads 32] [--head-size 128]
+                           [--documents 1] [--repeats 20]
 
 Same work as sala-bench's `lightning`: one slope per head as g_gamma, no final state. Needs a GPU
 and `pip install flash-linear-attention` beside torch and triton.

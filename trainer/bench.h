@@ -26,6 +26,14 @@ struct BenchOptions {
 BenchOptions bench_defaults(bool cuda);
 std::vector<std::string> bench_op_names();
 
+struct BenchOp;
+struct BenchShape;
+class BenchReport;
+
+// One line of the table. An op that needs too much memory or refuses the shape is reported as
+// skipped, with the reason: the rest of the table is still wanted.
+void measure_op(const BenchOp& op, const BenchShape& shape, int64_t repeats, BenchReport& report);
+
 // Prints the table while it measures. Options that make no sense: std::runtime_error.
 void run_bench(const BenchOptions& options);
 

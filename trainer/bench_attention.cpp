@@ -55,9 +55,9 @@ BenchRun lightning_run(const BenchShape& s, bool backward) {
 // One token of each of T sequences that generate side by side.
 BenchRun decode_run(const BenchShape& s) {
   const at::Tensor q = s.normal_heads(), k = at::randn_like(q), v = at::randn_like(q);
-  const at::Tensor state = at::randn({s.tokens, s.heads, s.head_size, s.head_size}, s.wide());
+  const at::Tensor state = at::randn({s.documents, s.heads, s.head_size, s.head_size}, s.wide());
   const at::Tensor slopes = lightning_slopes(s.heads);
-  const Documents docs = s.packed(s.tokens);
+  const Documents docs = s.packed();
   const double scale = scale_of(s);
   return [=]() -> BenchTensors {
     auto [o, next] = lightning_forward(q, k, v, slopes, docs, scale, state);
@@ -83,11 +83,6 @@ BenchRun dense_run(const BenchShape& s, bool backward) {
   };
 }
 
-template <auto Run, bool kBackward>
-BenchRun prepare(const BenchShape& s) {
-  return Run(s, kBackward);
-}
-
 }  // namespace
 
 std::vector<BenchOp> attention_bench_ops() {
@@ -95,14 +90,21 @@ std::vector<BenchOp> attention_bench_ops() {
   constexpr int64_t kDenseTokens = 32 << 10;
   return {
       {"lightning", "fwd", kHeads, head_shape_text, head_bytes(4), state_flops(2),
-       prepare<lightning_run, false>},
+       prepare_run<lightning_run, false>},
       {"lightning", "bwd", kHeads, head_shape_text, head_bytes(7), state_flops(5),
-       prepare<lightning_run, true>},
-      {"decode", "step", kHeads, head_shape_text, decode_bytes, state_flops(2), decode_run},
+       prepare_run<lightning_run, true>},
+      {.name = "decode",
+       .pass = "step",
+       .sweep = kHeads,
+       .shape = head_shape_text,
+       .bytes = decode_bytes,
+       .flops = state_flops(2),
+       .prepare = decode_run,
+       .one_token_documents = true},
       {"dense_attention", "fwd", kHeads, head_shape_text, head_bytes(4), causal_flops(2),
-       prepare<dense_run, false>, kDenseTokens},
+       prepare_run<dense_run, false>, kDenseTokens},
       {"dense_attention", "bwd", kHeads, head_shape_text, head_bytes(8), causal_flops(5),
-       prepare<dense_run, true>, kDenseTokens},
+       prepare_run<dense_run, true>, kDenseTokens},
   };
 }
 

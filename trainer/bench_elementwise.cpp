@@ -111,12 +111,6 @@ BenchRun swiglu_run(const BenchShape& s, bool backward) {
   };
 }
 
-// A run function as the table wants it.
-template <auto Run, bool kBackward>
-BenchRun prepare(const BenchShape& s) {
-  return Run(s, kBackward);
-}
-
 }  // namespace
 
 std::vector<BenchOp> elementwise_bench_ops() {
@@ -129,34 +123,46 @@ std::vector<BenchOp> elementwise_bench_ops() {
        head_shape_text,
        rope_bytes(2),
        {},
-       prepare<qk_norm_rope_run, false>},
+       prepare_run<qk_norm_rope_run, false>},
       {"qk_norm_rope",
        "bwd",
        heads,
        head_shape_text,
        rope_bytes(3),
        {},
-       prepare<qk_norm_rope_run, true>},
-      {"gated_norm", "fwd", tokens, width_text, width_bytes(3), {}, prepare<gated_norm_run, false>},
-      {"gated_norm", "bwd", tokens, width_text, width_bytes(5), {}, prepare<gated_norm_run, true>},
-      {"rmsnorm", "fwd", tokens, width_text, width_bytes(2), {}, prepare<rmsnorm_run, false>},
-      {"rmsnorm", "bwd", tokens, width_text, width_bytes(3), {}, prepare<rmsnorm_run, true>},
+       prepare_run<qk_norm_rope_run, true>},
+      {"gated_norm",
+       "fwd",
+       tokens,
+       width_text,
+       width_bytes(3),
+       {},
+       prepare_run<gated_norm_run, false>},
+      {"gated_norm",
+       "bwd",
+       tokens,
+       width_text,
+       width_bytes(5),
+       {},
+       prepare_run<gated_norm_run, true>},
+      {"rmsnorm", "fwd", tokens, width_text, width_bytes(2), {}, prepare_run<rmsnorm_run, false>},
+      {"rmsnorm", "bwd", tokens, width_text, width_bytes(3), {}, prepare_run<rmsnorm_run, true>},
       {"add_rmsnorm",
        "fwd",
        tokens,
        width_text,
        width_bytes(4),
        {},
-       prepare<add_rmsnorm_run, false>},
+       prepare_run<add_rmsnorm_run, false>},
       {"add_rmsnorm",
        "bwd",
        tokens,
        width_text,
        width_bytes(4),
        {},
-       prepare<add_rmsnorm_run, true>},
-      {"swiglu", "fwd", tokens, ffn_text, ffn_bytes(3), {}, prepare<swiglu_run, false>},
-      {"swiglu", "bwd", tokens, ffn_text, ffn_bytes(5), {}, prepare<swiglu_run, true>},
+       prepare_run<add_rmsnorm_run, true>},
+      {"swiglu", "fwd", tokens, ffn_text, ffn_bytes(3), {}, prepare_run<swiglu_run, false>},
+      {"swiglu", "bwd", tokens, ffn_text, ffn_bytes(5), {}, prepare_run<swiglu_run, true>},
   };
 }
 

@@ -9,9 +9,9 @@ at::Tensor BenchShape::normal(at::IntArrayRef sizes) const {
   return at::randn(sizes, at::TensorOptions(device).dtype(dtype));
 }
 
-Documents BenchShape::packed(int64_t count) const {
-  std::vector<int64_t> starts(static_cast<size_t>(count));
-  for (int64_t d = 0; d < count; ++d) starts[static_cast<size_t>(d)] = d * (tokens / count);
+Documents BenchShape::packed() const {
+  std::vector<int64_t> starts;
+  for (int64_t d = 0; d < documents; ++d) starts.push_back(d * (tokens / documents));
   return Documents::from_starts(starts, tokens, device);
 }
 

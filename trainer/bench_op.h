@@ -32,9 +32,7 @@ struct BenchShape {
   at::Tensor normal(at::IntArrayRef sizes) const;
   at::Tensor normal_heads() const { return normal({tokens, heads, head_size}); }
   at::TensorOptions wide() const { return at::TensorOptions(device).dtype(at::kFloat); }
-  // `count` documents of equal length over the tokens.
-  Documents packed(int64_t count) const;
-  Documents packed() const { return packed(documents); }
+  Documents packed() const;
 };
 
 using BenchTensors = std::vector<at::Tensor>;
@@ -54,7 +52,14 @@ struct BenchOp {
   std::function<double(const BenchShape&)> flops;  // empty: bytes are all that matters
   std::function<BenchRun(const BenchShape&)> prepare;
   int64_t max_tokens = std::numeric_limits<int64_t>::max();  // longer says nothing new, or for ever
+  bool one_token_documents = false;  // each token is a document, whatever the options say
 };
+
+// Serves both passes of an op as BenchOp::prepare, from one function that is told which.
+template <auto Run, bool kBackward>
+BenchRun prepare_run(const BenchShape& s) {
+  return Run(s, kBackward);
+}
 
 // All entries, in the order of the table.
 std::vector<BenchOp> bench_ops();

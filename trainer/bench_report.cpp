@@ -66,7 +66,8 @@ BenchReport::BenchReport(const BenchMachine& machine, std::string json_file)
       json_file_(std::move(json_file)),
       json_{{"machine", machine_json(machine)},
             {"rows", nlohmann::json::array()},
-            {"skipped", nlohmann::json::array()}} {
+            {"skipped", nlohmann::json::array()},
+            {"left_out", nlohmann::json::array()}} {
   print_line(fmt::format("{}, {}", machine.device, dtype_text(machine.dtype)));
   print_line(
       fmt::format("copy  {:>8} GB/s, read + written", digits_text(machine.copy_bytes_per_s / 1e9)));
@@ -117,8 +118,11 @@ void BenchReport::skipped(const BenchOp& op, const BenchShape& shape, const std:
 void BenchReport::left_out(const BenchOp& op, const std::vector<int64_t>& tokens) {
   std::string sizes;
   for (const int64_t size : tokens) sizes += (sizes.empty() ? "" : ", ") + format_count(size);
+  json_["left_out"].push_back(
+      {{"op", op.name}, {"pass", op.pass}, {"tokens", tokens}, {"max_tokens", op.max_tokens}});
   print_line(left_columns(op, fmt::format("up to {}", format_count(op.max_tokens))) +
              "left out: " + sizes);
+  save();
 }
 
 void BenchReport::save() const {

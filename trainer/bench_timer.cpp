@@ -17,7 +17,7 @@ namespace {
 constexpr double kCacheBytes = 256e6;  // more than the caches of any GPU or CPU we know
 constexpr int64_t kMostSets = 32;
 constexpr int64_t kFewestRepeats = 5;
-constexpr int64_t kWarmUps = 3;
+constexpr int64_t kFewestWarmUps = 3;
 constexpr double kBudgetMs = 1000;
 
 // Sets of buffers used in turn: by the time one is used again, the others have pushed it out of the
@@ -30,6 +30,8 @@ class Rotation {
     outputs_.resize(count);
     while (runs_.size() < count) runs_.push_back(prepare());
   }
+
+  int64_t size() const { return static_cast<int64_t>(runs_.size()); }
 
   void next() {
     outputs_[turn_].clear();
@@ -104,13 +106,15 @@ BenchTime measure_bench(const std::function<BenchRun()>& prepare, double num_byt
   BenchTime time;
   time.peak_bytes = peak_of_one_call(prepare, device);
   Rotation rotation(prepare, num_bytes);
-  double once = 0;
-  for (int64_t i = 0; i < kWarmUps && once < kBudgetMs; ++i) {
+  const int64_t warm_ups = std::max(kFewestWarmUps, rotation.size());
+  double once = 0, spent = 0;
+  for (int64_t i = 0; i < warm_ups && spent < kBudgetMs; ++i) {
     synchronize(device);
     const double start = wall_ms();
     rotation.next();
     synchronize(device);
     once = wall_ms() - start;
+    spent += once;
   }
   const auto affordable = static_cast<int64_t>(kBudgetMs / std::max(once, 1e-3));
   time.repeats = std::min(repeats, std::max(kFewestRepeats, affordable));

@@ -19,7 +19,8 @@ struct BenchTime {
 
 // Warm-up, then up to `repeats` calls, fewer where they would take longer than a second in all
 // (but five). Inputs whose `num_bytes` could stay in the device's caches are made several times and
-// used in turn. A GPU that has too little memory: c10::OutOfMemoryError.
+// used in turn; the warm-up takes every set once, or a second. A GPU that has too little memory:
+// c10::OutOfMemoryError.
 BenchTime measure_bench(const std::function<BenchRun()>& prepare, double num_bytes,
                         at::Device device, int64_t repeats);
 

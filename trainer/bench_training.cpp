@@ -55,11 +55,6 @@ BenchRun kl_run(const BenchShape& s, bool gradients) {
   };
 }
 
-template <auto Run, bool kGradients>
-BenchRun prepare(const BenchShape& s) {
-  return Run(s, kGradients);
-}
-
 template <int kHeads, bool kGradients>
 double bytes(const BenchShape& s) {
   return loss_bytes(s, kHeads, kGradients);
@@ -92,13 +87,13 @@ std::vector<BenchOp> training_bench_ops() {
   constexpr auto kTokens = BenchSweep::kTokens;
   return {
       {"linear_cross_entropy", "fwd", kTokens, loss_text, bytes<1, false>, product_flops(1),
-       prepare<cross_entropy_run, false>, kLossTokens},
+       prepare_run<cross_entropy_run, false>, kLossTokens},
       {"linear_cross_entropy", "fwd+bwd", kTokens, loss_text, bytes<1, true>, product_flops(3),
-       prepare<cross_entropy_run, true>, kLossTokens},
+       prepare_run<cross_entropy_run, true>, kLossTokens},
       {"linear_kl", "fwd", kTokens, loss_text, bytes<2, false>, product_flops(2),
-       prepare<kl_run, false>, kLossTokens},
+       prepare_run<kl_run, false>, kLossTokens},
       {"linear_kl", "fwd+bwd", kTokens, loss_text, bytes<2, true>, product_flops(4),
-       prepare<kl_run, true>, kLossTokens},
+       prepare_run<kl_run, true>, kLossTokens},
       {"adamw",
        "step",
        BenchSweep::kOnce,

@@ -18,6 +18,7 @@
 #include "trainer/bench.h"
 #include "trainer/bench_composition.h"
 #include "trainer/bench_op.h"
+#include "trainer/bench_report.h"
 
 namespace sala {
 namespace {
@@ -61,6 +62,46 @@ TEST(Bench, EveryOpHasARow) {
     });
     EXPECT_EQ(count, op.sweep == BenchSweep::kOnce ? 1 : 2);
   }
+  for (const nlohmann::json& row : report.at("rows")) {
+    if (!row.contains("documents")) continue;
+    const nlohmann::json expected = row.at("op") == "decode" ? row.at("tokens") : nlohmann::json(3);
+    EXPECT_EQ(row.at("documents"), expected) << row;
+  }
+}
+
+TEST(Bench, SizesThatAreNotMeasuredAreReported) {
+  const ScratchFolder folder(::testing::TempDir() + "sala_bench_out_" + std::to_string(getpid()));
+  const std::string file = folder.path + "/bench.json";
+  const Output output = run_program(
+      "--op dense_attention --tokens 33,64K,1M --heads 1 --head-size 8 --repeats 1 --json " + file);
+  ASSERT_EQ(output.code, 0) << output.text;
+  const nlohmann::json report = nlohmann::json::parse(read_text_file(file));
+  EXPECT_EQ(report.at("rows").size(), 2u);
+  ASSERT_EQ(report.at("left_out").size(), 2u);
+  for (const nlohmann::json& line : report.at("left_out")) {
+    EXPECT_EQ(line.at("op"), "dense_attention");
+    EXPECT_EQ(line.at("tokens"), nlohmann::json({64 << 10, 1 << 20}));
+  }
+}
+
+TEST(Bench, AnOpThatRefusesASizeIsSkippedWithItsReason) {
+  const ScratchFolder folder(::testing::TempDir() + "sala_bench_skip_" + std::to_string(getpid()));
+  const std::string file = folder.path + "/bench.json";
+  BenchReport report({.device = "a test", .copy_bytes_per_s = 1, .gemm_flops_per_s = 1}, file);
+  BenchOp op;
+  op.name = op.pass = "odd";
+  op.shape = [](const BenchShape& s) { return shape_text({s.tokens}); };
+  op.bytes = [](const BenchShape& s) { return double(s.tokens); };
+  op.prepare = [](const BenchShape& s) -> BenchRun {
+    TORCH_CHECK(s.tokens % 2 == 1, "expected an odd number of tokens, got ", s.tokens, "\nat all");
+    return [] { return BenchTensors(); };
+  };
+  for (const int64_t tokens : {2, 3}) measure_op(op, BenchShape{.tokens = tokens}, 1, report);
+  const nlohmann::json written = nlohmann::json::parse(read_text_file(file));
+  EXPECT_EQ(written.at("rows").size(), 1u);
+  ASSERT_EQ(written.at("skipped").size(), 1u);
+  EXPECT_EQ(written.at("skipped")[0].at("tokens"), 2);
+  EXPECT_EQ(written.at("skipped")[0].at("reason"), "expected an odd number of tokens, got 2");
 }
 
 TEST(Bench, BadOptionsGetOneLine) {
