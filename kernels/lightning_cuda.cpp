@@ -4,15 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "kernels/cuda_doors.h"
 #include "kernels/lightning_launch.h"
-
-#ifdef SALA_CUDA
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
 
 namespace sala {
 
@@ -21,8 +15,6 @@ namespace sala {
 namespace {
 
 static_assert(kLightningTileTokens == Documents::kTileTokens);
-
-void check(int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); }
 
 CUstream_st* stream() { return c10::cuda::getCurrentCUDAStream(); }
 
@@ -84,14 +76,14 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
   at::Tensor o = at::empty_like(q), final_state;
   if (want_final_state) final_state = empty_states(q, docs);
   const int64_t HS = q.size(2);
-  check(launch_lightning_end_states(k.const_data_ptr(), v.const_data_ptr(),
-                                    borders.data_ptr<float>(), HS,
-                                    /*from_right=*/false, line, stream()));
+  check_launch(launch_lightning_end_states(k.const_data_ptr(), v.const_data_ptr(),
+                                           borders.data_ptr<float>(), HS,
+                                           /*from_right=*/false, line, stream()));
   const at::Tensor initial = aligned(initial_state);
   const LightningStates states{borders.const_data_ptr<float>(), maybe_float(initial), false,
                                want_final_state ? final_state.data_ptr<float>() : nullptr};
-  check(launch_lightning_forward(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
-                                 o.data_ptr(), states, HS, line, stream()));
+  check_launch(launch_lightning_forward(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
+                                        o.data_ptr(), states, HS, line, stream()));
   return {o, final_state};
 }
 
@@ -111,16 +103,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
   const void* gp = g.const_data_ptr();
 
   // dq_t = scale sum_j lambda^(t-j) (g_t v_j) k_j: the forward of (g, v, k).
-  check(launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line, stream()));
+  check_launch(
+      launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line, stream()));
   const at::Tensor initial = aligned(initial_state), d_final = aligned(d_final_state);
   const LightningStates before{at_borders, maybe_float(initial), true, nullptr};
-  check(launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, stream()));
+  check_launch(launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, stream()));
 
-  check(launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line, stream()));
+  check_launch(
+      launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line, stream()));
   const LightningStates after{at_borders, maybe_float(d_final), false,
                               d_initial.defined() ? d_initial.data_ptr<float>() : nullptr};
-  check(launch_lightning_backward(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS, line,
-                                  stream()));
+  check_launch(launch_lightning_backward(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS,
+                                         line, stream()));
   return {dq, dk, dv, d_initial};
 }
 
@@ -146,10 +140,10 @@ std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at:
   at::Tensor o = at::empty_like(q);
   const at::Tensor state = aligned(initial_state);
   at::Tensor next = at::empty({D, NH, HS, HS}, q.options().dtype(at::kFloat));
-  check(launch_lightning_step(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
-                              maybe_float(state), o.data_ptr(), next.data_ptr<float>(),
-                              q.scalar_type() == at::kBFloat16, D, NH, HS,
-                              static_cast<float>(scale), decays, stream()));
+  check_launch(launch_lightning_step(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
+                                     maybe_float(state), o.data_ptr(), next.data_ptr<float>(),
+                                     q.scalar_type() == at::kBFloat16, D, NH, HS,
+                                     static_cast<float>(scale), decays, stream()));
   return {o, next};
 }
 

@@ -8,9 +8,9 @@
 // document needs the state that the tokens before it leave. end_states gives what each range alone
 // contributes at its border, over no more tokens than the decay lets through (exp(-slope distance)
 // > 2^-25); the kernel that needs a state adds the contributions of the ranges before it until the
-// decay or the document ends. For slow decays this is the exact sum over all of them (which for one
-// head of slope zero is some milliseconds of reading states at any length); no atomics
-// and no order between blocks.
+// decay or the document ends. For slow decays this is the exact sum over all of them (with few heads
+// and slopes near zero every range reads the states of all before it); no atomics, and no order
+// between blocks.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ LightningArch lightning_arch();  // of the current device
 
 constexpr int lightning_blocks_per_sm(int64_t head_size) { return head_size == 64 ? 2 : 1; }
 
-// Ranges that fill the device, for head size 64 or 128.
+// Ranges that fill the device, for `num_tiles` tiles of all heads of size 64 or 128.
 int lightning_num_ranges(int64_t num_tiles, int64_t head_size);
 
 // a, b (T, NH, HS) bf16, HS 64 or 128. out (num_ranges - 1, kLightningParts, HS, HS) fp32: at each
