@@ -8,9 +8,9 @@
 // document needs the state that the tokens before it leave. end_states gives what each range alone
 // contributes at its border, over no more tokens than the decay lets through (exp(-slope distance)
 // > 2^-25); the kernel that needs a state adds the contributions of the ranges before it until the
-// decay or the document ends. For slow decays this is the exact sum over all of them (with few heads
-// and slopes near zero every range reads the states of all before it); no atomics, and no order
-// between blocks.
+// decay or the document ends. For slow decays this is the exact sum over all of them (with few
+// heads and slopes near zero every range reads the states of all before it); no atomics, and no
+// order between blocks.
 #pragma once
 
 #include <cstdint>
