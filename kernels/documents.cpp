@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/to_device.h"
+
 namespace sala {
 
 Documents Documents::from_starts(const std::vector<int64_t>& starts, int64_t num_tokens,
@@ -17,10 +19,9 @@ Documents Documents::from_starts(const std::vector<int64_t>& starts, int64_t num
   Documents docs;
   docs.offsets = starts;
   docs.offsets.push_back(num_tokens);
-  // One host tensor for both arrays, pinned for a GPU: one copy that the host does not wait for.
+  // One host tensor for both arrays: one copy.
   const int64_t count = static_cast<int64_t>(docs.offsets.size());
-  at::Tensor host =
-      at::empty({2, count}, at::TensorOptions(at::kInt).pinned_memory(device.is_cuda()));
+  at::Tensor host = at::empty({2, count}, at::kInt);
   int32_t *offsets = host.data_ptr<int32_t>(), *tiles = offsets + count;
   offsets[0] = tiles[0] = 0;
   for (int64_t i = 1; i < count; ++i) {
@@ -32,7 +33,7 @@ Documents Documents::from_starts(const std::vector<int64_t>& starts, int64_t num
     offsets[i] = static_cast<int32_t>(docs.offsets[i]);
     tiles[i] = static_cast<int32_t>(docs.num_tiles);
   }
-  const at::Tensor both = host.to(device, /*non_blocking=*/true);
+  const at::Tensor both = queue_to(host, device);
   docs.offsets_i32 = both[0];
   docs.tiles_i32 = both[1];
   return docs;

@@ -46,14 +46,8 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksForward<kChunks, kAligned>
     }
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
-      const Values<T> w = widen(weight[i]), gate = widen(z[i]);
-      Values<T> y = widen(o[i]);
-#pragma unroll
-      for (int j = 0; j < kWidth<T>; ++j) y.v[j] *= rstd;
-      y = rounded(y);
-#pragma unroll
-      for (int j = 0; j < kWidth<T>; ++j) y.v[j] *= w.v[j];
-      y = rounded(y);
+      const Values<T> gate = widen(z[i]);
+      Values<T> y = normalised(widen(o[i]), rstd, weight[i]);
 #pragma unroll
       for (int j = 0; j < kWidth<T>; ++j) y.v[j] *= sigmoid(gate.v[j]);
       store_chunk<kAligned>(round_to_type(y), static_cast<T*>(op.y) + start, team.column<T>(i),
@@ -133,9 +127,8 @@ int gate_forward_cuda(const GateForward& op, CUstream_st* stream) {
       op.type, op.C, aligned, [&](auto type, auto chunks, auto is_aligned, int team) {
         const auto kernel =
             gate_forward<decltype(type), decltype(chunks)::value, decltype(is_aligned)::value>;
-        const int64_t rows = kRowThreads / team;
-        const int blocks = resident_blocks(kernel, (op.rows + rows - 1) / rows, kMaxBlocksPerSm, 0);
-        return launch(kernel, blocks, 0, stream, op, team);
+        int blocks = 0;
+        return launch_rows(kernel, op, team, kMaxBlocksPerSm, 0, stream, &blocks);
       });
 }
 
@@ -147,11 +140,8 @@ int gate_backward_cuda(const GateBackward& op, CUstream_st* stream) {
         if (op.rows == 0) return cudaSuccess;
         const auto kernel =
             gate_backward<decltype(type), decltype(chunks)::value, decltype(is_aligned)::value>;
-        const int64_t rows = kRowThreads / team;
         const int shared_bytes = op.C * static_cast<int>(sizeof(float));
-        blocks =
-            resident_blocks(kernel, (op.rows + rows - 1) / rows, kMaxPartialsPerSm, shared_bytes);
-        return launch(kernel, blocks, shared_bytes, stream, op, team);
+        return launch_rows(kernel, op, team, kMaxPartialsPerSm, shared_bytes, stream, &blocks);
       });
   if (status != cudaSuccess || op.weight == nullptr) return status;
   return add_partials_cuda(op.type, op.partials, blocks, op.C, op.dweight, stream);

@@ -105,18 +105,6 @@ __device__ inline float group_sum(float value, int lanes) {
   return value;
 }
 
-// cast(cast(x * rstd) * weight), as the op rounds.
-template <typename T>
-__device__ Values<T> normalised(Values<T> x, float rstd, const Chunk<T>& weight) {
-  const Values<T> w = widen(weight);
-#pragma unroll
-  for (int j = 0; j < kWidth<T>; ++j) x.v[j] *= rstd;
-  x = rounded(x);
-#pragma unroll
-  for (int j = 0; j < kWidth<T>; ++j) x.v[j] *= w.v[j];
-  return rounded(x);
-}
-
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kRowThreads, kAligned ? 2 : 1)
     rope_forward(const RopeForward op, const HeadTeams teams) {

@@ -16,24 +16,15 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksForward<kChunks, kAligned>
   __shared__ float scratch[2][kRowWarps];
   const RowTeam team(team_size);
   Chunk<T> weight[kChunks];
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    weight[i] = load_chunk<kAligned>(static_cast<const T*>(op.weight), team.column<T>(i), op.C);
-  }
+  load_row<kAligned>(weight, op.weight, team, op.C);
   int half = 0;
   for (int64_t first = team.first_row(); first < op.rows; first += team.stride(), half ^= 1) {
     const int64_t row = first + team.row, start = row * op.C;
     const int end = row < op.rows ? op.C : 0;
     Chunk<T> x[kChunks], y[kChunks];
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      x[i] = load_chunk<kAligned>(static_cast<const T*>(op.x) + start, team.column<T>(i), end);
-    }
+    load_row<kAligned>(x, static_cast<const T*>(op.x) + start, team, end);
     if (op.y != nullptr) {
-#pragma unroll
-      for (int i = 0; i < kChunks; ++i) {
-        y[i] = load_chunk<kAligned>(static_cast<const T*>(op.y) + start, team.column<T>(i), end);
-      }
+      load_row<kAligned>(y, static_cast<const T*>(op.y) + start, team, end);
 #pragma unroll
       for (int i = 0; i < kChunks; ++i) {
         Values<T> sum = widen(x[i]);
@@ -77,10 +68,7 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksBackward<kChunks, kAligned
   const RowTeam team(team_size);
   Chunk<T> weight[kChunks];
   Values<T> dweight[kChunks] = {};
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    weight[i] = load_chunk<kAligned>(static_cast<const T*>(op.weight), team.column<T>(i), op.C);
-  }
+  load_row<kAligned>(weight, op.weight, team, op.C);
   int half = 0;
   for (int64_t first = team.first_row(); first < op.rows; first += team.stride(), half ^= 1) {
     const int64_t row = first + team.row, start = row * op.C;
@@ -92,10 +80,7 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksBackward<kChunks, kAligned
       dy[i] = load_chunk<kAligned>(static_cast<const T*>(op.dy) + start, team.column<T>(i), end);
     }
     if (op.dh != nullptr) {
-#pragma unroll
-      for (int i = 0; i < kChunks; ++i) {
-        dh[i] = load_chunk<kAligned>(static_cast<const T*>(op.dh) + start, team.column<T>(i), end);
-      }
+      load_row<kAligned>(dh, static_cast<const T*>(op.dh) + start, team, end);
     }
     const float rstd = end > 0 ? op.rstd[row] : 0.0f;
     float sum = 0;  // of g * n, with n = x * rstd and g = dy * weight
@@ -134,9 +119,8 @@ int norm_forward_cuda(const NormForward& op, CUstream_st* stream) {
       op.type, op.C, aligned, [&](auto type, auto chunks, auto is_aligned, int team) {
         const auto kernel =
             norm_forward<decltype(type), decltype(chunks)::value, decltype(is_aligned)::value>;
-        const int64_t rows = kRowThreads / team;
-        const int blocks = resident_blocks(kernel, (op.rows + rows - 1) / rows, kMaxBlocksPerSm, 0);
-        return launch(kernel, blocks, 0, stream, op, team);
+        int blocks = 0;
+        return launch_rows(kernel, op, team, kMaxBlocksPerSm, 0, stream, &blocks);
       });
 }
 
@@ -148,11 +132,8 @@ int norm_backward_cuda(const NormBackward& op, CUstream_st* stream) {
         if (op.rows == 0) return cudaSuccess;
         const auto kernel =
             norm_backward<decltype(type), decltype(chunks)::value, decltype(is_aligned)::value>;
-        const int64_t rows = kRowThreads / team;
         const int shared_bytes = op.C * static_cast<int>(sizeof(float));
-        blocks =
-            resident_blocks(kernel, (op.rows + rows - 1) / rows, kMaxPartialsPerSm, shared_bytes);
-        return launch(kernel, blocks, shared_bytes, stream, op, team);
+        return launch_rows(kernel, op, team, kMaxPartialsPerSm, shared_bytes, stream, &blocks);
       });
   if (status != cudaSuccess) return status;
   return add_partials_cuda(op.type, op.partials, blocks, op.C, op.dweight, stream);

@@ -137,6 +137,18 @@ __device__ void store_chunk(const Chunk<T>& chunk, T* row, int column, int end) 
   }
 }
 
+// cast(cast(x * rstd) * weight), as the norms round.
+template <typename T>
+__device__ Values<T> normalised(Values<T> x, float rstd, const Chunk<T>& weight) {
+  const Values<T> w = widen(weight);
+#pragma unroll
+  for (int j = 0; j < kWidth<T>; ++j) x.v[j] *= rstd;
+  x = rounded(x);
+#pragma unroll
+  for (int j = 0; j < kWidth<T>; ++j) x.v[j] *= w.v[j];
+  return rounded(x);
+}
+
 __device__ inline float sigmoid(float z) { return __fdividef(1.0f, 1.0f + __expf(-z)); }
 
 // ---------------------------------------------------------------- teams
@@ -173,6 +185,16 @@ __device__ inline float team_sum(float value, const RowTeam& team, float (&scrat
   float sum = 0;
   for (int i = 0; i < num_warps; ++i) sum += scratch[team.row * num_warps + i];
   return sum;
+}
+
+// The chunks of a row that this thread holds.
+template <bool kAligned, typename T, int kChunks>
+__device__ void load_row(Chunk<T> (&chunks)[kChunks], const void* row, const RowTeam& team,
+                         int end) {
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    chunks[i] = load_chunk<kAligned>(static_cast<const T*>(row), team.column<T>(i), end);
+  }
 }
 
 // Adds what the teams of a block gathered for the columns they share, one team after another, and
@@ -220,6 +242,16 @@ int launch(void (*kernel)(Parameters...), int blocks, int shared_bytes, CUstream
            const Arguments&... arguments) {
   kernel<<<blocks, kRowThreads, shared_bytes, stream>>>(arguments...);
   return cudaGetLastError();
+}
+
+// Launches a kernel of rows with as many blocks as the chip holds, at most `most_per_sm` on each
+// SM; `num_blocks` receives their number. Returns the launch's cudaError_t.
+template <typename Op>
+int launch_rows(void (*kernel)(Op, int), const Op& op, int team, int most_per_sm, int shared_bytes,
+                CUstream_st* stream, int* num_blocks) {
+  const int64_t rows = kRowThreads / team;
+  *num_blocks = resident_blocks(kernel, (op.rows + rows - 1) / rows, most_per_sm, shared_bytes);
+  return launch(kernel, *num_blocks, shared_bytes, stream, op, team);
 }
 
 struct RowPlan {
