@@ -7,62 +7,13 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/ops.h"
-#include "kernels/twins_attention.h"
-#include "tests/kernels/attention_cases.h"
+#include "tests/kernels/lightning_cases.h"
 
 namespace sala::testing {
 namespace {
 
-// The bar: relative 5e-3 in bf16 for the output and every gradient.
-Tolerance limit_of(at::ScalarType dtype) {
-  Tolerance t = tolerance(dtype);
-  if (dtype == at::kBFloat16) t.relative_norm = 5e-3;
-  return t;
-}
-
-class LightningStep : public OpInPlace {};
-
-class LightningKernels : public OpInPlace {
- protected:
-  Tolerance limit() const { return limit_of(GetParam().dtype); }
-
-  void compare(const DocumentCase& c, int64_t HS, const at::Tensor& slopes, bool states) {
-    const int64_t NH = slopes.size(0), T = c.num_tokens;
-    SCOPED_TRACE(::testing::Message()
-                 << "T " << T << ", documents " << c.starts.size() << ", " << NH << " x " << HS
-                 << ", slowest slope " << slopes.min().item<double>() << ", states " << states);
-    const Documents docs = c.on(device()), host = c.on(at::kCPU);
-    const at::Tensor q = random({T, NH, HS}), k = random({T, NH, HS}), v = random({T, NH, HS});
-    const at::Tensor g = random({T, NH, HS});
-    at::Tensor initial, d_final;
-    if (states) initial = random_wide({docs.count(), NH, HS, HS});
-    if (states) d_final = random_wide({docs.count(), NH, HS, HS});
-    const double scale = 1 / std::sqrt(static_cast<double>(HS));
-
-    const auto [o, state] = lightning_forward(q, k, v, slopes, docs, scale, initial);
-    const auto [o_twin, state_twin] =
-        lightning_forward_twin(exact(q), exact(k), exact(v), slopes, host, scale, exact(initial));
-    EXPECT_TRUE(close(o, o_twin, limit())) << "o";
-    EXPECT_TRUE(close(state, state_twin, limit())) << "final_state";
-    const auto [o_alone, no_state] =
-        lightning_forward(q, k, v, slopes, docs, scale, initial, /*want_final_state=*/false);
-    EXPECT_TRUE(bit_equal(o_alone, o));
-    EXPECT_FALSE(no_state.defined());
-
-    const auto [dq, dk, dv, d_initial] =
-        lightning_backward(g, q, k, v, slopes, docs, scale, initial, d_final);
-    const auto [dq_twin, dk_twin, dv_twin, d_initial_twin] =
-        lightning_backward_twin(exact(g), exact(q), exact(k), exact(v), slopes, host, scale,
-                                exact(initial), exact(d_final));
-    EXPECT_TRUE(close(dq, dq_twin, limit())) << "dq";
-    EXPECT_TRUE(close(dk, dk_twin, limit())) << "dk";
-    EXPECT_TRUE(close(dv, dv_twin, limit())) << "dv";
-    if (states) {
-      EXPECT_TRUE(close(d_initial, d_initial_twin, limit())) << "d_initial_state";
-    }
-  }
-};
+class LightningStep : public LightningInPlace {};
+class LightningKernels : public LightningInPlace {};
 
 TEST_P(LightningKernels, EqualTheRecurrenceForAllDocumentLayouts) {
   const std::vector<DocumentCase> cases = {
@@ -146,27 +97,17 @@ TEST_P(LightningKernels, SlowDecaysAddUpOverManyRanges) {
 
 TEST_P(LightningKernels, StatesMayComeAloneAndFromAnywhere) {
   const DocumentCase c{{0, 30, 700}, 900};
-  const Documents docs = c.on(device()), host = c.on(at::kCPU);
-  const at::Tensor slopes = lightning_slopes(3);
+  // One element into a flat buffer: no tensor starts at a multiple of 16 bytes.
+  const auto shift = [](at::Tensor& x) {
+    const at::Tensor flat = at::empty({x.numel() + 1}, x.options());
+    x = flat.slice(0, 1).view(x.sizes()).copy_(x);
+  };
   for (const int64_t HS : {64, 128}) {
-    // One element into a flat buffer: no tensor starts at a multiple of 16 bytes.
-    const auto shifted = [&](const at::Tensor& x) {
-      at::Tensor flat = at::empty({x.numel() + 1}, x.options());
-      return flat.slice(0, 1).view(x.sizes()).copy_(x);
-    };
-    const auto rows = [&] { return shifted(random({900, 3, HS})); };
-    const at::Tensor q = rows(), k = rows(), v = rows(), g = rows();
     for (const bool with_initial : {false, true}) {
-      const at::Tensor state = shifted(random_wide({3, 3, HS, HS}));
-      const at::Tensor initial = with_initial ? state : at::Tensor();
-      const at::Tensor d_final = with_initial ? at::Tensor() : state;
-      const auto ours = lightning_backward(g, q, k, v, slopes, docs, 0.2, initial, d_final);
-      const auto twin = lightning_backward_twin(exact(g), exact(q), exact(k), exact(v), slopes,
-                                                host, 0.2, exact(initial), exact(d_final));
-      EXPECT_TRUE(close(std::get<0>(ours), std::get<0>(twin), limit())) << "dq";
-      EXPECT_TRUE(close(std::get<1>(ours), std::get<1>(twin), limit())) << "dk";
-      EXPECT_TRUE(close(std::get<2>(ours), std::get<2>(twin), limit())) << "dv";
-      EXPECT_EQ(std::get<3>(ours).defined(), with_initial);
+      LightningInputs x = inputs(c.num_tokens, 3, 3, HS, true);
+      for (at::Tensor* t : {&x.q, &x.k, &x.v, &x.g, &x.initial, &x.d_final}) shift(*t);
+      (with_initial ? x.d_final : x.initial) = at::Tensor();
+      expect_backward(x, c, lightning_slopes(3), 0.2);
     }
   }
 }
@@ -185,21 +126,7 @@ TEST(LightningDoor, RefusesWhatTheKernelsCannotRead) {
 }
 
 TEST_P(LightningKernels, TwoCallsWithACarriedStateEqualOne) {
-  const int64_t T = 3000, NH = 3, HS = 128;
-  const at::Tensor slopes = lightning_slopes(NH) * 0.1;
-  const at::Tensor q = random({T, NH, HS}), k = random({T, NH, HS}), v = random({T, NH, HS});
-  const auto [o, state] = lightning_forward(q, k, v, slopes, Documents::single(T, device()), 0.1);
-  for (const int64_t cut : {1, 64, 1000, 2999}) {
-    const auto run = [&](int64_t begin, int64_t end, const at::Tensor& from) {
-      return lightning_forward(q.slice(0, begin, end), k.slice(0, begin, end),
-                               v.slice(0, begin, end), slopes,
-                               Documents::single(end - begin, device()), 0.1, from);
-    };
-    const auto [o_head, state_head] = run(0, cut, {});
-    const auto [o_tail, state_tail] = run(cut, T, state_head);
-    EXPECT_TRUE(close(at::cat({o_head, o_tail}), exact(o), limit())) << cut;
-    EXPECT_TRUE(close(state_tail, exact(state), limit())) << cut;
-  }
+  expect_two_calls_equal_one(3000, 128, lightning_slopes(3) * 0.1, {1, 64, 1000, 2999});
 }
 
 TEST_P(LightningStep, EqualsTheRecurrence) {
@@ -215,49 +142,18 @@ TEST_P(LightningStep, EqualsTheRecurrence) {
           lightning_forward(q, k, v, lightning_slopes(NH), step.on(device()), 0.3, state);
       const auto [o_twin, next_twin] = lightning_forward_twin(
           exact(q), exact(k), exact(v), lightning_slopes(NH), step.on(at::kCPU), 0.3, exact(state));
-      EXPECT_TRUE(close(o, o_twin, limit_of(GetParam().dtype))) << HS;
+      EXPECT_TRUE(close(o, o_twin, limit())) << HS;
       EXPECT_TRUE(close(next, next_twin, tolerance(at::kFloat))) << HS;
     }
   }
 }
 
 TEST_P(LightningKernels, RunningTwiceGivesTheSameBits) {
-  const DocumentCase c{{0, 77, 5000}, 6000};
-  const Documents docs = c.on(device());
-  for (const int64_t HS : {64, 128}) {
-    const at::Tensor q = random({6000, 3, HS}), k = random({6000, 3, HS});
-    const at::Tensor v = random({6000, 3, HS}), g = random({6000, 3, HS});
-    const auto run = [&] {
-      const auto [o, state] = lightning_forward(q, k, v, lightning_slopes(3), docs, 0.2);
-      const auto [dq, dk, dv, none] =
-          lightning_backward(g, q, k, v, lightning_slopes(3), docs, 0.2);
-      return std::vector<at::Tensor>{o, state, dq, dk, dv};
-    };
-    const auto a = run(), b = run();
-    for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(bit_equal(a[i], b[i])) << HS << " " << i;
-  }
+  for (const int64_t HS : {64, 128}) expect_same_bits_twice({{0, 77, 5000}, 6000}, HS);
 }
 
 TEST_P(LightningKernels, OneDocumentDoesNotChangeTheOthers) {
-  const Documents docs = Documents::from_starts({0, 50, 130, 131, 640}, 700, device());
-  for (const int64_t HS : {64, 128}) {
-    at::Tensor q = random({700, 3, HS}), k = random({700, 3, HS}), v = random({700, 3, HS});
-    const at::Tensor g = random({700, 3, HS});
-    const auto run = [&] {
-      const auto [o, state] = lightning_forward(q, k, v, lightning_slopes(3), docs, 0.2);
-      const auto [dq, dk, dv, none] =
-          lightning_backward(g, q, k, v, lightning_slopes(3), docs, 0.2);
-      return std::vector<at::Tensor>{o, dq, dk, dv};
-    };
-    const auto before = run();
-    for (at::Tensor* x : {&q, &k, &v}) x->slice(0, 131, 640).mul_(-3).add_(1);
-    const auto after = run();
-    for (size_t i = 0; i < before.size(); ++i) {
-      EXPECT_TRUE(bit_equal(before[i].slice(0, 0, 131), after[i].slice(0, 0, 131))) << i;
-      EXPECT_TRUE(bit_equal(before[i].slice(0, 640), after[i].slice(0, 640))) << i;
-      EXPECT_FALSE(at::equal(before[i], after[i])) << i;
-    }
-  }
+  for (const int64_t HS : {64, 128}) expect_documents_apart(HS);
 }
 
 INSTANTIATE_TEST_SUITE_P(Places, LightningKernels,

@@ -6,9 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/ops.h"
-#include "kernels/twins_attention.h"
-#include "tests/kernels/attention_cases.h"
+#include "tests/kernels/lightning_cases.h"
 
 namespace sala::testing {
 namespace {
@@ -22,112 +20,38 @@ const std::vector<DocumentCase> kCases = {
     {{0, 600}, 1300}, {{0, 500, 501}, 513},
 };
 
-struct Inputs {
-  at::Tensor q, k, v, g, initial, d_final;
-};
-
-class Lightning : public OpInPlace {
- protected:
-  Inputs inputs(int64_t T, int64_t D, int64_t NH, int64_t HS, bool states) const {
-    Inputs x{
-        random({T, NH, HS}), random({T, NH, HS}), random({T, NH, HS}), random({T, NH, HS}), {}, {}};
-    if (states) {
-      x.initial = random_wide({D, NH, HS, HS});
-      x.d_final = random_wide({D, NH, HS, HS});
-    }
-    return x;
-  }
-
-  Tolerance limit() const {
-    Tolerance t = tolerance(GetParam().dtype);
-    if (GetParam().dtype == at::kBFloat16) t.relative_norm = 5e-3;
-    return t;
-  }
-
-  void compare(const DocumentCase& c, int64_t NH, int64_t HS, bool states) {
-    SCOPED_TRACE(::testing::Message() << "T " << c.num_tokens << ", documents " << c.starts.size()
-                                      << ", heads " << NH << " x " << HS << ", states " << states);
-    const Documents docs = c.on(device()), host = c.on(at::kCPU);
-    const Inputs x = inputs(c.num_tokens, docs.count(), NH, HS, states);
-    const at::Tensor slopes = lightning_slopes(NH);
-    const double scale = 1 / std::sqrt(static_cast<double>(HS));
-    const auto [o, state] = lightning_forward(x.q, x.k, x.v, slopes, docs, scale, x.initial);
-    const auto [o_twin, state_twin] = lightning_forward_twin(exact(x.q), exact(x.k), exact(x.v),
-                                                             slopes, host, scale, exact(x.initial));
-    EXPECT_EQ(o.scalar_type(), GetParam().dtype);
-    EXPECT_TRUE(close(o, o_twin, limit())) << "o";
-    EXPECT_TRUE(close(state, state_twin, limit())) << "final_state";
-
-    const auto [dq, dk, dv, d_initial] =
-        lightning_backward(x.g, x.q, x.k, x.v, slopes, docs, scale, x.initial, x.d_final);
-    const auto [dq_twin, dk_twin, dv_twin, d_initial_twin] =
-        lightning_backward_twin(exact(x.g), exact(x.q), exact(x.k), exact(x.v), slopes, host, scale,
-                                exact(x.initial), exact(x.d_final));
-    EXPECT_TRUE(close(dq, dq_twin, limit())) << "dq";
-    EXPECT_TRUE(close(dk, dk_twin, limit())) << "dk";
-    EXPECT_TRUE(close(dv, dv_twin, limit())) << "dv";
-    if (states) {
-      EXPECT_TRUE(close(d_initial, d_initial_twin, limit())) << "d_initial_state";
-    }
-  }
-};
+class Lightning : public LightningInPlace {};
+class LightningDocuments : public LightningInPlace {};
 
 TEST_P(Lightning, EqualsTheRecurrenceForAllDocumentLayouts) {
   for (const DocumentCase& c : kCases) {
-    for (const bool states : {false, true}) compare(c, 3, 32, states);
+    for (const bool states : {false, true}) compare(c, 32, lightning_slopes(3), states);
   }
 }
 
 TEST_P(Lightning, EqualsTheRecurrenceForAllHeads) {
-  compare({{0, 70}, 150}, 9, 64, true);
-  compare({{0, 70}, 150}, 6, 32, true);
-  compare({{0, 70}, 150}, 1, 128, true);
-  compare({{0, 70}, 150}, 4, 128, false);
+  compare({{0, 70}, 150}, 64, lightning_slopes(9), true);
+  compare({{0, 70}, 150}, 32, lightning_slopes(6), true);
+  compare({{0, 70}, 150}, 128, lightning_slopes(1), true);
+  compare({{0, 70}, 150}, 128, lightning_slopes(4), false);
 }
 
 TEST_P(Lightning, StatesMayComeWithoutGradientsAndGradientsWithoutStates) {
   const DocumentCase c{{0, 30, 700}, 900};
-  const Documents docs = c.on(device()), host = c.on(at::kCPU);
-  const at::Tensor slopes = lightning_slopes(3);
   for (const bool with_initial : {false, true}) {
-    Inputs x = inputs(c.num_tokens, docs.count(), 3, 32, true);
+    LightningInputs x = inputs(c.num_tokens, 3, 3, 32, true);
     (with_initial ? x.d_final : x.initial) = at::Tensor();
-    const auto [dq, dk, dv, d_initial] =
-        lightning_backward(x.g, x.q, x.k, x.v, slopes, docs, 0.2, x.initial, x.d_final);
-    const auto twin =
-        lightning_backward_twin(exact(x.g), exact(x.q), exact(x.k), exact(x.v), slopes, host, 0.2,
-                                exact(x.initial), exact(x.d_final));
-    EXPECT_TRUE(close(dq, std::get<0>(twin), limit()));
-    EXPECT_TRUE(close(dk, std::get<1>(twin), limit()));
-    EXPECT_TRUE(close(dv, std::get<2>(twin), limit()));
-    EXPECT_EQ(d_initial.defined(), with_initial);
-    if (with_initial) {
-      EXPECT_TRUE(close(d_initial, std::get<3>(twin), limit()));
-    }
+    expect_backward(x, c, lightning_slopes(3), 0.2);
   }
 }
 
 TEST_P(Lightning, TwoCallsWithACarriedStateEqualOne) {
-  for (const int64_t cut : {1, 64, 100, 640}) {
-    const int64_t T = 700;
-    const Inputs x = inputs(T, 1, 3, 32, false);
-    const at::Tensor slopes = lightning_slopes(3);
-    const auto run = [&](int64_t begin, int64_t end, const at::Tensor& state) {
-      return lightning_forward(x.q.slice(0, begin, end), x.k.slice(0, begin, end),
-                               x.v.slice(0, begin, end), slopes,
-                               Documents::single(end - begin, device()), 0.2, state);
-    };
-    const auto [o, state] = run(0, T, {});
-    const auto [o_head, state_head] = run(0, cut, {});
-    const auto [o_tail, state_tail] = run(cut, T, state_head);
-    EXPECT_TRUE(close(at::cat({o_head, o_tail}), o, limit())) << cut;
-    EXPECT_TRUE(close(state_tail, state, limit())) << cut;
-  }
+  expect_two_calls_equal_one(700, 32, lightning_slopes(3), {1, 64, 100, 640});
 }
 
 TEST_P(Lightning, DecodingTokenByTokenEqualsPrefill) {
   const int64_t length = 70, D = 2;  // two sequences decoded side by side
-  const Inputs x = inputs(D * length, D, 6, 32, false);
+  const LightningInputs x = inputs(D * length, D, 6, 32, false);
   const at::Tensor slopes = lightning_slopes(6);
   const auto [o, state] = lightning_forward(
       x.q, x.k, x.v, slopes, Documents::from_starts({0, length}, D * length, device()), 0.2);
@@ -146,44 +70,14 @@ TEST_P(Lightning, DecodingTokenByTokenEqualsPrefill) {
   EXPECT_TRUE(close(kept, exact(state), limit()));
 }
 
-TEST_P(Lightning, RunningTwiceGivesTheSameBits) {
-  const DocumentCase c{{0, 77}, 600};
-  const Documents docs = c.on(device());
-  const Inputs x = inputs(c.num_tokens, 2, 3, 32, true);
-  const at::Tensor slopes = lightning_slopes(3);
-  const auto run = [&] {
-    return lightning_backward(x.g, x.q, x.k, x.v, slopes, docs, 0.2, x.initial, x.d_final);
-  };
-  const auto a = run(), b = run();
-  EXPECT_TRUE(bit_equal(std::get<0>(a), std::get<0>(b)));
-  EXPECT_TRUE(bit_equal(std::get<1>(a), std::get<1>(b)));
-  EXPECT_TRUE(bit_equal(std::get<2>(a), std::get<2>(b)));
-  EXPECT_TRUE(bit_equal(std::get<3>(a), std::get<3>(b)));
-}
+TEST_P(Lightning, RunningTwiceGivesTheSameBits) { expect_same_bits_twice({{0, 77}, 600}, 32); }
 
 INSTANTIATE_TEST_SUITE_P(Places, Lightning, all_places(), place_name);
 
-TEST(LightningCpu, OneDocumentDoesNotChangeTheOthers) {
-  at::manual_seed(3);
-  const DocumentCase c{{0, 50, 130, 131, 640}, 700};
-  const Documents docs = c.on(at::kCPU);
-  const at::Tensor slopes = lightning_slopes(3);
-  at::Tensor q = at::randn({700, 3, 32}), k = at::randn({700, 3, 32}), v = at::randn({700, 3, 32});
-  const at::Tensor g = at::randn({700, 3, 32});
-  const auto run = [&] {
-    const auto [o, state] = lightning_forward(q, k, v, slopes, docs, 0.2);
-    const auto [dq, dk, dv, none] = lightning_backward(g, q, k, v, slopes, docs, 0.2);
-    return std::vector<at::Tensor>{o, dq, dk, dv};
-  };
-  const auto before = run();
-  for (at::Tensor* x : {&q, &k, &v}) x->slice(0, 131, 640).mul_(-3).add_(1);
-  const auto after = run();
-  for (size_t i = 0; i < before.size(); ++i) {
-    EXPECT_TRUE(bit_equal(before[i].slice(0, 0, 131), after[i].slice(0, 0, 131))) << i;
-    EXPECT_TRUE(bit_equal(before[i].slice(0, 640), after[i].slice(0, 640))) << i;
-    EXPECT_FALSE(at::equal(before[i], after[i])) << i;
-  }
-}
+TEST_P(LightningDocuments, DoNotChangeEachOther) { expect_documents_apart(32); }
+
+INSTANTIATE_TEST_SUITE_P(Places, LightningDocuments, ::testing::Values(Place{at::kCPU, at::kFloat}),
+                         place_name);
 
 TEST(LightningCpu, GradientsAgreeWithFiniteDifferences) {
   at::manual_seed(4);
