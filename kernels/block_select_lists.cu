@@ -7,10 +7,12 @@
 namespace sala {
 namespace {
 
+constexpr int kStep = 8;    // scores between two looks for the end
 constexpr int kItems = 64;  // scores of a thread, of 32 neighbours a warp
 constexpr int kWarpBlocks = 32 * kItems;
 constexpr int kFewWarps = 4;
 constexpr unsigned kLanes = 0xffffffffu;
+constexpr unsigned kBeyond = 1u << 31;  // more than any score's bits
 
 // What the threads of a team of kWarps warps tell each other.
 template <int kWarps>
@@ -50,19 +52,30 @@ struct Scores {
     for (int i = 0; i < kItems; ++i) {
       const int b = first + 32 * i + lane;
       bits[i] = 0;
-      if (first + 32 * i >= end) continue;
+      if (first + 32 * (i / kStep * kStep) >= end) continue;
       if (b < end) {
         bits[i] = __float_as_uint(scores[b]);
         if (b % 8 == 0 && b > 0) bits[i] = max(bits[i], __float_as_uint(edges[b / 8 - 1]));
+        bits[i] &= kBeyond - 1;  // a NaN has a sign
       }
     }
+  }
+  // The largest of the warp's.
+  __device__ __forceinline__ unsigned largest() const {
+    unsigned mine = 0;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (i % kStep == 0 && first + 32 * i >= end) break;
+      mine = max(mine, bits[i]);
+    }
+    return __reduce_max_sync(kLanes, mine);
   }
   // How many of the warp's blocks score at least `limit` > 0.
   __device__ __forceinline__ int count(unsigned limit) const {
     int mine = 0;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      if (first + 32 * i >= end) break;
+      if (i % kStep == 0 && first + 32 * i >= end) break;
       mine += bits[i] >= limit;
     }
     return __reduce_add_sync(kLanes, mine);
@@ -74,9 +87,17 @@ struct Scores {
 template <int kWarps>
 __device__ __forceinline__ unsigned find_limit(const Scores& scores, int wanted,
                                                Team<kWarps>& team) {
-  unsigned low = 0, high = ~0u;  // enough reach low, too few high
-  while (high - low > 1) {
-    const unsigned middle = low + (high - low) / 2;
+  unsigned low = 0, high = kBeyond;  // enough reach low, too few high
+  // The first guess: scores within a factor of 2^kBinades of the largest.
+  constexpr unsigned kBinades = 8, kBinade = 1u << 23;
+  unsigned middle = kBeyond / 2;
+  if constexpr (kWarps == 1) {
+    const unsigned largest = scores.largest();
+    if (largest == 0) return 0;
+    high = largest + 1;
+    middle = high > (kBinades + 1) * kBinade ? high - kBinades * kBinade : high / 2;
+  }
+  for (; high - low > 1; middle = low + (high - low) / 2) {
     const int reached = team.sum(scores.count(middle));
     if (reached == wanted) return middle;
     (reached > wanted ? low : high) = middle;
@@ -119,13 +140,13 @@ __global__ void __launch_bounds__(32 * (kWarps < kFewWarps ? kFewWarps : kWarps)
 
   const unsigned limit = find_limit(scores, wanted, team);
   // All above the limit, and as many at the limit as there is room for, lowest first.
-  const int mine_above = limit == ~0u ? 0 : scores.count(limit + 1);
+  const int mine_above = scores.count(limit + 1);
   int above_before = 0, equal_before = 0;
   const int room = wanted - team.sum(mine_above, &above_before);
   int mine_equal = 0;
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    if (scores.first + 32 * i >= scores.end) break;
+    if (i % kStep == 0 && scores.first + 32 * i >= scores.end) break;
     mine_equal += scores.bits[i] == limit && scores.first + 32 * i + lane < scores.end;
   }
   team.sum(__reduce_add_sync(kLanes, mine_equal), &equal_before);
@@ -133,7 +154,7 @@ __global__ void __launch_bounds__(32 * (kWarps < kFewWarps ? kFewWarps : kWarps)
   const unsigned lower_lanes = (1u << lane) - 1;
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    if (scores.first + 32 * i >= scores.end) break;
+    if (i % kStep == 0 && scores.first + 32 * i >= scores.end) break;
     const int b = scores.first + 32 * i + lane;
     const bool equal = scores.bits[i] == limit && b < scores.end;
     const unsigned equals = __ballot_sync(kLanes, equal);

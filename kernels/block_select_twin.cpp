@@ -60,7 +60,7 @@ std::vector<double> window_weights(const at::Tensor& q, const at::Tensor& keys, 
 // Scores of blocks 0 .. t / block_size.
 std::vector<double> scores_of_query(const at::Tensor& q, const at::Tensor& keys, int64_t t,
                                     const SparseConfig& c, double scale, at::ScalarType kept) {
-  const std::vector<double> weights = window_weights(q, keys, t, c, scale);
+  const std::vector<double> weights = window_weights(q, keys, t, c, scale, kept);
   const int64_t own = t / c.block_size, ratio = c.block_size / c.kernel_stride;
   std::vector<double> scores(own + 1, -kInfinity);
   for (int64_t b = 0; b <= own; ++b) {
