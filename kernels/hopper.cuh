@@ -80,8 +80,8 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int x
 __device__ __forceinline__ void copy_bytes(void* to, const void* from, uint32_t num_bytes,
                                            uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(to)),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
       "l"(from), "r"(num_bytes), "r"(shared_address(barrier))
       : "memory");
 }
