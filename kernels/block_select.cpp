@@ -11,6 +11,7 @@
 
 #include <limits>
 
+#include "kernels/block_select_cuda.h"
 #include "kernels/check.h"
 #include "kernels/ops.h"
 #include "kernels/query_slabs.h"
@@ -48,6 +49,11 @@ at::Tensor means(const at::Tensor& x, int64_t taps) {
 at::Tensor windows(const at::Tensor& halves) {
   const int64_t n = std::max<int64_t>(halves.size(1) - 1, 0);
   return halves.narrow(1, 0, n).add(halves.narrow(1, halves.size(1) - n, n)).mul_(0.5);
+}
+
+// Compressed keys as they are kept: in the type of the keys.
+at::Tensor rounded(const at::Tensor& x, const at::Tensor& q) {
+  return x.to(q.scalar_type()).to(x.scalar_type());
 }
 
 // True for the windows of half-width `half` that a query does not see yet: (n, count).
@@ -121,6 +127,9 @@ at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Document
   check_queries_and_keys(q, k, q_docs, k_docs, "block_select");
   check_config(config);
   const at::NoGradGuard no_grad;
+  if (block_select_kernels_run(q, k, k_docs, config, scale)) {
+    return block_select_cuda(q, k, q_docs, k_docs, config, scale);
+  }
   const int64_t NKV = k.size(1);
   const at::ScalarType type = accumulate_type(q);
   at::Tensor blocks = first_blocks(q_docs, k_docs, NKV, config, q.device());
@@ -134,7 +143,8 @@ at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Document
     const int64_t first = std::max<int64_t>(all_listed - (nk - nq), 0);
     if (first >= nq) continue;
     const at::Tensor halves = means(document_keys(k, k_docs, d).to(type), stride);
-    const at::Tensor fine = windows(halves), coarse = windows(means(halves, 4));
+    const at::Tensor fine = rounded(windows(halves), q),
+                     coarse = rounded(windows(means(halves, 4)), q);
     for (const QuerySlab& slab : query_slabs(q_docs, k_docs, d, first, bytes, budget)) {
       const at::Tensor position =
           at::arange(slab.position, slab.keys(), q.options().dtype(at::kLong));

@@ -76,6 +76,16 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, int x
       : "memory");
 }
 
+// Starts the copy of `num_bytes` contiguous bytes (all multiples of 16); `barrier` counts them.
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, uint32_t num_bytes,
+                                           uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+      "l"(from), "r"(num_bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
 // ---------------------------------------------------------------- warpgroup matrix products
 
 // Operand in shared memory whose rows run along the reduction: element (row, k) at row, column k.

@@ -114,8 +114,11 @@ struct SparseConfig {
 // ascending, padded with -1 at the end. A compressed window is visible iff its last token is <= t;
 // scores are summed over the G heads with the softmax normaliser from the 4x coarser windows;
 // block score = max over the windows that touch it; forced: init_blocks and the local_blocks + 1
-// blocks up to the query's own; ties go to the lower block. No gradient. CPU or CUDA. fp32 scores.
-// Memory: works in query slabs.
+// blocks up to the query's own; ties go to the lower block. No gradient. Compressed keys are means
+// in fp32 kept in k's type, scores fp32 (fp64 for fp64). bf16 on Hopper with HS 64 or 128 and G up
+// to 16: the kernels of block_select_launch.h, whose lists are the same bits at every call,
+// whatever slab, row or piece of a document a query comes in; elsewhere a composition of LibTorch
+// ops. Memory: works in query slabs.
 at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
                         const Documents& k_docs, const SparseConfig& config, double scale);
 

@@ -26,11 +26,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_tw
     const at::Tensor& initial_state = {}, const at::Tensor& d_final_state = {});
 
 // Block scores (NKV, Tq, NB) fp64, NB the blocks of the longest document: +inf forced, -inf not
-// visible. Exact ties are frequent: neighbouring blocks share a compressed window.
+// visible. Exact ties are frequent: neighbouring blocks share a compressed window. Compressed keys
+// are rounded to `kept`, the type of the op's keys.
 at::Tensor block_scores_twin(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
-                             const Documents& k_docs, const SparseConfig& config, double scale);
+                             const Documents& k_docs, const SparseConfig& config, double scale,
+                             at::ScalarType kept = at::kDouble);
 at::Tensor block_select_twin(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
-                             const Documents& k_docs, const SparseConfig& config, double scale);
+                             const Documents& k_docs, const SparseConfig& config, double scale,
+                             at::ScalarType kept = at::kDouble);
 
 std::tuple<at::Tensor, at::Tensor> block_sparse_attention_forward_twin(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& blocks,

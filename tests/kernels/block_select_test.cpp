@@ -81,13 +81,15 @@ TEST_P(BlockSelect, EqualsTheTwin) {
     const Documents docs = c.docs.on(device()), host = c.docs.on(at::kCPU);
     const double scale = 1 / std::sqrt(static_cast<double>(c.HS));
     const at::Tensor blocks = on_cpu(block_select(q, k, docs, docs, config, scale));
-    const at::Tensor twin = block_select_twin(exact(q), exact(k), host, host, config, scale);
+    const at::ScalarType kept = GetParam().dtype;
+    const at::Tensor twin = block_select_twin(exact(q), exact(k), host, host, config, scale, kept);
     ASSERT_EQ(blocks.sizes(), twin.sizes());
     EXPECT_EQ(blocks.scalar_type(), at::kInt);
     if (GetParam().dtype == at::kDouble) {
       EXPECT_TRUE(bit_equal(blocks, twin));
     } else {
-      const at::Tensor scores = block_scores_twin(exact(q), exact(k), host, host, config, scale);
+      const at::Tensor scores =
+          block_scores_twin(exact(q), exact(k), host, host, config, scale, kept);
       EXPECT_LE(expect_same_choice(blocks, twin, scores, 1e-5), c.docs.num_tokens * c.NKV / 100);
     }
   }
@@ -122,8 +124,9 @@ TEST_P(BlockSelect, QueriesInPiecesChooseTheSame) {
   const at::Tensor q = random({T, 4, 32}), k = random({T, 2, 32});
   const Documents whole = Documents::single(T, device());
   const at::Tensor all = on_cpu(block_select(q, k, whole, whole, config, 0.2));
-  const at::Tensor scores = block_scores_twin(exact(q), exact(k), Documents::single(T, at::kCPU),
-                                              Documents::single(T, at::kCPU), config, 0.2);
+  const at::Tensor scores =
+      block_scores_twin(exact(q), exact(k), Documents::single(T, at::kCPU),
+                        Documents::single(T, at::kCPU), config, 0.2, GetParam().dtype);
   for (const auto& [begin, end] :
        std::vector<std::pair<int64_t, int64_t>>{{0, 97}, {97, 255}, {255, 256}, {299, 300}}) {
     const at::Tensor piece = on_cpu(block_select(q.slice(0, begin, end), k.slice(0, 0, end),
