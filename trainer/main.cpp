@@ -33,9 +33,23 @@ void add_options(CLI::App& app, Arguments& a) {
                  "Write the hybrid of the run's newest checkpoint (or of --from) there, and stop");
 }
 
+// Before MPI has started: whether this is the rank that speaks.
+bool first_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  }
+  return true;
+}
+
 int run(int* argc, char*** argv, const Arguments& a) {
   std::unique_ptr<sala::Recipe> recipe = sala::read_recipe(a.recipe, a.set);
   if (a.check) return sala::check_recipe(*recipe, a.ranks);
+  if (!recipe->problems.empty()) {  // what it would find out later is told with it
+    std::vector<std::string> warnings;
+    const sala::CheckDevice device = sala::check_device(recipe->run);
+    sala::preflight(*recipe, {.device = device, .writes = first_rank()}, warnings);
+    recipe->problems.raise();
+  }
   sala::catch_stop_signals();
   sala::World world(argc, argv, recipe->run.device);
   if (world.rank() != 0) spdlog::set_level(spdlog::level::err);
@@ -49,14 +63,6 @@ int run(int* argc, char*** argv, const Arguments& a) {
   } catch (const std::exception& error) {
     world.abort(error.what());
   }
-}
-
-// Before MPI has started: whether this is the rank that speaks.
-bool first_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
-  }
-  return true;
 }
 
 void complain(const char* message) {

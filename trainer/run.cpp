@@ -32,7 +32,11 @@ Run::Run(Recipe& recipe, World& world, Metrics& metrics)
       metrics(metrics),
       folder(recipe.run.folder),
       source(read_model_config(recipe.source)),
-      tokenizer{tokenizer_hash(recipe.source), source.vocab_size} {}
+      tokenizer(tokenizer_of(recipe.source, source)) {}
+
+TokenizerIdentity tokenizer_of(const std::string& folder, const ModelConfig& source) {
+  return {tokenizer_hash(folder), source.vocab_size};
+}
 
 Model& Run::teacher() {
   if (!teacher_) {

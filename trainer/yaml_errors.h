@@ -1,0 +1,15 @@
+// What is wrong with a text that is no YAML, in our own words: the parser's name neither the usual
+// mistake nor what to do about it.
+#pragma once
+
+#include <string>
+
+#include "trainer/yaml_reader.h"
+
+namespace sala {
+
+// `parser_message` at line and column (from 1) of `text`. The place may be moved to the mistake.
+std::string explain_yaml_error(const std::string& text, const std::string& parser_message,
+                               YamlPlace& place);
+
+}  // namespace sala
