@@ -45,8 +45,9 @@ class Check {
       fmt::print(out_, "no estimate of memory, time and disk without a source model\n");
     }
     if (recipe_.run.device == "cuda" && !device_.here) {
-      fmt::print(out_, "\nNOTE: device: cuda, but {}: the recipe is planned for GPUs elsewhere, and "
-                       "does not start here.\n\n",
+      fmt::print(out_,
+                 "\nNOTE: device: cuda, but {}: the recipe is planned for GPUs elsewhere, and "
+                 "does not start here.\n\n",
                  num_gpus() < 0 ? "this program is built without CUDA" : "this machine has no GPU");
     }
     for (const std::string& line : warnings) fmt::print(out_, "warning: {}\n", line);
@@ -107,8 +108,8 @@ class Check {
       print_row(stage->name, plan.steps, amount_text(static_cast<double>(plan.tokens)),
                 bytes_text(plan.memory_bytes()), bytes_text(plan.weights_bytes),
                 bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
-                bytes_text(plan.activation_bytes + plan.batch_bytes), fmt::format("{:.2g}", plan.flops),
-                time_text(plan.flops / speed(context)));
+                bytes_text(plan.activation_bytes + plan.batch_bytes),
+                fmt::format("{:.2g}", plan.flops), time_text(plan.flops / speed(context)));
     }
     print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
               time_text(flops / speed(context)));

@@ -1,5 +1,5 @@
-// `sala-train --check`: what a recipe will do and cost, before anything is allocated, and everything
-// that would stop it (trainer/preflight.h); needs no GPU.
+// `sala-train --check`: what a recipe will do and cost, before anything is allocated, and
+// everything that would stop it (trainer/preflight.h); needs no GPU.
 #pragma once
 
 #include <ostream>

@@ -70,10 +70,9 @@ class FieldReader : public Fields {
   }
   void counts(const char* key, std::vector<int64_t>& value, Need need, const char*,
               CountRange range) override {
-    read_list(key, need, value,
-              [&](const YamlNode& node, const std::string& path, int64_t& x) {
-                read_count(node, path, range, x);
-              });
+    read_list(key, need, value, [&](const YamlNode& node, const std::string& path, int64_t& x) {
+      read_count(node, path, range, x);
+    });
   }
   void numbers(const char* key, std::vector<double>& value, Need need, const char*) override {
     read_list(key, need, value, [this](const YamlNode& node, const std::string& path, double& x) {
@@ -220,8 +219,7 @@ class FieldReader : public Fields {
     return true;
   }
 
-  void read_count(const YamlNode& node, const std::string& path, CountRange range,
-                  int64_t& value) {
+  void read_count(const YamlNode& node, const std::string& path, CountRange range, int64_t& value) {
     std::string text, error;
     if (!read_scalar(node, path, "a whole number", text)) return;
     if (!parse_count(text, range, value, error)) problems_.add_unread(path, error);

@@ -110,9 +110,10 @@ bool parse_number(const std::string& text, double& value, std::string& error) {
     return false;
   }
   if (status == std::errc::result_out_of_range || std::abs(parsed) > kMostNumber) {
-    error = fmt::format("expected a number between -{0} and {0} that is not too small for a double, "
-                        "but is {1}",
-                        format_number(kMostNumber), shown(text));
+    error = fmt::format(
+        "expected a number between -{0} and {0} that is not too small for a double, "
+        "but is {1}",
+        format_number(kMostNumber), shown(text));
     return false;
   }
   value = parsed;
@@ -167,9 +168,8 @@ bool is_plain_name(const std::string& text) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
   };
   return !text.empty() && text.size() <= kMostName && is_letter(text[0]) &&
-         std::all_of(text.begin(), text.end(), [&](char c) {
-           return is_letter(c) || (c >= '0' && c <= '9') || c == '-';
-         });
+         std::all_of(text.begin(), text.end(),
+                     [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '-'; });
 }
 
 std::string format_count(int64_t value) {

@@ -31,8 +31,8 @@ class NamePatternParser {
   struct Group {
     size_t opened_at = 0;
     std::vector<Part> alternatives;
-    Part sequence;      // of the alternative that is being read; none when in = -1
-    Part item;          // its last element, which a quantifier takes
+    Part sequence;  // of the alternative that is being read; none when in = -1
+    Part item;      // its last element, which a quantifier takes
   };
 
   [[noreturn]] void fail(const std::string& what, size_t at) const {
@@ -180,7 +180,8 @@ class NamePatternParser {
       }
       return lower == c ? set : ~set;
     }
-    if (std::isalnum(static_cast<unsigned char>(c))) fail(fmt::format("\\{} is not read here", c), begin);
+    if (std::isalnum(static_cast<unsigned char>(c)))
+      fail(fmt::format("\\{} is not read here", c), begin);
     return single(c);
   }
 

@@ -40,7 +40,8 @@ double batch_bytes(const PlanContext& context, const TokenBudget& budget) {
 ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
   const int64_t num_kept = std::min(recipe.num_kept(), source.num_layers);
   const bool converts =
-      num_kept > 0 || std::any_of(recipe.stages.begin(), recipe.stages.end(), [](const auto& stage) {
+      num_kept > 0 ||
+      std::any_of(recipe.stages.begin(), recipe.stages.end(), [](const auto& stage) {
         return stage->type() == "align" || stage->type() == "score";
       });
   if (!converts || source.is_hybrid()) return source;

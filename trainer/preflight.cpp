@@ -105,10 +105,11 @@ class Preflight {
       const TokenStore& first = sources_.begin()->second.stores().front();
       const TokenStore& mine = source.stores().front();
       if (mine.tokenizer_hash() == first.tokenizer_hash()) continue;
-      problems_.add("data.sources." + name + ".files",
-                    fmt::format("{} was made with another tokenizer than {}: run data/prepare again "
-                                "with one tokenizer.json",
-                                mine.path(), first.path()));
+      problems_.add(
+          "data.sources." + name + ".files",
+          fmt::format("{} was made with another tokenizer than {}: run data/prepare again "
+                      "with one tokenizer.json",
+                      mine.path(), first.path()));
     }
   }
 
@@ -137,17 +138,19 @@ class Preflight {
   void check_against_source(const Stage& stage) {
     const ModelConfig& source = context_->source;
     if (stage.needs_full_source() && source.is_hybrid()) {
-      problems_.add(stage.path,
-                    fmt::format("the source {} is a hybrid already; {} needs a full-attention model",
-                                shown(recipe_.source), stage.type()));
+      problems_.add(
+          stage.path,
+          fmt::format("the source {} is a hybrid already; {} needs a full-attention model",
+                      shown(recipe_.source), stage.type()));
     }
     const int64_t window = source.sliding_window;
     if (window > 0 && stage.longest_row() > window) {
-      problems_.add(stage.path,
-                    fmt::format("rows of {} tokens, but {} attends only {} tokens back "
-                                "(sliding_window) and is run here with full attention: use rows and "
-                                "prompts of at most {} tokens",
-                                stage.longest_row(), shown(recipe_.source), window, window));
+      problems_.add(
+          stage.path,
+          fmt::format("rows of {} tokens, but {} attends only {} tokens back "
+                      "(sliding_window) and is run here with full attention: use rows and "
+                      "prompts of at most {} tokens",
+                      stage.longest_row(), shown(recipe_.source), window, window));
     }
   }
 

@@ -1,5 +1,6 @@
-// Everything a run needs and a look at its surroundings can tell: the source folder, every store and
-// the needle set, the folders that will be written, device, memory and disk. One list of checks:
+// Everything a run needs and a look at its surroundings can tell: the source folder, every store
+// and the needle set, the folders that will be written, device, memory and disk. One list of
+// checks:
 // `--check` goes through it, and every run does before anything is computed. Reads headers, the
 // needle set and as many tokens as a held-out row has, not the data; needs no GPU.
 #pragma once
@@ -29,8 +30,8 @@ struct PreflightOptions {
   bool writes = true;       // whether this process makes the folders (rank 0)
 };
 
-// Adds every problem to the recipe's, and what may go wrong but need not to `warnings`. Returns what
-// a plan needs, when the source's config.json can be read.
+// Adds every problem to the recipe's, and what may go wrong but need not to `warnings`. Returns
+// what a plan needs, when the source's config.json can be read.
 std::optional<PlanContext> preflight(Recipe& recipe, const PreflightOptions& options,
                                      std::vector<std::string>& warnings);
 

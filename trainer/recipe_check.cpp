@@ -61,8 +61,7 @@ void check_order(const Stages& stages, bool all, Problems& problems) {
     const std::string type = stages[i]->type();
     const std::string& path = stages[i]->path;
     if (type == "swap" && i > swap) {
-      problems.add(path,
-                   fmt::format("swap may come once, and {} is one already", swap_at));
+      problems.add(path, fmt::format("swap may come once, and {} is one already", swap_at));
     }
     if ((type == "align" || type == "score") && i > swap) {
       problems.add(path, fmt::format("{} must come before swap ({}): it works on the "
@@ -70,9 +69,10 @@ void check_order(const Stages& stages, bool all, Problems& problems) {
                                      type, swap_at));
     }
     if (type == "train" && swaps && i < swap) {
-      problems.add(path, fmt::format("train must come after swap ({}), which builds the hybrid from "
-                                     "the source and would drop what was trained",
-                                     swap_at));
+      problems.add(path,
+                   fmt::format("train must come after swap ({}), which builds the hybrid from "
+                               "the source and would drop what was trained",
+                               swap_at));
     }
     if ((type == "distill" || type == "export") && i < swap && (swaps || all)) {
       problems.add(path, fmt::format("{} needs the hybrid: {}", type,
@@ -81,16 +81,22 @@ void check_order(const Stages& stages, bool all, Problems& problems) {
   }
 }
 
-// What stages hand on must have been made before.
+// What a stage takes over must be made before it. (Where the one that makes it comes too late,
+// check_order says so.)
 void check_inheritance(const Stages& stages, Problems& problems) {
+  const auto absent = [&](const char* type) {
+    return find_before(stages, type, stages.size()) == stages.size();
+  };
   for (size_t i = 0; i < stages.size(); ++i) {
     const Stage& stage = *stages[i];
     if (!problems.clean(stage.path)) continue;
-    if (stage.needs_mixers() && find_before(stages, "align", i) == stages.size()) {
+    const bool too_late =
+        stage.type() == "score" && find_before(stages, "align", i) == stages.size();
+    if (stage.needs_mixers() && (absent("align") || too_late)) {
       problems.add(stage.path, fmt::format("{} needs aligned mixers: put an align stage before it",
                                            stage.type()));
     }
-    if (stage.needs_scores() && find_before(stages, "score", i) == stages.size()) {
+    if (stage.needs_scores() && absent("score")) {
       problems.add(stage.path + ".keep",
                    "`keep` chooses by score: put a score stage before it (method: uniform costs "
                    "nothing), or name the layers instead");

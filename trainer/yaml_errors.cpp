@@ -22,8 +22,9 @@ struct Advice {
 const Advice kAdvice[] = {
     {"found while scanning alias", "* begins an alias (*name): put a pattern in quotes, \"*.h5\""},
     {"alias not found after *", "* begins an alias (*name): put a pattern in quotes, \"*.h5\""},
-    {"anchor is not defined", "* begins an alias, and no anchor (&name) before it has its name: put "
-                              "a pattern in quotes, \"*.h5\""},
+    {"anchor is not defined",
+     "* begins an alias, and no anchor (&name) before it has its name: put "
+     "a pattern in quotes, \"*.h5\""},
     {"anchor", "& begins an anchor (&name): put a text that begins with & in quotes"},
     {"tab", "a tab: YAML is indented with spaces only"},
     {"end of map flow", "a { is not closed with }"},
@@ -34,8 +35,9 @@ const Advice kAdvice[] = {
     {"escape", "a \\ in double quotes begins an escape: write \\\\, or use single quotes"},
     {"hexadecimal", "a \\ in double quotes begins an escape: write \\\\, or use single quotes"},
     {"unicode", "a \\ in double quotes begins an escape: write \\\\, or use single quotes"},
-    {"map value", "a ':' where no value can begin: put a text that holds ': ' in quotes, and look "
-                  "at the indentation"},
+    {"map value",
+     "a ':' where no value can begin: put a text that holds ': ' in quotes, and look "
+     "at the indentation"},
     {"map key", "a key where none can be: look at the indentation"},
     {"block entry", "a '- ' where no list element can be: look at the indentation"},
     {"end of map", "the indentation does not fit the lines before, or a ':' is missing"},
@@ -80,6 +82,27 @@ std::string explain_yaml_error(const std::string& text, const std::string& parse
     }
   }
   return fmt::format("not valid YAML: {}", shown(parser_message));
+}
+
+bool is_open_quote(const std::string& text, const YamlPlace& place) {
+  size_t at = 0;
+  for (int line = 1; line < place.line && at != std::string::npos; ++line) {
+    at = text.find('\n', at);
+    if (at != std::string::npos) ++at;
+  }
+  if (at == std::string::npos) return false;
+  at += static_cast<size_t>(place.column - 1);
+  if (at >= text.size() || (text[at] != '"' && text[at] != '\'')) return false;
+  const char quote = text[at];
+  for (++at; at < text.size(); ++at) {
+    if (quote == '"' && text[at] == '\\') {
+      ++at;
+    } else if (text[at] == quote) {
+      if (quote == '"' || at + 1 == text.size() || text[at + 1] != quote) return false;
+      ++at;  // '' stands for one
+    }
+  }
+  return true;
 }
 
 }  // namespace sala

@@ -12,4 +12,8 @@ namespace sala {
 std::string explain_yaml_error(const std::string& text, const std::string& parser_message,
                                YamlPlace& place);
 
+// Whether the text at `place` begins with a quote that nothing closes, which the parser takes for a
+// text up to the end of the file.
+bool is_open_quote(const std::string& text, const YamlPlace& place);
+
 }  // namespace sala

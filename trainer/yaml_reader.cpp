@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <tuple>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -36,10 +37,11 @@ class TreeBuilder {
                                "itself?)");
     }
     if (++num_nodes_ > kMaxNodes) {
-      throw std::runtime_error(fmt::format(
-          "{}: more than {} values, every alias counted as what it stands for: name many files by a "
-          "pattern, and look for aliases of aliases",
-          out.place.text(), kMaxNodes));
+      throw std::runtime_error(
+          fmt::format("{}: more than {} values, every alias counted as what it stands for: name "
+                      "many files by a "
+                      "pattern, and look for aliases of aliases",
+                      out.place.text(), kMaxNodes));
     }
     if (node.IsMap()) {
       out.kind = YamlNode::Kind::kMap;
@@ -50,9 +52,15 @@ class TreeBuilder {
     } else if (node.IsScalar()) {
       out.kind = YamlNode::Kind::kScalar;
       out.scalar = node.Scalar();
+      if (std::tie(out.place.line, out.place.column) > std::tie(last_.line, last_.column)) {
+        last_ = out.place;
+      }
     }
     return out;
   }
+
+  // Of the value that comes last in the text.
+  const YamlPlace& last_scalar() const { return last_; }
 
  private:
   YamlPlace place(const YAML::Mark& mark) const {
@@ -108,6 +116,7 @@ class TreeBuilder {
 
   std::string file_, origin_;
   int64_t num_nodes_ = 0;
+  YamlPlace last_;
   std::vector<YamlProblem>* problems_;
 };
 
@@ -171,7 +180,13 @@ YamlNode read_yaml_file(const std::string& path, std::vector<YamlProblem>& probl
       throw std::runtime_error(path + ": expected one YAML document, but '---' starts a second");
     }
     if (documents.empty()) return {};
-    return TreeBuilder(path, "", &problems).build(documents[0]);
+    TreeBuilder builder(path, "", &problems);
+    YamlNode root = builder.build(documents[0]);
+    if (is_open_quote(text, builder.last_scalar())) {
+      throw std::runtime_error(builder.last_scalar().text() +
+                               ": not valid YAML: this quote is opened and not closed");
+    }
+    return root;
   } catch (const YAML::Exception& error) {
     YamlPlace place{path, error.mark.line + 1, error.mark.column + 1};
     const std::string message = explain_yaml_error(text, error.msg, place);
@@ -184,8 +199,8 @@ YamlNode read_yaml_value(const std::string& text, const std::string& origin) {
     return TreeBuilder("", origin, nullptr).build(YAML::Load(text));
   } catch (const YAML::Exception& error) {
     YamlPlace place{origin, 1, error.mark.column + 1};
-    throw std::runtime_error(
-        fmt::format("{}: '{}': {}", origin, shown(text), explain_yaml_error(text, error.msg, place)));
+    throw std::runtime_error(fmt::format("{}: '{}': {}", origin, shown(text),
+                                         explain_yaml_error(text, error.msg, place)));
   }
 }
 

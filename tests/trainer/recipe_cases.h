@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -75,6 +76,16 @@ class TemporaryFolder {
  private:
   std::filesystem::path path_;
 };
+
+inline std::vector<std::string> shipped_recipes() {
+  std::vector<std::string> files;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(SALA_SOURCE_DIR) + "/recipes")) {
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path().string());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
 
 // `text` with the one place that says `from` saying `to`.
 inline std::string edited(std::string text, const std::string& from, const std::string& to) {
