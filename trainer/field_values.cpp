@@ -125,7 +125,8 @@ bool parse_path(const std::string& text, std::string& value, std::string& error)
     error = fmt::format("{} in '{}': write the path out", why, shown(text));
     return false;
   };
-  if (text.find('\0') != std::string::npos) return refuse("a zero byte");
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20; };
+  if (std::any_of(text.begin(), text.end(), is_control)) return refuse("a control character");
   for (size_t at = text.find('$'); at != std::string::npos; at = text.find('$', at + 1)) {
     const char next = at + 1 < text.size() ? text[at + 1] : ' ';
     if (std::isalpha(static_cast<unsigned char>(next)) || next == '_' || next == '{' ||
@@ -144,11 +145,10 @@ bool parse_path(const std::string& text, std::string& value, std::string& error)
   return true;
 }
 
-std::string shown(const std::string& text) {
-  constexpr size_t kMostShown = 80;
+std::string shown(const std::string& text, size_t most_bytes) {
   std::string out;
   size_t used = 0;
-  for (; used < text.size() && out.size() < kMostShown; ++used) {
+  for (; used < text.size() && out.size() < most_bytes; ++used) {
     const auto c = static_cast<unsigned char>(text[used]);
     if (c < 0x20 || c == 0x7f) {
       out += c == '\n' ? "\\n" : c == '\t' ? "\\t" : fmt::format("\\x{:02x}", c);

@@ -16,7 +16,7 @@ bool parse_number(const std::string& text, double& value, std::string& error);
 bool parse_path(const std::string& text, std::string& value, std::string& error);
 
 // Text from a file for a message: one line, control characters escaped, cut where it is long.
-std::string shown(const std::string& text);
+std::string shown(const std::string& text, size_t most_bytes = 80);
 // Letters, digits, _ and -, a letter first, at most kMostName: names become folder names and parts
 // of --set keys.
 inline constexpr size_t kMostName = 64;

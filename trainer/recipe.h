@@ -56,8 +56,8 @@ struct Recipe {
 };
 
 // `overrides`: "key.path=value" (stages by index or name: "stages.distill.tokens=8M").
-// Every mistake becomes one of the recipe's problems; what could not be read has its default. Throws
-// std::runtime_error where there is no YAML mapping to begin with.
+// Every mistake becomes one of the recipe's problems; what could not be read has its default.
+// Throws std::runtime_error where there is no YAML to begin with.
 std::unique_ptr<Recipe> read_recipe(const std::string& path,
                                     const std::vector<std::string>& overrides = {});
 // The recipe with every default filled in, as YAML that read_recipe reads back to the same recipe.

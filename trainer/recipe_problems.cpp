@@ -8,11 +8,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "trainer/field_values.h"
+
 namespace sala {
 
 namespace {
 
 constexpr size_t kMostLines = 50;
+constexpr size_t kMostBytes = 2000;  // of one line
 
 // "stages[2].distill.lr" -> "stages[2].distill" -> "stages[2]" -> "stages" -> "".
 std::string outer(const std::string& key) {
@@ -76,7 +79,7 @@ std::vector<std::string> RecipeProblems::lines() const {
     for (const std::string& part : {problem.key, problem.message}) {
       if (!part.empty()) line += (line.empty() ? "" : ": ") + part;
     }
-    lines.push_back(line);
+    lines.push_back(shown(line, kMostBytes));
   }
   return lines;
 }

@@ -40,7 +40,12 @@ stages:
       lr: 2e-3
       rules: [{match: self_attn, lr_scale: 2}]
   - train: {tokens: 8K, row_length: 256, batch_tokens: 512, data: {b: 1}, lr: 1e-3, schedule: wsd}
-  - evaluate: {sources: [a, b], tokens: 1K, row_length: 128, needle_lengths: [64, 150], needle_source: a}
+  - evaluate:
+      sources: [a, b]
+      tokens: 1K
+      row_length: 128
+      needle_lengths: [64, 150]
+      needle_source: a
   - export: {folder: out}
 )";
 

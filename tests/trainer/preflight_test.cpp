@@ -50,7 +50,8 @@ const Hopeless kHopeless[] = {
     {"folder: run,", "folder: /proc/run,", none, "run.folder: cannot "},
     {"batch_tokens: 512, data: {b", "batch_tokens: 1G, data: {b", none,
      "stages[4].train: needs about "},
-    {"sources: [a, b], tokens: 1K, row_length: 128, ", "sources: [b], tokens: 2, row_length: 2, ",
+    {"sources: [a, b]\n      tokens: 1K\n      row_length: 128",
+     "sources: [b]\n      tokens: 2\n      row_length: 2",
      [](const TemporaryFolder& folder) {
        write_store(folder / "b.h5", store_of({1, 1, 1}));
      },
