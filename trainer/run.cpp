@@ -54,12 +54,6 @@ void Run::make_student(const ModelConfig& config) {
   for (Weights& part : student.model->parts()) student.parts.push_back(make_trained(part));
 }
 
-void refuse_hybrid_source(const Run& run, const Stage& stage) {
-  if (!run.source.is_hybrid()) return;
-  throw SharedError("stage " + stage.name + ": the source " + run.recipe.source +
-                    " is a hybrid already; " + stage.type() + " needs a full-attention model");
-}
-
 std::vector<int64_t> kept_layers(const ModelConfig& hybrid) {
   std::vector<int64_t> kept;
   for (int64_t l = 0; l < hybrid.num_layers; ++l) {

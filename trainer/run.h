@@ -57,9 +57,6 @@ struct Run {
   std::unique_ptr<Model> teacher_;
 };
 
-// Throws on all ranks: align, score and swap need a full-attention source.
-void refuse_hybrid_source(const Run& run, const Stage& stage);
-
 // Which token stores belong to a source folder: those made with its tokenizer.json.
 TokenizerIdentity tokenizer_of(const std::string& folder, const ModelConfig& source);
 

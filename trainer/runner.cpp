@@ -104,6 +104,7 @@ class Runner {
 
   // Before anything is computed: all that stages still to run will need.
   void check_before_start() {
+    if (start_.stage_index == static_cast<int64_t>(recipe_.stages.size())) return;  // all is done
     world_.together("", [&] {
       const CheckDevice device = check_device(world_.device());
       const bool continues = !start_folder_.empty() && options_.from.empty();

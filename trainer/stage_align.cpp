@@ -59,7 +59,6 @@ class AlignStage : public Stage {
 
   void begin(Run& run) override {
     run_ = &run;
-    refuse_hybrid_source(run, *this);
     run.teacher();  // reading it is collective: ranks without rows must join
     config_ = hybrid_config(run.source, {}, run.recipe.model.sparse, false);
     fresh_ = run.aligned.empty();

@@ -125,8 +125,8 @@ class EvaluateStage : public Stage {
       constexpr int64_t kMostRows = 4096;  // where more are measured, others may have targets
       const int64_t num_rows = std::max<int64_t>(1, options.tokens / options.row_length);
       const auto seed = static_cast<uint64_t>(inputs.recipe.run.seed);
-      const auto rows = plan_eval_rows(source->second, options.row_length,
-                                       std::min(num_rows, kMostRows), seed);
+      const auto rows =
+          plan_eval_rows(source->second, options.row_length, std::min(num_rows, kMostRows), seed);
       const bool any = std::any_of(rows.begin(), rows.end(), [&](const RowPlan& row) {
         return count_targets(std::span(&source->second, 1), row) > 0;
       });
@@ -142,8 +142,8 @@ class EvaluateStage : public Stage {
     const int64_t used = std::min(options.needles_per_cell, needles.size());
     int64_t longest = 0;
     for (int64_t i = 0; i < used; ++i) {
-      longest = std::max(longest, static_cast<int64_t>(needles[i].needle.size() +
-                                                       needles[i].question.size()));
+      longest = std::max(
+          longest, static_cast<int64_t>(needles[i].needle.size() + needles[i].question.size()));
     }
     for (int64_t length : options.needle_lengths) {
       if (length > longest) continue;

@@ -38,16 +38,15 @@ class ExportStage : public Stage {
     for (const auto& [key, other] :
          {std::pair{"run.folder", recipe.run.folder}, {"source", recipe.source}}) {
       if (!problems.knows(key) || other.empty() || !lies_in(other, folder_)) continue;
-      problems.add(path + ".folder",
-                   fmt::format("{} would hold {}, {}: choose a folder of its own",
-                               shown(folder_), key, shown(other)));
+      problems.add(path + ".folder", fmt::format("{} would hold {}, {}: choose a folder of its own",
+                                                 shown(folder_), key, shown(other)));
     }
     for (const auto& stage : recipe.stages) {
       const auto* other = dynamic_cast<const ExportStage*>(stage.get());
       if (other == this) break;
       if (other != nullptr && lies_in(other->folder_, folder_)) {
-        problems.add(path + ".folder", fmt::format("{} exports to {} already", other->name,
-                                                   shown(other->folder_)));
+        problems.add(path + ".folder",
+                     fmt::format("{} exports to {} already", other->name, shown(other->folder_)));
       }
     }
   }

@@ -68,9 +68,9 @@ class ScoreStage : public Stage {
       check_sources(path + ".data", data_, recipe, problems);
     }
     if (problems.knows(path + ".row_length") && recall_span_ > row_length_ / 4) {
-      problems.add(path + ".recall_span",
-                   fmt::format("{} must be at most a quarter of row_length {}", recall_span_,
-                               row_length_));
+      problems.add(
+          path + ".recall_span",
+          fmt::format("{} must be at most a quarter of row_length {}", recall_span_, row_length_));
     }
   }
 
@@ -109,7 +109,6 @@ class ScoreStage : public Stage {
   }
 
   void begin(Run& run) override {
-    refuse_hybrid_source(run, *this);
     if (method_ == "kl") run.teacher();  // reading it is collective; not every rank has an item
     num_layers_ = run.source.num_layers;
     num_ranks_ = run.world.size();

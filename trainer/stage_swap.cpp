@@ -86,7 +86,7 @@ class SwapStage : public Stage {
     return layers_.empty() ? keep_ : static_cast<int64_t>(layers_.size());
   }
 
-  void begin(Run& run) override { refuse_hybrid_source(run, *this); }
+  void begin(Run&) override {}
 
   bool advance(Run& run) override {
     if (done_) return false;

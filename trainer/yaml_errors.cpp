@@ -45,7 +45,7 @@ const Advice kAdvice[] = {
     {"unknown token", "no value can begin with this character: put the text in quotes"},
     {"tag", "! begins a tag: put a text that begins with ! in quotes"},
     {"directive", "% begins a directive: put a text that begins with % in quotes"},
-    {"cursion", "nested too deeply"},  // of lists and mappings within each other
+    {"bad file", "lists and mappings are nested too deeply"},
 };
 
 std::vector<std::string> lines_of(const std::string& text) {
