@@ -324,7 +324,8 @@ TEST(RecipeErrors, HugeTextsGiveShortMessages) {
     EXPECT_LT(found.size(), 2000u) << from;
     EXPECT_EQ(found.find('\n'), std::string::npos) << found;
   }
-  EXPECT_NE(complaint(folder, edited(kGood, "seed: 3", "seed: " + repeated("[", 1000)))
+  EXPECT_NE(complaint(folder, edited(kGood, "seed: 3",
+                                     "seed: " + repeated("[", 1000) + repeated("]", 1000)))
                 .find("nested too deeply"),
             std::string::npos);
   const std::string many = complaint(folder, kGood + "\"a\\nb\": 1\nc: 1\nd: {x: \"1\\n2\"}\n");

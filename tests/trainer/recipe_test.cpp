@@ -69,6 +69,8 @@ TEST(Recipe, OverridesReachEveryKindOfKey) {
            {"stages[3].distill.tokens=40K", "\n      tokens: 40K\n"},
            {"stages.3.tokens=40K", "\n      tokens: 40K\n"},
            {"stages.distill.rules[0].lr_scale=7", "\n          lr_scale: 7\n"},
+           {"stages.swap.force_ends=false", "\n      force_ends: false\n"},
+           {"stages.train.lr=2e-5", "\n      lr: 2e-05\n"},
            {"stages.train.name=last", "\n      name: last\n"}}) {
     EXPECT_EQ(printed_with(folder, {}).find(line), std::string::npos) << assignment;
     EXPECT_NE(printed_with(folder, {assignment}).find(line), std::string::npos) << assignment;
