@@ -26,7 +26,8 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--set", a.set, "Overrides: key.path=value, e.g. stages.distill.tokens=8M")
       ->allow_extra_args(false);
   app.add_flag("--check", a.check, "Check the recipe, print plan and estimates, and stop");
-  app.add_option("--ranks", a.ranks, "With --check: ranks to plan for");
+  app.add_option("--ranks", a.ranks, "With --check: ranks to plan for")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option("--from", a.runner.from, "Start a new run from this checkpoint folder");
   app.add_option("--export", a.runner.export_to,

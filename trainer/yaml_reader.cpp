@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <system_error>
 #include <tuple>
 #include <unordered_set>
 
@@ -121,7 +122,8 @@ class TreeBuilder {
 };
 
 std::string read_file(const std::string& path) {
-  if (std::filesystem::is_directory(path)) {
+  std::error_code none;
+  if (std::filesystem::is_directory(path, none)) {
     throw std::runtime_error(path + ": expected a recipe (a YAML file), but it is a folder");
   }
   std::ifstream in(path, std::ios::binary);
