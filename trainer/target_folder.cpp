@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <system_error>
 #include <vector>
 
@@ -86,7 +87,7 @@ double free_bytes(const std::string& folder) {
   std::vector<fs::path> missing;
   std::error_code error;
   const fs::space_info space = fs::space(nearest(folder, missing), error);
-  return error ? 0 : static_cast<double>(space.available);
+  return error ? std::numeric_limits<double>::infinity() : static_cast<double>(space.available);
 }
 
 }  // namespace sala

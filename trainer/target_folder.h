@@ -15,7 +15,7 @@ std::string why_no_export(const std::string& folder);
 // Whether `path` is FOLDER or lies in it, by their names alone.
 bool lies_in(const std::string& path, const std::string& folder);
 
-// Free bytes where FOLDER is or will be.
+// Free bytes where FOLDER is or will be; infinity where the file system does not tell.
 double free_bytes(const std::string& folder);
 
 }  // namespace sala
