@@ -36,7 +36,7 @@ Row read_row(const std::vector<Source>& sources, const RowPlan& plan) {
   return row;
 }
 
-std::int64_t count_targets(const std::vector<Source>& sources, const RowPlan& plan) {
+std::int64_t count_targets(std::span<const Source> sources, const RowPlan& plan) {
   std::int64_t total = 0;
   for (const Piece& piece : plan) {
     const Source::Place place = sources[piece.source].place(piece.document);

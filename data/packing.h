@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "data/source.h"
@@ -36,6 +37,6 @@ Row read_row(const std::vector<Source>& sources, const RowPlan& plan);
 
 // The sum of loss_weight of read_row(plan), from document structure alone, or from the loss masks
 // where there are any.
-std::int64_t count_targets(const std::vector<Source>& sources, const RowPlan& plan);
+std::int64_t count_targets(std::span<const Source> sources, const RowPlan& plan);
 
 }  // namespace sala

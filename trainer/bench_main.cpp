@@ -10,8 +10,8 @@ namespace {
 int64_t size_of(const std::string& option, const std::string& text) {
   int64_t value = 0;
   std::string error;
-  if (!sala::parse_count(text, value, error)) throw CLI::ValidationError(option, error);
-  if (value < 1) throw CLI::ValidationError(option, "expected at least 1, got " + text);
+  const sala::CountRange range{1, sala::kMostRowTokens};
+  if (!sala::parse_count(text, range, value, error)) throw CLI::ValidationError(option, error);
   return value;
 }
 

@@ -1,55 +1,28 @@
-// --check: the printed plan of a recipe and everything that would stop it.
+// --check: the printed plan of a recipe.
 #include "trainer/check.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <iostream>
-#include <stdexcept>
+#include <optional>
 #include <thread>
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
 
-#include "data/source.h"
-#include "model/convert.h"
 #include "trainer/amount_text.h"
 #include "trainer/device_info.h"
 #include "trainer/flops.h"
-#include "trainer/hf_folder.h"
+#include "trainer/plan.h"
+#include "trainer/target_folder.h"
 
 namespace sala {
 
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr double kCpuCoreFlops = 60e9;   // fp32 matrix products, one core of a current server
 constexpr double kAssumedPeak = 989e12;  // H100 SXM, dense bf16
 constexpr double kAssumedMfu = 0.4;      // of models at least this wide; narrower ones reach less,
 constexpr double kWideModel = 4096;      // about in proportion, because launches then take the time
-
-bool has_stage(const Recipe& recipe, const std::string& type) {
-  return std::any_of(recipe.stages.begin(), recipe.stages.end(),
-                     [&](const auto& stage) { return stage->type() == type; });
-}
-
-// As many sparse layers as the recipe keeps, evenly spread: which ones makes no difference here.
-// Without a swap: all lightning where mixers are aligned, else the source itself (plain training).
-ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
-  const int64_t num_kept = recipe.num_kept();
-  if (num_kept == 0 && !has_stage(recipe, "align") && !has_stage(recipe, "score")) return source;
-  std::vector<int64_t> kept;
-  for (int64_t i = 0; i < num_kept; ++i) {
-    kept.push_back(num_kept == 1 ? 0 : i * (source.num_layers - 1) / (num_kept - 1));
-  }
-  return hybrid_config(source, kept, recipe.model.sparse, recipe.model.qk_norm == "keep");
-}
-
-// fp32 lightning mixers of all layers.
-double mixer_bytes(const PlanContext& context) {
-  return 4.0 * static_cast<double>(mixer_parameters(context.hybrid, Mixer::kLightning) *
-                                   context.source.num_layers);
-}
 
 class Check {
  public:
@@ -57,59 +30,33 @@ class Check {
       : recipe_(recipe), device_(device), num_ranks_(num_ranks), out_(out) {}
 
   int run() {
-    fmt::print(out_, "# {}, resolved\n{}\n", recipe_.path, resolved_yaml(recipe_));
-    check_data();
-    check_source();
-    for (const std::string& problem : problems_) fmt::print(out_, "problem: {}\n", problem);
-    if (problems_.empty()) fmt::print(out_, "ok: this recipe can run\n");
-    return problems_.empty() ? 0 : 2;
+    const RecipeProblems& problems = recipe_.problems;
+    if (problems.empty()) {
+      fmt::print(out_, "# {}, resolved\n{}\n", recipe_.path, resolved_yaml(recipe_));
+    }
+    std::vector<std::string> warnings;
+    const PreflightOptions options{device_, num_ranks_, num_ranks_};
+    const std::optional<PlanContext> context = preflight(recipe_, options, warnings);
+    if (context && problems.clean("model")) {
+      print_models(*context);
+      print_stages(*context);
+      print_disk(*context);
+    } else if (!context) {
+      fmt::print(out_, "no estimate of memory, time and disk without a source model\n");
+    }
+    if (recipe_.run.device == "cuda" && !device_.here) {
+      fmt::print(out_,
+                 "\nNOTE: device: cuda, but {}: the recipe is planned for GPUs elsewhere, and "
+                 "does not start here.\n\n",
+                 num_gpus() < 0 ? "this program is built without CUDA" : "this machine has no GPU");
+    }
+    for (const std::string& line : warnings) fmt::print(out_, "warning: {}\n", line);
+    for (const std::string& line : problems.lines()) fmt::print(out_, "problem: {}\n", line);
+    if (problems.empty()) fmt::print(out_, "ok: this recipe can run\n");
+    return problems.empty() ? 0 : 2;
   }
 
  private:
-  template <class... Args>
-  void problem(fmt::format_string<Args...> format, Args&&... args) {
-    problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
-  }
-
-  void check_data() {
-    for (const auto& [name, options] : recipe_.data.sources) {
-      for (const std::string& pattern : options.files) {
-        try {
-          expand_globs({pattern});
-        } catch (const std::runtime_error& error) {
-          problem("data.sources.{}.files: {}", name, error.what());
-        }
-      }
-    }
-    const std::string& needles = recipe_.data.needles;
-    if (!needles.empty() && !fs::exists(needles)) problem("data.needles: no file {}", needles);
-  }
-
-  void check_source() {
-    if (!fs::exists(recipe_.source + "/config.json")) {
-      problem(
-          "source: {} has no config.json; without it there is no estimate of memory, time and "
-          "disk",
-          recipe_.source);
-      return;
-    }
-    try {
-      const ModelConfig source = read_model_config(recipe_.source);
-      if (recipe_.num_kept() > source.num_layers) {
-        problem("swap keeps {} layers, but the source has {}", recipe_.num_kept(),
-                source.num_layers);
-        return;
-      }
-      const PlanContext context{recipe_, source, planned_hybrid(recipe_, source), num_ranks_,
-                                device_.cuda};
-      print_models(context);
-      print_stages(context);
-      check_disk(context);
-    } catch (const std::runtime_error& error) {
-      problem("source: {}", error.what());
-    }
-  }
-
   void print_models(const PlanContext& context) {
     const ModelConfig& source = context.source;
     fmt::print(out_, "source: {}, {} layers, width {}, {} parameters, context {}\n", source.family,
@@ -154,15 +101,15 @@ class Check {
     double flops = 0;
     double tokens = 0;
     for (const auto& stage : recipe_.stages) {
+      if (!recipe_.problems.clean(stage->path)) continue;
       const StagePlan plan = stage->plan(context);
       flops += plan.flops;
       tokens += static_cast<double>(plan.tokens);
       print_row(stage->name, plan.steps, amount_text(static_cast<double>(plan.tokens)),
                 bytes_text(plan.memory_bytes()), bytes_text(plan.weights_bytes),
                 bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
-                bytes_text(plan.activation_bytes), fmt::format("{:.2g}", plan.flops),
-                time_text(plan.flops / speed(context)));
-      check_memory(*stage, plan);
+                bytes_text(plan.activation_bytes + plan.batch_bytes),
+                fmt::format("{:.2g}", plan.flops), time_text(plan.flops / speed(context)));
     }
     print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
               time_text(flops / speed(context)));
@@ -171,67 +118,36 @@ class Check {
                "checkpoints come on top.\n\n");
   }
 
-  void check_memory(const Stage& stage, const StagePlan& plan) {
-    if (device_.memory_bytes == 0) return;
-    // CPU ranks of this machine share its memory.
-    const double needed = plan.memory_bytes() * static_cast<double>(device_.cuda ? 1 : num_ranks_);
-    if (needed <= device_.memory_bytes) return;
-    problem("stage {}: needs about {} of memory{}, but there are {}", stage.name,
-            bytes_text(needed), device_.cuda ? " per GPU" : " in this machine",
-            bytes_text(device_.memory_bytes));
-  }
-
-  void check_disk(const PlanContext& context) {
-    // A stage boundary holds the weights alone (the mixers before the swap), and all of them are
-    // kept; inside a stage the optimizer's state comes with them, for the newest few.
-    const double hybrid_bytes = 4.0 * static_cast<double>(num_parameters(context.hybrid));
-    double boundaries = 0, largest = 0, exported = 0;
-    bool aligned = false, swapped = false;
-    for (const auto& stage : recipe_.stages) {
-      const std::string type = stage->type();
-      aligned = aligned || type == "align";
-      swapped = swapped || type == "swap" || type == "train";
-      if (swapped || aligned) boundaries += swapped ? hybrid_bytes : mixer_bytes(context);
-      if (type == "export") exported += hybrid_bytes / 2;
-      if (stage->save_every > 0) largest = std::max(largest, stage->plan(context).checkpoint_bytes);
-    }
-    // One more than is kept: the old one goes when the new one is whole.
-    const double inside = static_cast<double>(recipe_.run.keep_checkpoints + 1) * largest;
-    const double needed = boundaries + inside + exported;
-    fs::path place = fs::absolute(recipe_.run.folder);
-    while (!fs::exists(place) && place.has_relative_path()) place = place.parent_path();
-    const double free = static_cast<double>(fs::space(place).available);
+  void print_disk(const PlanContext& context) {
+    const DiskPlan disk = plan_disk(context);
     fmt::print(out_, "disk: {} at stage boundaries, {} inside stages, {} exported; {} free at {}\n",
-               bytes_text(boundaries), bytes_text(inside), bytes_text(exported), bytes_text(free),
-               recipe_.run.folder);
-    if (needed > free) {
-      problem("run.folder: the run needs about {} of disk, but {} has {} free", bytes_text(needed),
-              place.string(), bytes_text(free));
-    }
+               bytes_text(disk.boundaries), bytes_text(disk.inside), bytes_text(disk.exported),
+               bytes_text(free_bytes(recipe_.run.folder)), recipe_.run.folder);
   }
 
   Recipe& recipe_;
   const CheckDevice& device_;
   int64_t num_ranks_;
   std::ostream& out_;
-  std::vector<std::string> problems_;
 };
 
 }  // namespace
 
-CheckDevice check_device(const RunOptions& run) {
-  if (run.device != "cpu" && num_gpus() > 0) {
-    const at::Device gpu(at::kCUDA, 0);
-    const double peak = device_peak_flops(gpu);
-    return {true, device_name(gpu), device_memory_bytes(gpu), peak > 0 ? peak : kAssumedPeak};
-  }
-  if (run.device == "cuda") {
-    return {true, "no GPU here; planned for H100s, memory not compared", 0, kAssumedPeak};
+CheckDevice check_device(at::Device device) {
+  const double memory = device_memory_bytes(device);
+  if (device.is_cuda()) {
+    const double peak = device_peak_flops(device);
+    return {true, device_name(device), memory, peak > 0 ? peak : kAssumedPeak};
   }
   const double cores = std::max(1u, std::thread::hardware_concurrency());
-  const double memory = device_memory_bytes(at::kCPU);
   return {false, fmt::format("CPU, {:.0f} cores, {}", cores, bytes_text(memory)), memory,
           cores * kCpuCoreFlops};
+}
+
+CheckDevice check_device(const RunOptions& run) {
+  if (run.device != "cpu" && num_gpus() > 0) return check_device(at::Device(at::kCUDA, 0));
+  if (run.device != "cuda") return check_device(at::Device(at::kCPU));
+  return {true, "no GPU here; planned for H100s, memory not compared", 0, kAssumedPeak, false};
 }
 
 int check_recipe(Recipe& recipe, const CheckDevice& device, int64_t num_ranks, std::ostream& out) {

@@ -1,13 +1,11 @@
-// What a run checks before its first step, so that nothing it will need in a later stage fails
-// hours in.
+// What a run checks before its first step beside trainer/preflight.h: that the data is whole.
 #pragma once
 
 #include "trainer/run.h"
 
 namespace sala {
 
-// Every token store (tokenizer, checksum; the files are shared out over the ranks), the needle set,
-// and that no row or prompt is longer than the source model can say something about. Throws one
+// Every token store (tokenizer, checksum; the files are shared out over the ranks). Throws one
 // error.
 void check_inputs(const Run& run);
 

@@ -23,8 +23,8 @@ class FieldReader : public Fields {
   FieldReader(const YamlNode& node, std::string path, RecipeProblems& problems)
       : node_(node), path_(std::move(path)), problems_(problems) {}
 
-  void count(const char* key, int64_t& value, Need need, const char*) override {
-    if (const YamlNode* node = take(key, need)) read_count(*node, join(path_, key), value);
+  void count(const char* key, int64_t& value, Need need, const char*, CountRange range) override {
+    if (const YamlNode* node = take(key, need)) read_count(*node, join(path_, key), range, value);
   }
   void number(const char* key, double& value, Need need, const char*) override {
     if (const YamlNode* node = take(key, need)) read_number(*node, join(path_, key), value);
@@ -36,13 +36,21 @@ class FieldReader : public Fields {
     if (text == "true" || text == "false") {
       value = text == "true";
     } else {
-      problems_.add(join(path_, key), "expected true or false, but is '" + text + "'");
+      problems_.add_unread(join(path_, key),
+                           fmt::format("expected true or false, but is '{}'", shown(text)));
     }
   }
   void text(const char* key, std::string& value, Need need, const char*) override {
     const YamlNode* node = take(key, need);
     if (node == nullptr || !read_scalar(*node, join(path_, key), "text", value)) return;
-    if (value.empty() && need == Need::kRequired) problems_.add(join(path_, key), "is empty");
+    if (value.empty() && need == Need::kRequired) {
+      problems_.add_unread(join(path_, key), "is empty");
+    }
+  }
+  void path(const char* key, std::string& value, Need need, const char* help) override {
+    std::string written = value;
+    text(key, written, need, help);
+    read_path(written, join(path_, key), value);
   }
   void choice(const char* key, std::string& value, std::vector<std::string> choices, Need need,
               const char*) override {
@@ -57,11 +65,13 @@ class FieldReader : public Fields {
     }
     const std::string near = nearest_word(text, choices);
     const std::string hint = near.empty() ? "" : "; did you mean '" + near + "'?";
-    problems_.add(join(path_, key), fmt::format("expected {}, but is '{}'{}", what, text, hint));
+    problems_.add_unread(join(path_, key),
+                         fmt::format("expected {}, but is '{}'{}", what, shown(text), hint));
   }
-  void counts(const char* key, std::vector<int64_t>& value, Need need, const char*) override {
-    read_list(key, need, value, [this](const YamlNode& node, const std::string& path, int64_t& x) {
-      read_count(node, path, x);
+  void counts(const char* key, std::vector<int64_t>& value, Need need, const char*,
+              CountRange range) override {
+    read_list(key, need, value, [&](const YamlNode& node, const std::string& path, int64_t& x) {
+      read_count(node, path, range, x);
     });
   }
   void numbers(const char* key, std::vector<double>& value, Need need, const char*) override {
@@ -73,6 +83,13 @@ class FieldReader : public Fields {
     read_list(key, need, value,
               [this](const YamlNode& node, const std::string& path, std::string& x) {
                 read_scalar(node, path, "text", x);
+              });
+  }
+  void paths(const char* key, std::vector<std::string>& value, Need need, const char*) override {
+    read_list(key, need, value,
+              [this](const YamlNode& node, const std::string& path, std::string& x) {
+                std::string written;
+                if (read_scalar(node, path, "a path", written)) read_path(written, path, x);
               });
   }
   void weights(const char* key, std::map<std::string, double>& value, Need need,
@@ -118,7 +135,6 @@ class FieldReader : public Fields {
                 const std::function<void(size_t, const std::string&, Fields&)>& describe) override {
     const YamlNode* node = take(key, need);
     if (node == nullptr || !expect(*node, Kind::kList, join(path_, key), "a list")) return;
-    size_t num_good = 0;
     for (size_t i = 0; i < node->items.size(); ++i) {
       const YamlNode& item = node->items[i];
       const std::string path = fmt::format("{}[{}]", join(path_, key), i);
@@ -126,13 +142,15 @@ class FieldReader : public Fields {
       if (item.kind != Kind::kMap || item.members.size() != 1) {
         problems_.add(path, fmt::format("expected '- type: {{options}}' with one type, but is {}{}",
                                         what_it_is(item), several_keys(item)));
+        problems_.mark_unread(join(path_, key) + "[*]");
         continue;
       }
       const YamlMember& member = item.members[0];
       if (std::find(types.begin(), types.end(), member.key) == types.end()) {
         problems_.add_at(
             member.place, path,
-            fmt::format("unknown type '{}'{}", member.key, suggest(member.key, types)));
+            fmt::format("unknown type '{}'{}", shown(member.key), suggest(member.key, types)));
+        problems_.mark_unread(join(path_, key) + "[*]");
         continue;
       }
       const std::string inner = join(path, member.key);
@@ -141,8 +159,7 @@ class FieldReader : public Fields {
       YamlNode options = member.value;
       if (options.kind == Kind::kNull) options.kind = Kind::kMap;
       read_fields(options, inner, problems_,
-                  [&](Fields& fields) { describe(num_good, member.key, fields); });
-      ++num_good;
+                  [&](Fields& fields) { describe(i, member.key, fields); });
     }
   }
 
@@ -153,12 +170,14 @@ class FieldReader : public Fields {
     for (const YamlMember& member : node_.members) {
       if (std::find(known_.begin(), known_.end(), member.key) != known_.end()) continue;
       meant.push_back(nearest_word(member.key, known_));
-      problems_.add_at(member.place, join(path_, member.key),
+      problems_.add_at(member.place, join(path_, shown(member.key)),
                        "unknown key" + suggest(member.key, known_));
     }
     for (const std::string& key : missing_) {
-      if (std::find(meant.begin(), meant.end(), key) != meant.end()) continue;
-      problems_.add(join(path_, key), "missing: this key is required");
+      if (std::find(meant.begin(), meant.end(), key) == meant.end()) {
+        problems_.add(join(path_, key), "missing: this key is required");
+      }
+      problems_.mark_unread(join(path_, key));
     }
   }
 
@@ -168,7 +187,7 @@ class FieldReader : public Fields {
     std::vector<std::string> keys;
     for (const YamlMember& member : item.members) keys.push_back(member.key);
     return fmt::format(" with {} keys ({}); indent the options below the type", keys.size(),
-                       fmt::join(keys, ", "));
+                       shown(fmt::format("{}", fmt::join(keys, ", "))));
   }
 
   const YamlNode* take(const char* key, Need need) {
@@ -184,27 +203,37 @@ class FieldReader : public Fields {
 
   bool expect(const YamlNode& node, Kind kind, const std::string& path, const char* what) {
     if (node.kind == kind) return true;
-    problems_.add(path, fmt::format("expected {}, but is {}", what, what_it_is(node)));
+    problems_.add_unread(path, fmt::format("expected {}, but is {}", what, what_it_is(node)));
     return false;
   }
 
   bool read_scalar(const YamlNode& node, const std::string& path, const char* what,
                    std::string& value) {
     if (!expect(node, Kind::kScalar, path, what)) return false;
+    if (node.scalar.size() > kMostText) {
+      problems_.add_unread(path, fmt::format("expected {}, at most {} bytes, but is '{}'", what,
+                                             kMostText, shown(node.scalar)));
+      return false;
+    }
     value = node.scalar;
     return true;
   }
 
-  void read_count(const YamlNode& node, const std::string& path, int64_t& value) {
+  void read_count(const YamlNode& node, const std::string& path, CountRange range, int64_t& value) {
     std::string text, error;
     if (!read_scalar(node, path, "a whole number", text)) return;
-    if (!parse_count(text, value, error)) problems_.add(path, error);
+    if (!parse_count(text, range, value, error)) problems_.add_unread(path, error);
   }
 
   void read_number(const YamlNode& node, const std::string& path, double& value) {
     std::string text, error;
     if (!read_scalar(node, path, "a number", text)) return;
-    if (!parse_number(text, value, error)) problems_.add(path, error);
+    if (!parse_number(text, value, error)) problems_.add_unread(path, error);
+  }
+
+  void read_path(const std::string& written, const std::string& path, std::string& value) {
+    std::string error;
+    if (!parse_path(written, value, error)) problems_.add_unread(path, error);
   }
 
   template <class T, class Read>
@@ -236,11 +265,11 @@ class FieldReader : public Fields {
 
 void read_fields(const YamlNode& node, const std::string& path, RecipeProblems& problems,
                  const std::function<void(Fields&)>& describe) {
-  if (node.kind != Kind::kMap) {
-    problems.add(path, "expected a mapping, but is " + what_it_is(node));
-    return;
-  }
-  FieldReader reader(node, path, problems);
+  static const YamlNode kNoKeys{Kind::kMap, {}, {}, {}, {}};
+  const bool readable = node.kind == Kind::kMap;
+  if (!readable) problems.add_unread(path, "expected a mapping, but is " + what_it_is(node));
+  // Described all the same: what is called by this path exists, whatever its options are.
+  FieldReader reader(readable ? node : kNoKeys, path, problems);
   describe(reader);
   reader.finish();
 }

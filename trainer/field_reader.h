@@ -1,5 +1,5 @@
 // Fields from a YAML tree: fills the structs, and collects every problem with its place. Nothing is
-// thrown for a bad value; the caller asks for problems() at the end.
+// thrown for a bad value; it keeps its default and is marked as unread.
 #pragma once
 
 #include <functional>

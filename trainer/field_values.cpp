@@ -5,9 +5,9 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
-#include <regex>
 
 #include <fmt/format.h>
 
@@ -29,6 +29,22 @@ int64_t unit_of(char letter) {
   return 0;
 }
 
+// A plus sign before digits, which from_chars does not take.
+bool has_plus(const std::string& text) {
+  return text.size() > 1 && text[0] == '+' && text[1] != '-' && text[1] != '+';
+}
+
+// Letters, digits and what paths are made of; not a digit or - first.
+bool needs_no_quotes(const std::string& text) {
+  const auto plain = [](unsigned char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.' || c == '/';
+  };
+  return !text.empty() && plain(text[0]) &&
+         std::all_of(text.begin(), text.end(), [&](unsigned char c) {
+           return plain(c) || (c >= '0' && c <= '9') || c == '-';
+         });
+}
+
 // Edits (insert, delete, replace, swap of neighbours) between two words.
 size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
@@ -48,29 +64,35 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-bool parse_count(const std::string& text, int64_t& value, std::string& error) {
+bool parse_count(const std::string& text, CountRange range, int64_t& value, std::string& error) {
   static const std::string kForm = "a whole number, optionally with K, M or G (1024-based)";
   if (!text.empty() && text[0] == '-') {
-    error = fmt::format("must not be negative: {}", text);
+    error = fmt::format("must not be negative: {}", shown(text));
     return false;
   }
   int64_t digits = 0;
+  const char* begin = text.data() + (has_plus(text) ? 1 : 0);
   const char* end = text.data() + text.size();
-  const auto [stop, status] = std::from_chars(text.data(), end, digits);
+  const auto [stop, status] = std::from_chars(begin, end, digits);
   int64_t unit = 1;
   if (stop != end && stop + 1 == end) unit = unit_of(*stop);
   const bool form = status != std::errc::invalid_argument && unit != 0 && stop + 1 >= end;
   if (!form) {
-    error = fmt::format("expected {}, but is '{}'", kForm, text);
+    error = fmt::format("expected {}, but is '{}'", kForm, shown(text));
     if (stop + 1 == end && (*stop == 'k' || *stop == 'm' || *stop == 'g')) {
       const char upper = static_cast<char>(std::toupper(*stop));
-      error += fmt::format("; did you mean {}{}?", text.substr(0, text.size() - 1), upper);
+      error += fmt::format("; did you mean {}{}?", shown(text.substr(0, text.size() - 1)), upper);
     }
     return false;
   }
-  if (status == std::errc::result_out_of_range ||
-      digits > std::numeric_limits<int64_t>::max() / unit) {
-    error = fmt::format("too large: {}", text);
+  const bool overflows = status == std::errc::result_out_of_range ||
+                         digits > std::numeric_limits<int64_t>::max() / unit;
+  if (overflows || digits * unit > range.most) {
+    error = fmt::format("must be at most {}, but is {}", format_count(range.most), shown(text));
+    return false;
+  }
+  if (digits * unit < range.least) {
+    error = fmt::format("must be at least {}, but is {}", range.least, shown(text));
     return false;
   }
   value = digits * unit;
@@ -79,14 +101,75 @@ bool parse_count(const std::string& text, int64_t& value, std::string& error) {
 
 bool parse_number(const std::string& text, double& value, std::string& error) {
   double parsed = 0;
+  const char* begin = text.data() + (has_plus(text) ? 1 : 0);
   const char* end = text.data() + text.size();
-  const auto [stop, status] = std::from_chars(text.data(), end, parsed);
-  if (status != std::errc() || stop != end || !std::isfinite(parsed)) {
-    error = fmt::format("expected a number, but is '{}'", text);
+  const auto [stop, status] = std::from_chars(begin, end, parsed);
+  const bool form = status != std::errc::invalid_argument && stop == end;
+  if (!form || std::isnan(parsed) || (status == std::errc() && std::isinf(parsed))) {
+    error = fmt::format("expected a number, but is '{}'", shown(text));
+    return false;
+  }
+  if (status == std::errc::result_out_of_range || std::abs(parsed) > kMostNumber) {
+    error = fmt::format(
+        "expected a number between -{0} and {0} that is not too small for a double, "
+        "but is {1}",
+        format_number(kMostNumber), shown(text));
     return false;
   }
   value = parsed;
   return true;
+}
+
+bool parse_path(const std::string& text, std::string& value, std::string& error) {
+  const auto refuse = [&](const std::string& why) {
+    error = fmt::format("{} in '{}': write the path out", why, shown(text));
+    return false;
+  };
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20; };
+  if (std::any_of(text.begin(), text.end(), is_control)) return refuse("a control character");
+  for (size_t at = text.find('$'); at != std::string::npos; at = text.find('$', at + 1)) {
+    const char next = at + 1 < text.size() ? text[at + 1] : ' ';
+    if (std::isalpha(static_cast<unsigned char>(next)) || next == '_' || next == '{' ||
+        next == '(') {
+      return refuse("$ is not replaced by a variable's value");
+    }
+  }
+  if (text.empty() || text[0] != '~') {
+    value = text;
+    return true;
+  }
+  if (text.size() > 1 && text[1] != '/') return refuse("~ stands for your own home folder only,");
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || home[0] != '/') return refuse("~ needs HOME to be set, which it is not,");
+  value = home + text.substr(1);
+  return true;
+}
+
+std::string shown(const std::string& text, size_t most_bytes) {
+  std::string out;
+  size_t used = 0;
+  for (; used < text.size() && out.size() < most_bytes; ++used) {
+    const auto c = static_cast<unsigned char>(text[used]);
+    if (c < 0x20 || c == 0x7f) {
+      out += c == '\n' ? "\\n" : c == '\t' ? "\\t" : fmt::format("\\x{:02x}", c);
+    } else {
+      out += text[used];
+    }
+  }
+  if (used == text.size()) return out;
+  // Not in the middle of a UTF-8 sequence.
+  while (!out.empty() && (static_cast<unsigned char>(out.back()) & 0xc0) == 0x80) out.pop_back();
+  if (!out.empty() && static_cast<unsigned char>(out.back()) >= 0xc0) out.pop_back();
+  return fmt::format("{}… ({} bytes)", out, text.size());
+}
+
+bool is_plain_name(const std::string& text) {
+  const auto is_letter = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  };
+  return !text.empty() && text.size() <= kMostName && is_letter(text[0]) &&
+         std::all_of(text.begin(), text.end(),
+                     [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '-'; });
 }
 
 std::string format_count(int64_t value) {
@@ -100,7 +183,6 @@ std::string format_count(int64_t value) {
 std::string format_number(double value) { return fmt::format("{}", value); }
 
 std::string format_text(const std::string& text) {
-  static const std::regex kPlain("[A-Za-z_./][A-Za-z0-9_./-]*");
   static const std::vector<std::string> kWords = {"true", "false", "null", "yes",
                                                   "no",   "on",    "off"};
   std::string lower = text;
@@ -109,23 +191,23 @@ std::string format_text(const std::string& text) {
   const bool word = std::find(kWords.begin(), kWords.end(), lower) != kWords.end();
   double number = 0;
   std::string error;
-  if (!word && std::regex_match(text, kPlain) && !parse_number(text, number, error)) return text;
+  if (!word && needs_no_quotes(text) && !parse_number(text, number, error)) return text;
   std::string quoted = "\"";
   for (const char c : text) {
-    if (c == '"' || c == '\\') quoted += '\\';
-    if (c == '\n') {
-      quoted += "\\n";
-    } else if (c == '\t') {
-      quoted += "\\t";
-    } else {
-      quoted += c;
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      quoted += fmt::format("\\x{:02x}", byte);
+      continue;
     }
+    if (c == '"' || c == '\\') quoted += '\\';
+    quoted += c;
   }
   return quoted + "\"";
 }
 
 std::string nearest_word(const std::string& word, const std::vector<std::string>& known) {
   std::string best;
+  if (word.size() > kMostName) return best;  // a misspelling of nothing
   size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
   for (const std::string& candidate : known) {
     const size_t distance = edit_distance(word, candidate);

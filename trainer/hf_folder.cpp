@@ -159,14 +159,35 @@ void compare(const Checkpoint& checkpoint, const Entry& entry, Mismatches& found
 
 // Tensors that old files carry and no model needs: rotary buffers, and the copy that a tied head
 // is.
-bool is_harmless(const Checkpoint& checkpoint, const std::string& name) {
+bool is_harmless(const Checkpoint& checkpoint, const std::string& name, bool compare_values) {
   const std::string embedding = "model.embed_tokens.weight";
   if (ends_with(name, "rotary_emb.inv_freq")) return true;
   if (name != "lm_head.weight" || !checkpoint.has(embedding)) return false;
   const SafetensorsEntry &head = checkpoint.entry(name), &tied = checkpoint.entry(embedding);
   return head.dtype == tied.dtype && head.shape == tied.shape &&
          SafetensorsReader::can_read(head.dtype) &&
-         at::equal(checkpoint.tensor(name), checkpoint.tensor(embedding));
+         (!compare_values || at::equal(checkpoint.tensor(name), checkpoint.tensor(embedding)));
+}
+
+// Throws where the folder's tensors are not exactly those of the layouts.
+void check_tensors(const std::string& folder, const Checkpoint& checkpoint,
+                   const std::vector<const Layout*>& layouts, bool compare_values) {
+  Mismatches found;
+  std::set<std::string> expected;
+  for (const Layout* layout : layouts) {
+    for (const Entry& entry : layout->entries) {
+      TORCH_CHECK(expected.insert(entry.name).second,
+                  "read_weights: expected each tensor in one part, ", entry.name, " is in two");
+      compare(checkpoint, entry, found);
+    }
+  }
+  for (const std::string& name : checkpoint.names()) {
+    if (expected.count(name) > 0 || is_harmless(checkpoint, name, compare_values)) continue;
+    const bool head = name == "lm_head.weight";
+    found.unexpected.push_back(
+        head ? name + " (config.json ties it to the embeddings, yet it differs)" : name);
+  }
+  found.raise(folder);
 }
 
 }  // namespace
@@ -184,24 +205,17 @@ ModelConfig read_model_config(const std::string& folder) {
   return parse_model_config(read_json(path), path);
 }
 
+void check_weights(const std::string& folder, const std::vector<Layout>& layouts) {
+  std::vector<const Layout*> pointers;
+  for (const Layout& layout : layouts) pointers.push_back(&layout);
+  check_tensors(folder, Checkpoint(folder), pointers, false);
+}
+
 void read_weights(const std::string& folder, const std::vector<Weights*>& parts) {
   const Checkpoint checkpoint(folder);
-  Mismatches found;
-  std::set<std::string> expected;
-  for (const Weights* part : parts) {
-    for (const Entry& entry : part->layout().entries) {
-      TORCH_CHECK(expected.insert(entry.name).second,
-                  "read_weights: expected each tensor in one part, ", entry.name, " is in two");
-      compare(checkpoint, entry, found);
-    }
-  }
-  for (const std::string& name : checkpoint.names()) {
-    if (expected.count(name) > 0 || is_harmless(checkpoint, name)) continue;
-    const bool head = name == "lm_head.weight";
-    found.unexpected.push_back(
-        head ? name + " (config.json ties it to the embeddings, yet it differs)" : name);
-  }
-  found.raise(folder);
+  std::vector<const Layout*> layouts;
+  for (const Weights* part : parts) layouts.push_back(&part->layout());
+  check_tensors(folder, checkpoint, layouts, true);
   at::NoGradGuard no_grad;
   for (Weights* part : parts) {
     for (size_t i = 0; i < part->views().size(); ++i) {

@@ -24,6 +24,9 @@ ModelConfig read_model_config(const std::string& folder);
 // embeddings. Truncated or torn safetensors files: an error naming file and byte offset.
 void read_weights(const std::string& folder, const std::vector<Weights*>& parts);
 
+// The same comparison from the headers of the files alone: throws that error, reads no tensor.
+void check_weights(const std::string& folder, const std::vector<Layout>& layouts);
+
 struct ExportOptions {
   std::string folder;  // must not exist, or be an empty folder
   std::string

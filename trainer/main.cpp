@@ -26,16 +26,31 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--set", a.set, "Overrides: key.path=value, e.g. stages.distill.tokens=8M")
       ->allow_extra_args(false);
   app.add_flag("--check", a.check, "Check the recipe, print plan and estimates, and stop");
-  app.add_option("--ranks", a.ranks, "With --check: ranks to plan for");
+  app.add_option("--ranks", a.ranks, "With --check: ranks to plan for")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option("--from", a.runner.from, "Start a new run from this checkpoint folder");
   app.add_option("--export", a.runner.export_to,
                  "Write the hybrid of the run's newest checkpoint (or of --from) there, and stop");
 }
 
+// Before MPI has started: whether this is the rank that speaks.
+bool first_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  }
+  return true;
+}
+
 int run(int* argc, char*** argv, const Arguments& a) {
   std::unique_ptr<sala::Recipe> recipe = sala::read_recipe(a.recipe, a.set);
   if (a.check) return sala::check_recipe(*recipe, a.ranks);
+  if (!recipe->problems.empty()) {  // what it would find out later is told with it
+    std::vector<std::string> warnings;
+    const sala::CheckDevice device = sala::check_device(recipe->run);
+    sala::preflight(*recipe, {.device = device, .writes = first_rank()}, warnings);
+    recipe->problems.raise();
+  }
   sala::catch_stop_signals();
   sala::World world(argc, argv, recipe->run.device);
   if (world.rank() != 0) spdlog::set_level(spdlog::level::err);
@@ -49,14 +64,6 @@ int run(int* argc, char*** argv, const Arguments& a) {
   } catch (const std::exception& error) {
     world.abort(error.what());
   }
-}
-
-// Before MPI has started: whether this is the rank that speaks.
-bool first_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
-  }
-  return true;
 }
 
 void complain(const char* message) {

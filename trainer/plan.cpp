@@ -1,7 +1,12 @@
 // Bytes and FLOPs of a stage from configurations alone.
 #include "trainer/plan.h"
 
+#include <algorithm>
+#include <cmath>
+
+#include "model/convert.h"
 #include "trainer/flops.h"
+#include "trainer/recipe.h"
 
 namespace sala {
 
@@ -19,6 +24,58 @@ double vocabulary_workspace_bytes(const PlanContext& context) {
   // the gradient in bf16. On a CPU (kernels/vocab_rows.cpp): logits and log-probabilities of both,
   // the cross-entropy's gradient, and the gap of the two distributions.
   return context.cuda ? 2.5 * 537e6 : 6 * 67.1e6;
+}
+
+double batch_bytes(const PlanContext& context, const TokenBudget& budget) {
+  // data/loader.h: the step at work, the one being read and two in the queue. Every rank plans all
+  // rows and reads its own: 16 bytes a token, which the device holds a second time in 28.
+  constexpr double kSteps = 4, kPlanBytes = 100, kLaneBytes = 1000;
+  const double rows = static_cast<double>(budget.rows_per_step());
+  const double own_rows = std::ceil(rows / static_cast<double>(context.num_ranks));
+  const double own_tokens = own_rows * static_cast<double>(budget.row_length);
+  const double lanes = static_cast<double>(context.recipe.data.lanes);
+  return kSteps * (rows * kPlanBytes + own_tokens * 16) + own_tokens * 28 + lanes * kLaneBytes;
+}
+
+ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
+  const int64_t num_kept = std::min(recipe.num_kept(), source.num_layers);
+  const bool converts =
+      num_kept > 0 ||
+      std::any_of(recipe.stages.begin(), recipe.stages.end(), [](const auto& stage) {
+        return stage->type() == "align" || stage->type() == "score";
+      });
+  if (!converts || source.is_hybrid()) return source;
+  std::vector<int64_t> kept;
+  for (int64_t i = 0; i < num_kept; ++i) {
+    kept.push_back(num_kept == 1 ? 0 : i * (source.num_layers - 1) / (num_kept - 1));
+  }
+  return hybrid_config(source, kept, recipe.model.sparse, recipe.model.qk_norm == "keep");
+}
+
+DiskPlan plan_disk(const PlanContext& context) {
+  // A stage boundary holds the weights alone (the mixers before the swap); inside a stage the
+  // optimizer's state comes with them, for the newest few.
+  const Recipe& recipe = context.recipe;
+  const double hybrid_bytes = 4.0 * static_cast<double>(num_parameters(context.hybrid));
+  const double mixer_bytes =
+      4.0 * static_cast<double>(mixer_parameters(context.hybrid, Mixer::kLightning) *
+                                context.source.num_layers);
+  DiskPlan disk;
+  bool aligned = false, swapped = false;
+  for (const auto& stage : recipe.stages) {
+    if (!recipe.problems.clean(stage->path)) continue;
+    const std::string type = stage->type();
+    aligned = aligned || type == "align";
+    swapped = swapped || type == "swap" || type == "train";
+    if (swapped || aligned) disk.boundaries += swapped ? hybrid_bytes : mixer_bytes;
+    if (type == "export") disk.exported += hybrid_bytes / 2;
+    if (stage->save_every > 0) {
+      disk.inside = std::max(disk.inside, stage->plan(context).checkpoint_bytes);
+    }
+  }
+  // One more than is kept: the old one goes when the new one is whole.
+  disk.inside *= static_cast<double>(recipe.run.keep_checkpoints + 1);
+  return disk;
 }
 
 StagePlan plan_model_training(const PlanContext& context, const TokenBudget& budget, bool teacher,
@@ -43,6 +100,7 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
   if (teacher) plan.flops += forward_flops(context.source, budget.row_length, false);
   plan.flops *= static_cast<double>(plan.tokens);
   plan.checkpoint_bytes = 12 * student_parameters;
+  plan.batch_bytes = batch_bytes(context, budget);
   return plan;
 }
 

@@ -1,8 +1,6 @@
-// Every key of a recipe outside its stages, and what only the whole recipe can check.
+// Every key of a recipe outside its stages, and how a recipe is read.
 #include "trainer/recipe.h"
 
-#include <algorithm>
-#include <regex>
 #include <stdexcept>
 
 #include <fmt/format.h>
@@ -14,115 +12,36 @@ namespace sala {
 
 namespace {
 
-// Names become folder names and parts of --set keys.
-bool is_plain_name(const std::string& name) {
-  static const std::regex kName("[A-Za-z_][A-Za-z0-9_-]*");
-  return std::regex_match(name, kName);
-}
-
-constexpr const char* kNameRule = "must be letters, digits, _ and -, a letter first, but is '{}'";
-
 void describe_sparse(SparseConfig& sparse, Fields& fields) {
   fields.count("kernel_size", sparse.kernel_size, Need::kOptional,
-               "Tokens averaged into one compressed key: twice kernel_stride.");
+               "Tokens averaged into one compressed key: twice kernel_stride.", {1, 1 << 20});
   fields.count("kernel_stride", sparse.kernel_stride, Need::kOptional,
-               "Tokens from one compressed key to the next.");
+               "Tokens from one compressed key to the next.", {1, 1 << 18});
   fields.count("init_blocks", sparse.init_blocks, Need::kOptional,
-               "Leading blocks of a document that every query attends to.");
+               "Leading blocks of a document that every query attends to.", {0, 1 << 20});
   fields.count("block_size", sparse.block_size, Need::kOptional,
-               "Tokens in a block: four times kernel_stride.");
+               "Tokens in a block: four times kernel_stride.", {1, 1 << 20});
   fields.count("window_size", sparse.window_size, Need::kOptional,
-               "Local window in tokens that every query attends to: a multiple of block_size.");
+               "Local window in tokens that every query attends to: a multiple of block_size.",
+               {1, kMostRowTokens});
   fields.count("topk", sparse.topk, Need::kOptional,
-               "Blocks chosen beyond the local window, the leading ones among them.");
+               "Blocks chosen beyond the local window, the leading ones among them.", {1, 1 << 20});
   fields.count("dense_len", sparse.dense_len, Need::kOptional,
                "Documents shorter than this are attended to densely.");
-}
-
-void check_sparse(const SparseConfig& s, Problems& problems) {
-  const auto require = [&](bool ok, const char* key, const std::string& message) {
-    if (!ok) problems.add(std::string("model.sparse.") + key, message);
-  };
-  require(s.kernel_stride > 0, "kernel_stride", "must be at least 1");
-  require(
-      s.kernel_size == 2 * s.kernel_stride, "kernel_size",
-      fmt::format("must be 2 * kernel_stride = {}, but is {}", 2 * s.kernel_stride, s.kernel_size));
-  require(
-      s.block_size == 4 * s.kernel_stride, "block_size",
-      fmt::format("must be 4 * kernel_stride = {}, but is {}", 4 * s.kernel_stride, s.block_size));
-  require(
-      s.window_size > 0 && s.block_size > 0 && s.window_size % s.block_size == 0, "window_size",
-      fmt::format("must be a multiple of block_size {}, but is {}", s.block_size, s.window_size));
-  require(s.topk > s.init_blocks, "topk",
-          fmt::format("must be more than init_blocks {}, but is {}", s.init_blocks, s.topk));
-}
-
-// Which stages must not come before, or must come after, another one.
-void check_order(const std::vector<std::unique_ptr<Stage>>& stages, Problems& problems) {
-  size_t num_swaps = 0;
-  size_t swap = stages.size();
-  for (size_t i = 0; i < stages.size(); ++i) {
-    if (stages[i]->type() != "swap") continue;
-    if (num_swaps++ == 0) swap = i;
-    if (num_swaps > 1) {
-      problems.add(fmt::format("stages[{}].swap", i),
-                   fmt::format("swap may come once, and stages[{}] is one already", swap));
-    }
-  }
-  for (size_t i = 0; i < stages.size(); ++i) {
-    const std::string type = stages[i]->type();
-    const std::string path = fmt::format("stages[{}].{}", i, type);
-    if ((type == "align" || type == "score") && i > swap) {
-      problems.add(path, fmt::format("{} must come before swap (stages[{}]): it works on the "
-                                     "full-attention model",
-                                     type, swap));
-    }
-    if ((type == "distill" || type == "export") && i < swap) {
-      problems.add(
-          path, fmt::format("{} needs the hybrid: {}", type,
-                            num_swaps > 0 ? "move it behind swap" : "put a swap stage before it"));
-    }
-  }
-}
-
-// Evaluations inside loops take their options from an evaluate stage.
-void check_evaluations(const std::vector<std::unique_ptr<Stage>>& stages, Problems& problems) {
-  for (const auto& stage : stages) {
-    if (stage->type() == "evaluate") return;
-  }
-  for (size_t i = 0; i < stages.size(); ++i) {
-    if (stages[i]->evaluate_every > 0) {
-      problems.add(fmt::format("stages[{}].{}.evaluate_every", i, stages[i]->type()),
-                   "needs an evaluate stage in the recipe, which says what to measure");
-    }
-  }
-}
-
-void check_names(const std::vector<std::unique_ptr<Stage>>& stages, Problems& problems) {
-  std::map<std::string, size_t> seen;
-  for (size_t i = 0; i < stages.size(); ++i) {
-    const std::string path = fmt::format("stages[{}].{}.name", i, stages[i]->type());
-    if (!is_plain_name(stages[i]->name)) {
-      problems.add(path, fmt::format(kNameRule, stages[i]->name));
-    }
-    const auto [first, fresh] = seen.emplace(stages[i]->name, i);
-    if (!fresh) {
-      problems.add(path, fmt::format("stages[{}] is called '{}' too: give each its own name",
-                                     first->second, stages[i]->name));
-    }
-  }
 }
 
 }  // namespace
 
 void RunOptions::describe(Fields& fields) {
-  fields.text("folder", folder, Need::kRequired,
+  fields.path("folder", folder, Need::kRequired,
               "Where checkpoints, metrics.jsonl and the report go; made when it does not exist.");
-  fields.count("seed", seed, Need::kOptional, "Seed of data order and of every random value.");
+  fields.count("seed", seed, Need::kOptional, "Seed of data order and of every random value.",
+               {0, kMostTokens});
   fields.choice("device", device, {"auto", "cpu", "cuda"}, Need::kOptional,
                 "auto: GPUs where there are any.");
   fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
-               "Newest checkpoints kept; the ones at stage boundaries are always kept.");
+               "Newest checkpoints kept; the ones at stage boundaries are always kept.",
+               {1, 1 << 20});
 }
 
 void ModelOptions::describe(Fields& fields) {
@@ -135,7 +54,7 @@ void ModelOptions::describe(Fields& fields) {
 }
 
 void SourceOptions::describe(Fields& fields) {
-  fields.texts("files", files, Need::kRequired,
+  fields.paths("files", files, Need::kRequired,
                "Token stores made by data/prepare: paths or globs, relative to the working "
                "folder.");
 }
@@ -146,15 +65,16 @@ void DataOptions::describe(Fields& fields) {
   fields.named_sections(
       "sources", Need::kRequired, "Sources by name; stages mix them by these names.", names,
       [this](const std::string& name, Fields& inner) { sources[name].describe(inner); });
-  fields.text("needles", needles, Need::kOptional,
+  fields.path("needles", needles, Need::kOptional,
               "Needle set made by data/prepare, for needle retrieval in evaluate; may be empty.");
   fields.count("lanes", lanes, Need::kOptional,
                "Documents read side by side: rows take turns, so that neighbours in a batch come "
-               "from different documents.");
+               "from different documents.",
+               {1, 1 << 20});
 }
 
 void Recipe::describe(Fields& fields) {
-  fields.text("source", source, Need::kRequired,
+  fields.path("source", source, Need::kRequired,
               "Folder of the full-attention model, in Hugging Face form.");
   fields.section("run", Need::kRequired, "The run as a whole.",
                  [this](Fields& inner) { run.describe(inner); });
@@ -166,36 +86,19 @@ void Recipe::describe(Fields& fields) {
   for (const auto& stage : stages) current.push_back(stage->type());
   fields.variants("stages", Need::kRequired, "What the run does, in this order.", stage_types(),
                   current, [this](size_t index, const std::string& type, Fields& inner) {
-                    if (index >= stages.size()) {
+                    // While reading, `index` counts elements of unknown type too.
+                    const bool fresh = index >= stages.size();
+                    if (fresh) {
                       stages.push_back(make_stage(type));
                       stages.back()->name = type;
+                      stages.back()->path = fmt::format("stages[{}].{}", index, type);
                     }
-                    inner.text("name", stages[index]->name, Need::kOptional,
+                    Stage& stage = fresh ? *stages.back() : *stages[index];
+                    inner.text("name", stage.name, Need::kOptional,
                                "Unique name, for folders, metrics and --set; the stage's type when "
                                "not given.");
-                    stages[index]->describe(inner);
+                    stage.describe(inner);
                   });
-}
-
-void Recipe::check(Problems& problems,
-                   const std::function<bool(const std::string&)>& readable) const {
-  if (run.keep_checkpoints < 1) problems.add("run.keep_checkpoints", "must be at least 1");
-  if (data.lanes < 1) problems.add("data.lanes", "must be at least 1");
-  check_sparse(model.sparse, problems);
-  for (const auto& [name, options] : data.sources) {
-    const std::string path = "data.sources." + name;
-    if (!is_plain_name(name)) problems.add(path, fmt::format(kNameRule, name));
-    if (options.files.empty()) problems.add(path + ".files", "names no file");
-  }
-  if (!readable("stages")) return;
-  if (stages.empty()) problems.add("stages", "there is no stage: a recipe needs at least one");
-  check_names(stages, problems);
-  check_order(stages, problems);
-  check_evaluations(stages, problems);
-  for (size_t i = 0; i < stages.size(); ++i) {
-    const std::string path = fmt::format("stages[{}].{}", i, stages[i]->type());
-    if (readable(path)) stages[i]->check(*this, path, problems);
-  }
 }
 
 int64_t Recipe::num_kept() const {
@@ -210,7 +113,9 @@ std::unique_ptr<Recipe> read_recipe(const std::string& path,
   std::vector<YamlProblem> in_text;
   YamlNode root = read_yaml_file(path, in_text);
   if (root.kind == YamlNode::Kind::kNull) throw std::runtime_error(path + ": the recipe is empty");
-  RecipeProblems problems;
+  auto recipe = std::make_unique<Recipe>();
+  recipe->path = path;
+  RecipeProblems& problems = recipe->problems;
   problems.remember("", root.place);
   for (const YamlProblem& problem : in_text) problems.add_at(problem.place, "", problem.message);
   for (const std::string& assignment : overrides) {
@@ -220,17 +125,8 @@ std::unique_ptr<Recipe> read_recipe(const std::string& path,
       problems.add_line(error.what());
     }
   }
-  auto recipe = std::make_unique<Recipe>();
-  recipe->path = path;
   read_fields(root, "", problems, [&](Fields& fields) { recipe->describe(fields); });
-  // Arithmetic over values that could not be read would only add noise.
-  const RecipeProblems reading = problems;
-  const YamlNode* stages = root.find("stages");
-  const bool all_stages = stages != nullptr && stages->items.size() == recipe->stages.size();
-  recipe->check(problems, [&](const std::string& key) {
-    return key == "stages" ? all_stages : !reading.any_below(key) && !reading.any_below("data");
-  });
-  if (!problems.empty()) throw std::runtime_error(problems.text());
+  recipe->check(problems);
   return recipe;
 }
 

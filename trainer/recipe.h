@@ -2,7 +2,6 @@
 // with file:line:column. Nothing reads YAML, environment or argv after this.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include "kernels/ops.h"
 #include "trainer/fields.h"
+#include "trainer/recipe_problems.h"
 #include "trainer/stage.h"
 
 namespace sala {
@@ -48,15 +48,16 @@ struct Recipe {
   ModelOptions model;
   DataOptions data;
   std::vector<std::unique_ptr<Stage>> stages;
+  RecipeProblems problems;  // found so far, and where each key stands
   void describe(Fields& fields);
-  // What only the whole recipe shows: order and names of stages, and each stage's own arithmetic.
-  // `readable`: whether a stage's options (by path), or "stages" as a list, could be read.
-  void check(Problems& problems, const std::function<bool(const std::string&)>& readable) const;
+  // Order and names of stages, and each stage's own arithmetic.
+  void check(Problems& problems) const;
   int64_t num_kept() const;  // sparse layers of the hybrid (swap stage); 0 without one
 };
 
 // `overrides`: "key.path=value" (stages by index or name: "stages.distill.tokens=8M").
-// Throws std::runtime_error whose message has one line per problem.
+// Every mistake becomes one of the recipe's problems; what could not be read has its default.
+// Throws std::runtime_error where there is no YAML to begin with.
 std::unique_ptr<Recipe> read_recipe(const std::string& path,
                                     const std::vector<std::string>& overrides = {});
 // The recipe with every default filled in, as YAML that read_recipe reads back to the same recipe.

@@ -17,6 +17,10 @@ std::string flow_list(const std::vector<T>& values, const Format& format) {
   return fmt::format("[{}]", fmt::join(parts, ", "));
 }
 
+std::string range_text(CountRange range) {
+  return fmt::format(", {} to {}", range.least, format_count(range.most));
+}
+
 std::string flow_map(const std::map<std::string, double>& weights) {
   std::vector<std::string> parts;
   for (const auto& [name, weight] : weights) {
@@ -28,8 +32,9 @@ std::string flow_map(const std::map<std::string, double>& weights) {
 // A visitor that sees every key with its value as YAML text; what becomes of it is up to leaf().
 class TextFields : public Fields {
  public:
-  void count(const char* key, int64_t& value, Need need, const char* help) override {
-    leaf(key, "count", format_count(value), need, help);
+  void count(const char* key, int64_t& value, Need need, const char* help,
+             CountRange range) override {
+    leaf(key, "count" + range_text(range), format_count(value), need, help);
   }
   void number(const char* key, double& value, Need need, const char* help) override {
     leaf(key, "number", format_number(value), need, help);
@@ -40,12 +45,16 @@ class TextFields : public Fields {
   void text(const char* key, std::string& value, Need need, const char* help) override {
     leaf(key, "text", format_text(value), need, help);
   }
+  void path(const char* key, std::string& value, Need need, const char* help) override {
+    leaf(key, "path", format_text(value), need, help);
+  }
   void choice(const char* key, std::string& value, std::vector<std::string> choices, Need need,
               const char* help) override {
     leaf(key, fmt::format("choice: {}", fmt::join(choices, ", ")), format_text(value), need, help);
   }
-  void counts(const char* key, std::vector<int64_t>& value, Need need, const char* help) override {
-    leaf(key, "counts", flow_list(value, format_count), need, help);
+  void counts(const char* key, std::vector<int64_t>& value, Need need, const char* help,
+              CountRange range) override {
+    leaf(key, "counts" + range_text(range), flow_list(value, format_count), need, help);
   }
   void numbers(const char* key, std::vector<double>& value, Need need, const char* help) override {
     leaf(key, "numbers", flow_list(value, format_number), need, help);
@@ -53,6 +62,10 @@ class TextFields : public Fields {
   void texts(const char* key, std::vector<std::string>& value, Need need,
              const char* help) override {
     leaf(key, "texts", flow_list(value, format_text), need, help);
+  }
+  void paths(const char* key, std::vector<std::string>& value, Need need,
+             const char* help) override {
+    leaf(key, "paths", flow_list(value, format_text), need, help);
   }
   void weights(const char* key, std::map<std::string, double>& value, Need need,
                const char* help) override {

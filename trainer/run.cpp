@@ -32,7 +32,11 @@ Run::Run(Recipe& recipe, World& world, Metrics& metrics)
       metrics(metrics),
       folder(recipe.run.folder),
       source(read_model_config(recipe.source)),
-      tokenizer{tokenizer_hash(recipe.source), source.vocab_size} {}
+      tokenizer(tokenizer_of(recipe.source, source)) {}
+
+TokenizerIdentity tokenizer_of(const std::string& folder, const ModelConfig& source) {
+  return {tokenizer_hash(folder), source.vocab_size};
+}
 
 Model& Run::teacher() {
   if (!teacher_) {
@@ -48,12 +52,6 @@ void Run::make_student(const ModelConfig& config) {
   student.parts.clear();
   student.model = std::make_unique<Model>(config, world.compute_dtype(), world.device());
   for (Weights& part : student.model->parts()) student.parts.push_back(make_trained(part));
-}
-
-void refuse_hybrid_source(const Run& run, const Stage& stage) {
-  if (!run.source.is_hybrid()) return;
-  throw SharedError("stage " + stage.name + ": the source " + run.recipe.source +
-                    " is a hybrid already; " + stage.type() + " needs a full-attention model");
 }
 
 std::vector<int64_t> kept_layers(const ModelConfig& hybrid) {

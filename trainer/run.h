@@ -57,8 +57,8 @@ struct Run {
   std::unique_ptr<Model> teacher_;
 };
 
-// Throws on all ranks: align, score and swap need a full-attention source.
-void refuse_hybrid_source(const Run& run, const Stage& stage);
+// Which token stores belong to a source folder: those made with its tokenizer.json.
+TokenizerIdentity tokenizer_of(const std::string& folder, const ModelConfig& source);
 
 // The hybrid's configuration as checkpoints store it and back: which layers are kept is all that
 // the recipe and the source folder do not already say.

@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "data/atomic_file.h"
+#include "trainer/check.h"
 #include "trainer/check_inputs.h"
 #include "trainer/checkpoint.h"
 #include "trainer/device_info.h"
@@ -77,6 +78,7 @@ class Runner {
       if (world_.rank() == 0 && !exports()) lock_ = std::make_unique<RunLock>(recipe_.run.folder);
     });
     find_start();
+    if (!exports()) check_before_start();
     const bool writes = world_.rank() == 0 && !exports();
     metrics_ = std::make_unique<Metrics>(recipe_.run.folder, writes, metrics_bytes_);
     for (const std::string& line : notes_) metrics_->note(line);
@@ -99,6 +101,22 @@ class Runner {
 
  private:
   bool exports() const { return !options_.export_to.empty(); }
+
+  // Before anything is computed: all that stages still to run will need.
+  void check_before_start() {
+    if (start_.stage_index == static_cast<int64_t>(recipe_.stages.size())) return;  // all is done
+    world_.together("", [&] {
+      const CheckDevice device = check_device(world_.device());
+      const bool continues = !start_folder_.empty() && options_.from.empty();
+      std::vector<std::string> warnings;
+      preflight(recipe_,
+                {device, world_.size(), world_.local_size(), start_.stage_index, continues,
+                 world_.rank() == 0},
+                warnings);
+      recipe_.problems.raise();
+      for (const std::string& line : warnings) notes_.push_back("warning: " + line);
+    });
+  }
 
   // Where to begin: the newest valid checkpoint of this folder, else --from, else the start.
   void find_start() {
@@ -132,6 +150,7 @@ class Runner {
         metrics_bytes_ = reader_->json("run").at("metrics_bytes").get<int64_t>();
       } else {
         start_at_stage_of(start_);
+        check_fork();
       }
     });
     notes_.push_back(fmt::format("{} {}: stage {}, step {}", newest ? "continuing" : "forking",
@@ -149,6 +168,18 @@ class Runner {
     }
     id.stage_index = 0;
     id.step = 0;
+  }
+
+  // What a stage makes of the full-attention model, a checkpoint of a hybrid does not go on from.
+  void check_fork() const {
+    const Stage& stage = *recipe_.stages[static_cast<size_t>(start_.stage_index)];
+    if (start_.step > 0 || !stage.needs_full_source()) return;
+    if (!reader_->json("run").at("has_student").get<bool>()) return;
+    throw std::runtime_error(fmt::format(
+        "it holds a converted model, but the run would begin with {} (stage {}), which needs the "
+        "full-attention one; fork from a checkpoint before the swap, or leave out the stages up to "
+        "it",
+        stage.type(), stage.name));
   }
 
   void describe_run() {

@@ -4,6 +4,7 @@
 // stages.cpp.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -14,6 +15,8 @@
 
 namespace sala {
 
+class NeedleSet;    // data/needles.h
+class Source;       // data/source.h
 struct Run;         // trainer/run.h
 struct Recipe;      // trainer/recipe.h
 class StateWriter;  // trainer/checkpoint.h
@@ -22,12 +25,15 @@ class StateReader;  // trainer/checkpoint.h
 // What a stage will need, before anything is allocated; per rank.
 struct StagePlan {
   double weights_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
+  double batch_bytes = 0;       // tokens of the steps in flight
   double flops = 0;             // of the whole stage, all ranks together
   double checkpoint_bytes = 0;  // one checkpoint in this stage, all ranks together
   int64_t tokens = 0, steps = 0;
-  double memory_bytes() const {
-    return weights_bytes + gradient_bytes + optimizer_bytes + activation_bytes;
+  // All but activations, which are an estimate.
+  double exact_bytes() const {
+    return weights_bytes + gradient_bytes + optimizer_bytes + batch_bytes;
   }
+  double memory_bytes() const { return exact_bytes() + activation_bytes; }
 };
 
 // Facts that plans and checks use; filled from the source folder's config.json (header only).
@@ -39,6 +45,15 @@ struct PlanContext {
   bool cuda = false;
 };
 
+// What stands behind a recipe, as far as it could be read (trainer/preflight.h).
+struct StageInputs {
+  const Recipe& recipe;
+  const PlanContext* context;                    // null: no source model
+  const std::map<std::string, Source>& sources;  // by name
+  const NeedleSet* needles;                      // null: none
+  bool writes;  // this process makes the folders, and none of them is there yet
+};
+
 class Stage {
  public:
   virtual ~Stage() = default;
@@ -46,6 +61,12 @@ class Stage {
   virtual void describe(Fields& fields) = 0;
   // Cross-field arithmetic; `path` is the stage's own path ("stages[2].distill"). Reads no files.
   virtual void check(const Recipe& recipe, const std::string& path, Problems& problems) const = 0;
+  // What the stage needs from model, data and folders and would find out only when it runs. Reads
+  // no tokens but those it names. Called when check() had nothing to say.
+  virtual void check_inputs(const StageInputs&, Problems&) const {}
+  virtual bool needs_full_source() const { return false; }  // a hybrid as source will not do
+  virtual bool needs_mixers() const { return false; }       // of an align stage before
+  virtual bool needs_scores() const { return false; }       // of a score stage before
   virtual StagePlan plan(const PlanContext& context) const = 0;
   virtual int64_t longest_row() const { return 0; }  // tokens the source model sees at once
   virtual int64_t num_kept() const { return 0; }     // swap: sparse layers of the hybrid
@@ -59,6 +80,7 @@ class Stage {
   virtual int64_t num_steps() const = 0;
 
   std::string name;            // unique in the recipe; the type unless the recipe names it
+  std::string path;            // in the recipe: "stages[2].distill"
   int64_t save_every = 0;      // steps between checkpoints inside the stage; 0 = only at its end
   int64_t evaluate_every = 0;  // steps between evaluations inside the stage; 0 = none
 };

@@ -37,6 +37,8 @@ class AlignStage : public Stage {
     }
   }
 
+  bool needs_full_source() const override { return true; }
+
   StagePlan plan(const PlanContext& context) const override {
     const ModelConfig& c = context.hybrid;
     StagePlan plan;
@@ -51,12 +53,12 @@ class AlignStage : public Stage {
                             block_activation_bytes(c, compute_bytes(context));
     plan.flops = plan.tokens * per_token_flops(context.source, c);
     plan.checkpoint_bytes = 12 * mixers;
+    plan.batch_bytes = batch_bytes(context, budget_);
     return plan;
   }
 
   void begin(Run& run) override {
     run_ = &run;
-    refuse_hybrid_source(run, *this);
     run.teacher();  // reading it is collective: ranks without rows must join
     config_ = hybrid_config(run.source, {}, run.recipe.model.sparse, false);
     fresh_ = run.aligned.empty();

@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 
 #include "trainer/export_run.h"
+#include "trainer/field_values.h"
 #include "trainer/flops.h"
 #include "trainer/plan.h"
+#include "trainer/recipe.h"
+#include "trainer/target_folder.h"
 
 namespace sala {
 
@@ -14,19 +17,44 @@ class ExportStage : public Stage {
   std::string type() const override { return "export"; }
 
   void describe(Fields& fields) override {
-    fields.text("folder", folder_, Need::kRequired,
+    fields.path("folder", folder_, Need::kRequired,
                 "Where the checkpoint goes; must not exist yet, or be empty.");
     fields.count("max_shard_bytes", max_shard_bytes_, Need::kOptional,
-                 "Largest safetensors file, in bytes.");
+                 "Largest safetensors file, in bytes.", {1, kMostTokens});
   }
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
+    check_folder(recipe, path, problems);
     if (recipe.num_kept() > 0 && recipe.model.qk_norm == "keep") {
       problems.add(path,
                    "the minicpm_sala format has no QK-norm on kept layers: use model.qk_norm: "
                    "drop, or remove the export stage");
     }
-    if (max_shard_bytes_ < 1) problems.add(path + ".max_shard_bytes", "must be at least 1");
+  }
+
+  // Full by the time it is needed, or somebody else's.
+  void check_folder(const Recipe& recipe, const std::string& path, Problems& problems) const {
+    if (!problems.knows(path + ".folder")) return;
+    for (const auto& [key, other] :
+         {std::pair{"run.folder", recipe.run.folder}, {"source", recipe.source}}) {
+      if (!problems.knows(key) || other.empty() || !lies_in(other, folder_)) continue;
+      problems.add(path + ".folder", fmt::format("{} would hold {}, {}: choose a folder of its own",
+                                                 shown(folder_), key, shown(other)));
+    }
+    for (const auto& stage : recipe.stages) {
+      const auto* other = dynamic_cast<const ExportStage*>(stage.get());
+      if (other == this) break;
+      if (other != nullptr && lies_in(other->folder_, folder_)) {
+        problems.add(path + ".folder",
+                     fmt::format("{} exports to {} already", other->name, shown(other->folder_)));
+      }
+    }
+  }
+
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+    if (!inputs.writes) return;
+    const std::string why_not = why_no_export(folder_);
+    if (!why_not.empty()) problems.add(path + ".folder", why_not);
   }
 
   StagePlan plan(const PlanContext& context) const override {

@@ -4,10 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <regex>
 
 #include <fmt/format.h>
 
+#include "trainer/field_values.h"
+#include "trainer/name_pattern.h"
 #include "trainer/recipe.h"
 #include "trainer/stage.h"
 
@@ -53,7 +54,7 @@ void Schedule::check(const std::string& path, int64_t num_steps, Problems& probl
   }
   if (kind == "constant" && end_lr != 0) {
     problems.add(path + ".end_lr", "has no effect with schedule: constant; remove it");
-  } else if (end_lr > lr) {
+  } else if (problems.knows(path + ".lr") && end_lr > lr) {
     problems.add(path + ".end_lr",
                  fmt::format("{} is above lr {}: schedules only go down", end_lr, lr));
   }
@@ -89,7 +90,8 @@ double Schedule::at(int64_t step, int64_t num_steps) const {
 
 void ParameterRule::describe(Fields& fields) {
   fields.text("match", match, Need::kRequired,
-              "Regular expression (ECMAScript), searched anywhere in the tensor's name.");
+              "Regular expression, found anywhere in the tensor's name: . [a-z] \\d \\w ( ) * + ? "
+              "^ $; \\. is a dot.");
   fields.number("lr_scale", lr_scale, Need::kOptional, "Factor on the learning rate.");
   fields.flag("freeze", freeze, Need::kOptional, "These tensors do not train.");
 }
@@ -129,10 +131,10 @@ void OptimizerOptions::check(const std::string& path, int64_t num_steps, Problem
   for (size_t i = 0; i < rules.size(); ++i) {
     const std::string rule_path = fmt::format("{}.rules[{}]", path, i);
     try {
-      std::regex(rules[i].match);
-    } catch (const std::regex_error& error) {
-      problems.add(rule_path + ".match", fmt::format("'{}' is not a regular expression: {}",
-                                                     rules[i].match, error.what()));
+      NamePattern(rules[i].match);
+    } catch (const std::runtime_error& error) {
+      problems.add(rule_path + ".match", fmt::format("'{}' is not a pattern for names: {}",
+                                                     shown(rules[i].match), error.what()));
     }
     if (!(rules[i].lr_scale >= 0)) {
       problems.add(rule_path + ".lr_scale",
@@ -143,7 +145,7 @@ void OptimizerOptions::check(const std::string& path, int64_t num_steps, Problem
 
 ParameterRule OptimizerOptions::rule_for(const std::string& tensor_name) const {
   for (const ParameterRule& rule : rules) {
-    if (std::regex_search(tensor_name, std::regex(rule.match))) return rule;
+    if (NamePattern(rule.match).found_in(tensor_name)) return rule;
   }
   return {};
 }
@@ -155,39 +157,38 @@ int64_t TokenBudget::micro_rows() const {
 
 void TokenBudget::describe(Fields& fields) {
   fields.count("tokens", tokens, Need::kRequired,
-               "Tokens of the whole stage, rounded up to whole steps.");
+               "Tokens of the whole stage, rounded up to whole steps.", {1, kMostTokens});
   fields.count("row_length", row_length, Need::kRequired,
-               "Tokens in one row: the longest context that the stage sees.");
+               "Tokens in one row: the longest context that the stage sees.", {2, kMostRowTokens});
   fields.count("batch_tokens", batch_tokens, Need::kRequired,
-               "Tokens of one step, all ranks together: a multiple of row_length.");
+               "Tokens of one step, all ranks together: a multiple of row_length.",
+               {1, kMostBatchTokens});
   fields.count("micro_tokens", micro_tokens, Need::kOptional,
                "Tokens that a rank runs at once: a multiple of row_length. 0 = as many rows as fit "
-               "into 8K tokens, at least one.");
+               "into 8K tokens, at least one.",
+               {0, kMostBatchTokens});
   fields.weights("data", data, Need::kRequired,
                  "The mixture: for each source its weight, the share of tokens drawn from it.");
 }
 
 bool TokenBudget::check(const std::string& path, const Recipe& recipe, Problems& problems) const {
-  bool usable = true;
+  check_sources(path + ".data", data, recipe, problems);
+  const auto known = [&](const char* key) { return problems.knows(path + "." + key); };
+  bool usable = known("tokens") && known("batch_tokens") && known("row_length");
   const auto fail = [&](const char* key, const std::string& message) {
     problems.add(path + "." + key, message);
     usable = false;
   };
-  check_sources(path + ".data", data, recipe, problems);
-  if (tokens <= 0) fail("tokens", "must be at least 1: a stage without tokens does nothing");
-  if (batch_tokens <= 0) fail("batch_tokens", "must be at least one row");
-  if (row_length <= 1) {
-    fail("row_length", fmt::format("must be at least 2 tokens, but is {}", row_length));
-    return usable;
-  }
-  if (batch_tokens > 0 && batch_tokens % row_length != 0) {
+  if (!known("row_length")) return false;
+  if (known("batch_tokens") && batch_tokens % row_length != 0) {
     fail("batch_tokens", fmt::format("{} is not a multiple of row_length {}: {}", batch_tokens,
                                      row_length, nearest_multiples(batch_tokens, row_length)));
   }
+  if (!known("micro_tokens")) return false;
   if (micro_tokens % row_length != 0) {
     fail("micro_tokens", fmt::format("{} is not a multiple of row_length {}: {}", micro_tokens,
                                      row_length, nearest_multiples(micro_tokens, row_length)));
-  } else if (micro_tokens > batch_tokens) {
+  } else if (known("batch_tokens") && micro_tokens > batch_tokens) {
     fail("micro_tokens",
          fmt::format("{} is more than batch_tokens {}", micro_tokens, batch_tokens));
   }
@@ -198,19 +199,24 @@ void check_sources(const std::string& key, const std::map<std::string, double>& 
                    const Recipe& recipe, Problems& problems) {
   if (data.empty()) problems.add(key, "names no source");
   for (const auto& [name, weight] : data) {
-    if (!recipe.data.sources.contains(name)) {
-      std::string known;
-      for (const auto& [source, options] : recipe.data.sources) {
-        known += (known.empty() ? "" : ", ") + source;
-      }
-      problems.add(key + "." + name, fmt::format("no such source in data.sources (there {}: {})",
-                                                 recipe.data.sources.size() == 1 ? "is" : "are",
-                                                 known.empty() ? "none" : known));
+    const std::string own_key = key + "." + name;
+    if (problems.knows("data.sources") && !recipe.data.sources.contains(name)) {
+      problems.add(own_key, no_such_source(recipe));
     }
     if (!(weight > 0)) {
-      problems.add(key + "." + name, fmt::format("weight must be more than 0, but is {}", weight));
+      problems.add(own_key, fmt::format("weight must be more than 0, but is {}", weight));
     }
   }
+}
+
+std::string no_such_source(const Recipe& recipe) {
+  std::string known;
+  for (const auto& [name, options] : recipe.data.sources) {
+    known += (known.empty() ? "" : ", ") + name;
+  }
+  return fmt::format("no such source in data.sources (there {}: {})",
+                     recipe.data.sources.size() == 1 ? "is" : "are",
+                     known.empty() ? "none" : shown(known));
 }
 
 void LoopOptions::describe(Fields& fields, Stage& stage) {

@@ -34,7 +34,7 @@ struct Schedule {
   double at(int64_t step, int64_t num_steps) const;
 };
 
-// What is different for the tensors whose name holds a match of the ECMAScript regex `match`.
+// What is different for the tensors whose name holds a match of `match` (name_pattern.h).
 struct ParameterRule {
   std::string match;
   double lr_scale = 1.0;
@@ -63,17 +63,18 @@ struct TokenBudget {
   std::map<std::string, double> data;  // source name: weight
 
   int64_t rows_per_step() const { return batch_tokens / row_length; }
-  int64_t num_steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }
+  int64_t num_steps() const { return tokens / batch_tokens + (tokens % batch_tokens != 0); }
   int64_t micro_rows() const;  // rows a rank runs at once, at most rows_per_step()
 
   void describe(Fields& fields);
-  // False when the arithmetic above cannot be used (something is zero or no multiple).
+  // False when the arithmetic above cannot be used (something is unread or no multiple).
   bool check(const std::string& path, const Recipe& recipe, Problems& problems) const;
 };
 
 // A problem for every source in `data` that the recipe lacks and for every weight that is not > 0.
 void check_sources(const std::string& key, const std::map<std::string, double>& data,
                    const Recipe& recipe, Problems& problems);
+std::string no_such_source(const Recipe& recipe);  // the message
 
 struct LoopOptions {
   std::string recompute = "none";     // none | full: redo each block's forward in the backward

@@ -31,6 +31,17 @@ namespace sala {
 
 namespace {
 
+// Whether a document has as many tokens. Looks at the first million only: with none among those it
+// is left to the stage.
+bool may_hold_row(const Source& source, int64_t row_length) {
+  constexpr int64_t kMostLooks = 1'000'000;
+  const int64_t looks = std::min(source.num_documents(), kMostLooks);
+  for (int64_t d = 0; d < looks; ++d) {
+    if (source.document_length(d) >= row_length) return true;
+  }
+  return looks < source.num_documents();
+}
+
 class ScoreStage : public Stage {
  public:
   std::string type() const override { return "score"; }
@@ -41,29 +52,54 @@ class ScoreStage : public Stage {
                   "uniform: even distances.");
     fields.weights("data", data_, Need::kOptional,
                    "Sources of the documents; weights are shares of the documents (kl).");
-    fields.count("documents", documents_, Need::kOptional, "Rows that are scored (kl).");
-    fields.count("row_length", row_length_, Need::kOptional, "Tokens per scored row (kl).");
+    fields.count("documents", documents_, Need::kOptional, "Rows that are scored (kl).",
+                 {1, 1 << 20});
+    fields.count("row_length", row_length_, Need::kOptional, "Tokens per scored row (kl).",
+                 {8, kMostRowTokens});
     fields.count("recall_span", recall_span_, Need::kOptional,
-                 "Tokens of the span that each row repeats at its end (kl).");
+                 "Tokens of the span that each row repeats at its end (kl).", {2, kMostRowTokens});
   }
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
-    if (method_ != "kl") return;
-    check_sources(path + ".data", data_, recipe, problems);
-    if (data_.empty()) problems.add(path + ".data", "method: kl needs data: {source: weight}");
-    if (documents_ < 1) problems.add(path + ".documents", "must be at least 1");
-    if (recall_span_ < 2 || row_length_ < 4 * recall_span_) {
-      problems.add(path + ".recall_span",
-                   fmt::format("{} must be at least 2 and at most a quarter of row_length {}",
-                               recall_span_, row_length_));
+    if (!problems.knows(path + ".method") || method_ != "kl") return;
+    if (data_.empty()) {
+      problems.add(path + ".data", "method: kl needs data: {source: weight}");
+    } else {
+      check_sources(path + ".data", data_, recipe, problems);
+    }
+    if (problems.knows(path + ".row_length") && recall_span_ > row_length_ / 4) {
+      problems.add(
+          path + ".recall_span",
+          fmt::format("{} must be at most a quarter of row_length {}", recall_span_, row_length_));
     }
   }
+
+  // A row is a window of one document.
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+    if (method_ != "kl") return;
+    bool any = false, all_read = true;
+    for (const auto& [name, weight] : data_) {
+      const auto source = inputs.sources.find(name);
+      all_read = all_read && source != inputs.sources.end();
+      any = any || (source != inputs.sources.end() && may_hold_row(source->second, row_length_));
+    }
+    if (all_read && !any) {
+      problems.add(path + ".row_length",
+                   fmt::format("no document of its sources has {} tokens: use a smaller row_length "
+                               "or longer documents",
+                               row_length_));
+    }
+  }
+
+  bool needs_full_source() const override { return true; }
+  bool needs_mixers() const override { return method_ == "kl"; }
 
   StagePlan plan(const PlanContext& context) const override {
     if (method_ != "kl") return {};
     const ModelConfig& c = context.source;
     StagePlan plan = plan_forward(context, documents_ * row_length_, row_length_, false);
     plan.steps = documents_ * c.num_layers;
+    plan.batch_bytes = 16.0 * static_cast<double>(documents_ * row_length_);
     plan.weights_bytes += 4.0 * c.num_layers * mixer_parameters(context.hybrid, Mixer::kLightning);
     plan.activation_bytes +=
         static_cast<double>(compute_bytes(context)) * row_length_ * c.width * (c.num_layers + 1);
@@ -73,7 +109,6 @@ class ScoreStage : public Stage {
   }
 
   void begin(Run& run) override {
-    refuse_hybrid_source(run, *this);
     if (method_ == "kl") run.teacher();  // reading it is collective; not every rank has an item
     num_layers_ = run.source.num_layers;
     num_ranks_ = run.world.size();

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <algorithm>
+#include <set>
 
 #include "model/convert.h"
 #include "trainer/evaluate.h"
@@ -22,21 +23,58 @@ class SwapStage : public Stage {
 
   void describe(Fields& fields) override {
     fields.count("keep", keep_, Need::kOptional,
-                 "Layers that keep softmax attention, chosen by score; 0 with `layers`.");
+                 "Layers that keep softmax attention, chosen by score; 0 with `layers`.",
+                 {0, 1 << 20});
     fields.counts("layers", layers_, Need::kOptional,
-                  "The kept layers by number, instead of choosing by score.");
+                  "The kept layers by number, instead of choosing by score.", {0, 1 << 20});
     fields.flag("force_ends", force_ends_, Need::kOptional,
                 "Always keep the first and the last layer (loaders need a sparse layer 0).");
   }
 
-  void check(const Recipe&, const std::string& path, Problems& problems) const override {
+  void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
+    if (!problems.clean(path + ".layers") || !problems.knows(path + ".keep")) return;
     if ((keep_ > 0) == !layers_.empty()) {
       problems.add(path + ".keep", "give either keep (how many) or layers (which), not both");
     }
     if (keep_ == 1 && force_ends_) {
       problems.add(path + ".keep", "1 cannot hold both ends: use 2 or more, or force_ends: false");
     }
+    const std::set<int64_t> different(layers_.begin(), layers_.end());
+    if (different.size() < layers_.size()) {
+      problems.add(path + ".layers", "names a layer twice: give each once");
+    }
+    const bool exports = std::any_of(recipe.stages.begin(), recipe.stages.end(),
+                                     [](const auto& stage) { return stage->type() == "export"; });
+    if (!exports) return;
+    if (!layers_.empty() && !different.contains(0)) {
+      problems.add(path + ".layers",
+                   "must hold layer 0: those who load the exported model count tokens there");
+    }
+    if (layers_.empty() && !force_ends_ && problems.knows(path + ".force_ends")) {
+      problems.add(path + ".force_ends",
+                   "false may drop layer 0, which the export needs: leave it true, or name the "
+                   "layers");
+    }
   }
+
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+    if (inputs.context == nullptr) return;
+    const int64_t num_layers = inputs.context->source.num_layers;
+    if (keep_ > num_layers) {
+      problems.add(path + ".keep",
+                   fmt::format("keeps {} layers, but the source has {}", keep_, num_layers));
+    }
+    for (int64_t layer : layers_) {
+      if (layer < num_layers) continue;
+      problems.add(path + ".layers", fmt::format("{} is no layer of the source, whose last is {}",
+                                                 layer, num_layers - 1));
+      break;
+    }
+  }
+
+  bool needs_full_source() const override { return true; }
+  bool needs_mixers() const override { return true; }
+  bool needs_scores() const override { return layers_.empty(); }
 
   StagePlan plan(const PlanContext& context) const override {
     StagePlan plan = plan_forward(context, 0, 1, true);
@@ -48,7 +86,7 @@ class SwapStage : public Stage {
     return layers_.empty() ? keep_ : static_cast<int64_t>(layers_.size());
   }
 
-  void begin(Run& run) override { refuse_hybrid_source(run, *this); }
+  void begin(Run&) override {}
 
   bool advance(Run& run) override {
     if (done_) return false;

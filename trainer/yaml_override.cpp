@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "trainer/field_values.h"
 #include "trainer/yaml_reader.h"
 
 namespace sala {
@@ -44,9 +45,11 @@ bool stage_is_called(const YamlNode& stage, const std::string& name) {
 class Override {
  public:
   Override(std::string key, YamlNode value)
-      : origin_("--set " + key), parts_(split_path(key)), value_(std::move(value)) {}
+      : origin_("--set " + shown(key)), parts_(split_path(key)), value_(std::move(value)) {}
 
   void apply(YamlNode& root) {
+    constexpr size_t kMostParts = 16;  // more than any key has
+    if (parts_.size() > kMostParts) fail("no key lies that deep");
     YamlNode* node = &root;
     for (size_t i = 0; i < parts_.size(); ++i) {
       if (parts_[i].empty()) fail("an empty name in the key");
@@ -60,10 +63,13 @@ class Override {
     throw std::runtime_error(origin_ + ": " + message);
   }
 
+  // What part `i` is looked for in.
+  std::string before(size_t i) const { return i == 0 ? "the recipe" : shown(parts_[i - 1]); }
+
   YamlNode* into_map(YamlNode& node, size_t i) {
     if (node.kind == YamlNode::Kind::kScalar) {
-      fail(fmt::format("'{}' cannot be inside of {}, which is a single value", parts_[i],
-                       i == 0 ? "the recipe" : parts_[i - 1]));
+      fail(fmt::format("'{}' cannot be inside of {}, which is a single value", shown(parts_[i]),
+                       before(i)));
     }
     if (node.kind == YamlNode::Kind::kNull) {
       node.kind = YamlNode::Kind::kMap;
@@ -81,15 +87,14 @@ class Override {
     YamlNode* item = nullptr;
     if (const auto index = as_index(parts_[i])) {
       if (*index >= list.items.size()) {
-        fail(fmt::format("{}[{}] does not exist: there are {}", parts_[i - 1], *index,
+        fail(fmt::format("{}[{}] does not exist: there are {}", before(i), *index,
                          list.items.size()));
       }
       item = &list.items[*index];
     } else if (stages) {
       item = stage_by_name(list, parts_[i]);
     } else {
-      fail(fmt::format("{} is a list: name its elements by number, {}[0]", parts_[i - 1],
-                       parts_[i - 1]));
+      fail(fmt::format("{0} is a list: name its elements by number, {0}[0]", before(i)));
     }
     // The stage's type may be left out of the path.
     const bool has_type = item->members.size() == 1;
@@ -108,10 +113,12 @@ class Override {
         names += (names.empty() ? "" : ", ") + (own ? own->scalar : stage.members[0].key);
       }
       if (!stage_is_called(stage, name)) continue;
-      if (found != nullptr) fail(fmt::format("several stages are called '{}'", name));
+      if (found != nullptr) fail(fmt::format("several stages are called '{}'", shown(name)));
       found = &stage;
     }
-    if (found == nullptr) fail(fmt::format("no stage is called '{}'; there are: {}", name, names));
+    if (found == nullptr) {
+      fail(fmt::format("no stage is called '{}'; there are: {}", shown(name), shown(names)));
+    }
     return found;
   }
 
@@ -125,7 +132,8 @@ class Override {
 void apply_override(YamlNode& root, const std::string& assignment) {
   const size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0) {
-    throw std::runtime_error("--set " + assignment + ": expected key=value, such as run.seed=7");
+    throw std::runtime_error("--set " + shown(assignment) +
+                             ": expected key=value, such as run.seed=7");
   }
   const std::string key = assignment.substr(0, equals);
   YamlNode value = read_yaml_value(assignment.substr(equals + 1), "--set " + key);

@@ -5,17 +5,24 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
+#include <system_error>
+#include <tuple>
+#include <unordered_set>
 
 #include <fmt/format.h>
 #include <yaml-cpp/yaml.h>
+
+#include "trainer/field_values.h"
+#include "trainer/yaml_errors.h"
 
 namespace sala {
 
 namespace {
 
 constexpr int kMaxDepth = 32;  // deeper than any recipe; stops an anchor that contains itself
+constexpr int64_t kMaxNodes = 100'000;  // of the expanded tree: an alias costs what it stands for
+constexpr size_t kMaxBytes = size_t{1} << 20;
 
 class TreeBuilder {
  public:
@@ -30,6 +37,13 @@ class TreeBuilder {
                                ": nested too deeply (does an anchor contain "
                                "itself?)");
     }
+    if (++num_nodes_ > kMaxNodes) {
+      throw std::runtime_error(
+          fmt::format("{}: more than {} values, every alias counted as what it stands for: name "
+                      "many files by a "
+                      "pattern, and look for aliases of aliases",
+                      out.place.text(), kMaxNodes));
+    }
     if (node.IsMap()) {
       out.kind = YamlNode::Kind::kMap;
       build_map(node, depth, out);
@@ -39,9 +53,15 @@ class TreeBuilder {
     } else if (node.IsScalar()) {
       out.kind = YamlNode::Kind::kScalar;
       out.scalar = node.Scalar();
+      if (std::tie(out.place.line, out.place.column) > std::tie(last_.line, last_.column)) {
+        last_ = out.place;
+      }
     }
     return out;
   }
+
+  // Of the value that comes last in the text.
+  const YamlPlace& last_scalar() const { return last_; }
 
  private:
   YamlPlace place(const YAML::Mark& mark) const {
@@ -55,6 +75,7 @@ class TreeBuilder {
 
   void build_map(const YAML::Node& node, int depth, YamlNode& out) {
     std::vector<YamlNode> merged;
+    std::unordered_set<std::string> keys;
     for (const auto& member : node) {
       const YamlPlace where = place(member.first.Mark());
       if (!member.first.IsScalar()) {
@@ -66,50 +87,59 @@ class TreeBuilder {
         merged.push_back(build(member.second, depth + 1));
         continue;
       }
-      if (const YamlMember* first = find_member(out, key)) {
-        complain(where, fmt::format("{}: key given twice (first in line {}); keep one", key,
-                                    first->place.line));
+      if (!keys.insert(key).second) {
+        complain(where, fmt::format("{}: key given twice (first in line {}); keep one", shown(key),
+                                    first_line(out, key)));
         continue;
       }
       out.members.push_back({key, where, build(member.second, depth + 1)});
     }
-    for (const YamlNode& base : merged) merge(base, out);
+    for (YamlNode& base : merged) merge(base, keys, out);
   }
 
-  void merge(const YamlNode& base, YamlNode& out) {
+  void merge(YamlNode& base, std::unordered_set<std::string>& keys, YamlNode& out) {
     if (base.kind == YamlNode::Kind::kList) {
-      for (const YamlNode& item : base.items) merge(item, out);
+      for (YamlNode& item : base.items) merge(item, keys, out);
     } else if (base.kind != YamlNode::Kind::kMap) {
       complain(base.place, "<< takes an alias of a mapping, not " + what_it_is(base));
     }
-    for (const YamlMember& member : base.members) {
-      if (find_member(out, member.key) == nullptr) out.members.push_back(member);
+    for (YamlMember& member : base.members) {
+      if (keys.insert(member.key).second) out.members.push_back(std::move(member));
     }
   }
 
-  static const YamlMember* find_member(const YamlNode& node, const std::string& key) {
+  static int first_line(const YamlNode& node, const std::string& key) {
     for (const YamlMember& member : node.members) {
-      if (member.key == key) return &member;
+      if (member.key == key) return member.place.line;
     }
-    return nullptr;
+    return 0;
   }
 
   std::string file_, origin_;
+  int64_t num_nodes_ = 0;
+  YamlPlace last_;
   std::vector<YamlProblem>* problems_;
 };
 
 std::string read_file(const std::string& path) {
-  if (std::filesystem::is_directory(path)) {
+  std::error_code none;
+  if (std::filesystem::is_directory(path, none)) {
     throw std::runtime_error(path + ": expected a recipe (a YAML file), but it is a folder");
   }
   std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in) {
-    throw std::runtime_error(fmt::format("{}: cannot read the recipe: {}", path,
-                                         errno != 0 ? std::strerror(errno) : "empty file"));
+  std::string text(kMaxBytes + 1, '\0');  // a device or another kind of file may have no end
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!in.eof() && !in) {
+    throw std::runtime_error(
+        fmt::format("{}: cannot read the recipe: {}", path, std::strerror(errno)));
   }
-  return text.str();
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (text.size() > kMaxBytes) {
+    throw std::runtime_error(
+        fmt::format("{}: expected a recipe (YAML, some kilobytes), but it has more than {} bytes",
+                    path, kMaxBytes));
+  }
+  return text;
 }
 
 }  // namespace
@@ -136,7 +166,7 @@ std::string what_it_is(const YamlNode& node) {
     case YamlNode::Kind::kList:
       return "a list";
     case YamlNode::Kind::kScalar:
-      return "'" + node.scalar + "'";
+      return "'" + shown(node.scalar) + "'";
     case YamlNode::Kind::kNull:
       break;
   }
@@ -152,10 +182,17 @@ YamlNode read_yaml_file(const std::string& path, std::vector<YamlProblem>& probl
       throw std::runtime_error(path + ": expected one YAML document, but '---' starts a second");
     }
     if (documents.empty()) return {};
-    return TreeBuilder(path, "", &problems).build(documents[0]);
+    TreeBuilder builder(path, "", &problems);
+    YamlNode root = builder.build(documents[0]);
+    if (is_open_quote(text, builder.last_scalar())) {
+      throw std::runtime_error(builder.last_scalar().text() +
+                               ": not valid YAML: this quote is opened and not closed");
+    }
+    return root;
   } catch (const YAML::Exception& error) {
-    const YamlPlace place{path, error.mark.line + 1, error.mark.column + 1};
-    throw std::runtime_error(place.text() + ": not valid YAML: " + error.msg);
+    YamlPlace place{path, error.mark.line + 1, error.mark.column + 1};
+    const std::string message = explain_yaml_error(text, error.msg, place);
+    throw std::runtime_error(place.text() + ": " + message);
   }
 }
 
@@ -163,7 +200,9 @@ YamlNode read_yaml_value(const std::string& text, const std::string& origin) {
   try {
     return TreeBuilder("", origin, nullptr).build(YAML::Load(text));
   } catch (const YAML::Exception& error) {
-    throw std::runtime_error(origin + ": '" + text + "' is not valid YAML: " + error.msg);
+    YamlPlace place{origin, 1, error.mark.column + 1};
+    throw std::runtime_error(fmt::format("{}: '{}': {}", origin, shown(text),
+                                         explain_yaml_error(text, error.msg, place)));
   }
 }
 

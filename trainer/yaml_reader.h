@@ -1,5 +1,6 @@
 // The only door to yaml-cpp: a YAML file becomes a plain tree whose nodes know where they are from.
-// Anchors and aliases are expanded; `<<: *anchor` adds the keys that the mapping lacks.
+// Anchors and aliases are expanded; `<<: *anchor` adds the keys that the mapping lacks. How large a
+// file and its tree may be is limited, so that no text takes long or much memory.
 #pragma once
 
 #include <string>

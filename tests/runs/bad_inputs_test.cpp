@@ -124,6 +124,8 @@ std::vector<BadInput> bad_inputs() {
          return "";
        },
        "export"},
+      {"LayerThatIsNoLayer", [](const ToyRun&) { return "--set \"stages.swap={layers: [0, 9]}\""; },
+       "9 is no layer of the source, whose last is 2"},
       {"NoGpu", [](const ToyRun&) { return "--set run.device=cuda"; }, "cuda"},
   };
 }

@@ -20,6 +20,9 @@ TEST(Fork, BeginsWithTheCheckpointAndGoesOnWhenStartedAgain) {
   EXPECT_NE(fork[39].at("loss"), whole[59].at("loss"));
   EXPECT_EQ(toy.run("fork", 1, from + change), 0) << "the same command again has nothing to do";
   EXPECT_NE(toy.run("fork", 1, " --from " + toy.checkpoint_of("whole", "train")), 0);
+  // A recipe without the checkpoint's stage begins at its first, which must not convert again.
+  EXPECT_NE(toy.run("again", 1, from + " --set stages.distill.name=other"), 0);
+  EXPECT_NE(toy.log("again").find("holds a converted model"), std::string::npos);
 }
 
 TEST(Export, FromAnyCheckpointOfTheRun) {

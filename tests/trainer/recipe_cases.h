@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -76,6 +77,16 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+inline std::vector<std::string> shipped_recipes() {
+  std::vector<std::string> files;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(SALA_SOURCE_DIR) + "/recipes")) {
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path().string());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 // `text` with the one place that says `from` saying `to`.
 inline std::string edited(std::string text, const std::string& from, const std::string& to) {
   const size_t at = text.find(from);
@@ -84,20 +95,20 @@ inline std::string edited(std::string text, const std::string& from, const std::
   return text.replace(at, from.size(), to);
 }
 
-// What read_recipe complains about; empty when it does not. The folder is cut off the file's name.
+// What is wrong with a recipe's text; empty when nothing is. The folder is cut off the file's name.
 inline std::string complaint(const TemporaryFolder& folder, const std::string& text,
                              const std::vector<std::string>& overrides = {}) {
+  std::string message;
   try {
-    read_recipe(folder.write("bad.yaml", text), overrides);
+    message = read_recipe(folder.write("bad.yaml", text), overrides)->problems.text();
   } catch (const std::runtime_error& error) {
-    std::string message = error.what();
-    const std::string prefix = folder / "";
-    for (size_t at; (at = message.find(prefix)) != std::string::npos;) {
-      message.erase(at, prefix.size());
-    }
-    return message;
+    message = error.what();
   }
-  return "";
+  const std::string prefix = folder / "";
+  for (size_t at; (at = message.find(prefix)) != std::string::npos;) {
+    message.erase(at, prefix.size());
+  }
+  return message;
 }
 
 }  // namespace sala::recipe_cases
