@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include "data/needles.h"
-#include "data/source.h"
+#include "trainer/verify_stores.h"
 
 namespace sala {
 
@@ -26,16 +26,19 @@ void check_lengths(const Run& run) {
 
 }  // namespace
 
-void check_inputs(const Run& run) {
-  check_lengths(run);
-  int file_number = 0;
-  for (const auto& [name, source] : run.recipe.data.sources) {
-    for (const std::string& path : expand_globs(source.files)) {
-      const TokenStore store(path, run.tokenizer);
-      if (file_number++ % run.world.size() == run.world.rank()) store.verify_checksum();
+bool check_inputs(Run& run, bool verify_again) {
+  run.world.together("", [&] {
+    check_lengths(run);
+    if (!run.recipe.data.needles.empty()) NeedleSet(run.recipe.data.needles, run.tokenizer);
+  });
+  if (!verify_stores(run, verify_again)) return false;
+  run.world.together("", [&] {
+    if (run.world.rank() != 0) return;
+    for (const auto& stage : run.recipe.stages) {
+      stage->check_data(run.recipe, run.tokenizer, *run.stores);
     }
-  }
-  if (!run.recipe.data.needles.empty()) NeedleSet(run.recipe.data.needles, run.tokenizer);
+  });
+  return true;
 }
 
 }  // namespace sala

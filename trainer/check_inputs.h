@@ -6,9 +6,9 @@
 
 namespace sala {
 
-// Every token store (tokenizer, checksum; the files are shared out over the ranks), the needle set,
-// and that no row or prompt is longer than the source model can say something about. Throws one
-// error.
-void check_inputs(const Run& run);
+// Every token store (verify_stores.h; `verify_again`: also those known from before), the needle
+// set, what stages ask of their data, and that no row or prompt is longer than the source model can
+// say something about. Throws one error on all ranks; false when a signal asked to stop.
+bool check_inputs(Run& run, bool verify_again);
 
 }  // namespace sala
