@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "data/store_catalog.h"
 #include "model/config.h"
 #include "trainer/fields.h"
 
@@ -46,6 +47,9 @@ class Stage {
   virtual void describe(Fields& fields) = 0;
   // Cross-field arithmetic; `path` is the stage's own path ("stages[2].distill"). Reads no files.
   virtual void check(const Recipe& recipe, const std::string& path, Problems& problems) const = 0;
+  // What only the token stores can say. Throws one line. Before the run starts; stages that need no
+  // data have nothing to check.
+  virtual void check_data(const Recipe&, const TokenizerIdentity&, const StoreCatalog&) const {}
   virtual StagePlan plan(const PlanContext& context) const = 0;
   virtual int64_t longest_row() const { return 0; }  // tokens the source model sees at once
   virtual int64_t num_kept() const { return 0; }     // swap: sparse layers of the hybrid
