@@ -54,9 +54,9 @@ class Verification {
 
   void tell() {
     if (unknown_.empty()) return;
-    run_.metrics.note(fmt::format(
-        "token stores: {} known from before, {} ({}) are read once to compare their checksums",
-        paths_.size() - unknown_.size(), unknown_.size(), bytes_text(unknown_bytes_)));
+    run_.metrics.note(
+        fmt::format("token stores: {} of {} are read as a whole ({}) to compare their checksums",
+                    unknown_.size(), paths_.size(), bytes_text(unknown_bytes_)));
   }
 
   // Of the files that somebody does not know, those that this rank reads. Every rank computes the
