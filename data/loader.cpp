@@ -18,10 +18,11 @@ std::vector<Source> open_sources(const std::vector<SourceSpec>& specs, const Loa
   }
   std::vector<Source> sources;
   sources.reserve(specs.size());
+  const StoreCatalog unknown;
+  const StoreCatalog& catalog = config.catalog ? *config.catalog : unknown;
   const auto open = std::make_shared<OpenStores>();
   for (const SourceSpec& spec : specs) {
-    sources.emplace_back(spec, config.tokenizer, config.catalog ? *config.catalog : StoreCatalog{},
-                         open);
+    sources.emplace_back(spec, config.tokenizer, catalog, open);
   }
   return sources;
 }

@@ -13,6 +13,7 @@ namespace sala {
 namespace {
 
 constexpr size_t kHashDigits = 16;
+constexpr size_t kMostCopies = 1024;  // of one path: nodes with copies of their own, and old times
 
 std::string hash_of(const std::string& text) { return xxh3_64_hex(text.data(), text.size()); }
 
@@ -52,6 +53,7 @@ void StoreCatalog::add(const std::string& line) {
   facts.has_loss_mask = entry.at(10);
   std::vector<StoreFacts>& of_path = known_[entry.at(0).get<std::string>()];
   std::erase_if(of_path, [&](const StoreFacts& other) { return other.file == facts.file; });
+  if (of_path.size() == kMostCopies) of_path.erase(of_path.begin());
   of_path.push_back(std::move(facts));
 }
 

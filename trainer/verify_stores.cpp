@@ -34,7 +34,12 @@ class Verification {
     tell();
     std::string lines;
     const std::vector<std::string> mine = my_share();
-    run_.world.together("", [&] { lines = verify(mine); });
+    try {
+      run_.world.together("", [&] { verify(mine, lines); });
+    } catch (const SharedError&) {  // thrown on all ranks: what was right need not be read again
+      record(run_.world.gather(lines));
+      throw;
+    }
     const bool stopped = run_.world.any(stop_requested());
     run_.world.together("", [&] { record(run_.world.gather(lines)); });
     if (stopped) return false;
@@ -85,8 +90,8 @@ class Verification {
     return mine;
   }
 
-  std::string verify(const std::vector<std::string>& paths) {
-    std::string lines;
+  // Adds a line of the record for each store that is right.
+  void verify(const std::vector<std::string>& paths, std::string& lines) {
     for (const std::string& path : paths) {
       if (stop_requested()) break;
       const TokenStore store(path, run_.tokenizer);
@@ -97,7 +102,6 @@ class Verification {
       }
       lines += StoreCatalog::record_line(path, store.facts()) + "\n";
     }
-    return lines;
   }
 
   void record(const std::vector<std::string>& of_ranks) {
