@@ -545,6 +545,15 @@ std::string attribute_name(const std::string& key, const std::string& object) {
   return "attribute `" + key + "`" + (object == "/" ? "" : " of `" + object + "`");
 }
 
+// Whether a value of this type is small. In a damaged file one element may be said to take
+// gigabytes, and HDF5 would ask for them.
+bool is_small(hid_t type) {
+  constexpr size_t kMostBytes = 64 << 10;
+  if (H5Tis_variable_str(type) <= 0) return H5Tget_size(type) <= kMostBytes;
+  const Handle character(H5Tget_super(type), H5Tclose);
+  return character.ok() && H5Tget_size(character) == 1;
+}
+
 // Opens an attribute that holds exactly one value of class `kind`, and hands (id, type) to `use`.
 template <class Use>
 void with_attribute(const std::string& path, hid_t file, const std::string& key,
@@ -559,7 +568,7 @@ void with_attribute(const std::string& path, hid_t file, const std::string& key,
   if (!attribute.ok()) fail_reading(path, "cannot open " + what, library_reason());
   const Handle type(H5Aget_type(attribute), H5Tclose);
   const Handle space(H5Aget_space(attribute), H5Sclose);
-  if (H5Tget_class(type) != kind || H5Sget_simple_extent_npoints(space) != 1) {
+  if (H5Tget_class(type) != kind || H5Sget_simple_extent_npoints(space) != 1 || !is_small(type)) {
     fail(path, what + " is not one " + kind_name);
   }
   if (use(static_cast<hid_t>(attribute), static_cast<hid_t>(type)) < 0) {
