@@ -142,13 +142,22 @@ class Verification {
     }
   }
 
-  // A source writes the file of its documents' offsets where it is missing: one rank does.
+  // A source writes the file of its documents' offsets where it is missing: one rank does, and
+  // removes those of stores that the recipe had before, and of a start that was killed.
   void write_offsets() {
     run_.world.together("", [&] {
       if (run_.world.rank() != 0) return;
-      std::filesystem::create_directories(run_.folder + "/stores");
+      const std::string folder = run_.folder + "/stores";
+      std::filesystem::create_directories(folder);
+      std::set<std::string> used;
       for (const auto& [name, source] : run_.recipe.data.sources) {
         const Source written({name, expand_globs(source.files), 1.0}, run_.tokenizer, *run_.stores);
+        used.insert(run_.stores->offsets_path(written.fingerprint()));
+      }
+      for (const auto& file : std::filesystem::directory_iterator(folder)) {
+        const std::string path = file.path().string();
+        const bool ours = path.ends_with(".offsets") || path.ends_with(".tmp");
+        if (ours && !used.count(path)) std::filesystem::remove(file);
       }
     });
   }

@@ -47,7 +47,10 @@ TEST(Stores, AreVerifiedOnceAndAgainOnRequest) {
   ASSERT_EQ(toy.run("run", 2), 0) << toy.log("run");
   EXPECT_NE(toy.log("run").find("2 of 2 are " + reads), std::string::npos) << toy.log("run");
   size_t before = toy.log("run").size();
+  const std::string killed = toy.run_folder("run") + "/stores/0123456789abcdef.offsets.77.tmp";
+  std::ofstream(killed) << "half";
   ASSERT_EQ(toy.run("run", 1), 0) << toy.log("run");
+  EXPECT_FALSE(fs::exists(killed));
   EXPECT_EQ(said_since(toy.log("run"), before).find(reads), std::string::npos) << toy.log("run");
 
   // A wrong byte behind the same size and times: only a full check can find it.
