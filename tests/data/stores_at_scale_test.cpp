@@ -108,7 +108,7 @@ TEST(StoresAtScale, ASourceThatIsKnownOpensNoStore) {
 #ifndef __SANITIZE_ADDRESS__  // mallinfo counts another allocator's bytes there
 std::int64_t held_bytes() { return static_cast<std::int64_t>(mallinfo2().uordblks); }
 
-// A million documents of two tokens each, then four: what a rank holds must not grow with them.
+// 50,000 documents of two tokens, then 200,000: what a rank holds must not grow with them.
 TEST(StoresAtScale, DocumentsTakeNoMemoryOfTheProcess) {
   const TestFolder folder;
   std::int64_t held[2] = {0, 0};
@@ -134,7 +134,7 @@ TEST(StoresAtScale, DocumentsTakeNoMemoryOfTheProcess) {
   EXPECT_LT(held[1] - held[0], 150'000 / 2) << held[0] << " and " << held[1] << " bytes";
 }
 
-// A store that is known but not open: its facts. A hundred open ones: no chunk caches.
+// A store that is known but not open is its facts; an open one has no chunk cache.
 TEST(StoresAtScale, AStoreTakesLessThanAKilobyteAndAnOpenOneLittleMore) {
   const TestFolder folder;
   const auto files = many_stores(folder, 400);
