@@ -20,6 +20,13 @@ std::vector<RowPlan> plan_eval_rows(const Source& source, std::int64_t row_lengt
 // plan_eval_rows, read: source_of_doc is 0 throughout. Rows may be shorter than row_length.
 std::vector<Row> eval_rows(const std::vector<std::string>& files,
                            const TokenizerIdentity& tokenizer, std::int64_t row_length,
-                           std::int64_t num_rows, std::uint64_t seed);
+                           std::int64_t num_rows, std::uint64_t seed,
+                           const StoreCatalog& catalog = {});
+
+// Whether any of these rows has a token that counts as a target: without one there is no loss.
+bool eval_rows_have_target(const std::vector<std::string>& files,
+                           const TokenizerIdentity& tokenizer, std::int64_t row_length,
+                           std::int64_t num_rows, std::uint64_t seed,
+                           const StoreCatalog& catalog = {});
 
 }  // namespace sala

@@ -7,7 +7,9 @@
 #include <hdf5.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <condition_variable>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -15,6 +17,8 @@
 #include <utility>
 
 #include "data/atomic_file.h"
+#include "data/hdf5_heaps.h"
+#include "data/system_advice.h"
 
 namespace sala {
 namespace {
@@ -82,19 +86,29 @@ herr_t keep_description(unsigned, const H5E_error2_t* error, void* text) {
   return 0;
 }
 
-// The innermost message of HDF5's error stack, on one line; the system's own words where it has
-// any.
-std::string library_reason() {
+// Why a call of the library failed: on one line, with the system's error number if it was the
+// system that refused.
+struct Reason {
+  std::string text;  // empty: nothing failed
+  int code = 0;      // errno, 0 if HDF5 itself found the fault
+};
+
+// The innermost message of HDF5's error stack; the system's own words where it has any.
+Reason library_reason() {
   std::string text;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, keep_description, &text);
   H5Eclear2(H5E_DEFAULT);
-  const std::string key = "error message = '";
-  if (const size_t start = text.find(key); start != std::string::npos) {
-    const size_t from = start + key.size();
+  int code = 0;
+  // The file's name stands before these in HDF5's text, so we look for the last of them.
+  const std::string number = ", errno = ", words = ", error message = '";
+  const size_t at = text.rfind(number), start = text.rfind(words);
+  if (at != std::string::npos && start != std::string::npos) {
+    code = std::atoi(text.c_str() + at + number.size());
+    const size_t from = start + words.size();
     text = text.substr(from, text.find('\'', from) - from);
   }
   std::replace(text.begin(), text.end(), '\n', ' ');
-  return text.empty() ? "no reason given by HDF5" : text;
+  return {text.empty() ? "no reason given by HDF5" : text, code};
 }
 
 const char* const kDamaged =
@@ -103,6 +117,22 @@ const char* const kWriteAgain = "; check free space and permissions, then run ag
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
   throw std::runtime_error(path + ": " + what);
+}
+
+// Only where HDF5 itself does not understand the bytes is the file to blame.
+[[noreturn]] void fail_reading(const std::string& path, const std::string& what,
+                               const Reason& reason) {
+  const std::string text = what + ": " + reason.text;
+  if (reason.code == EMFILE || reason.code == ENFILE) {
+    throw TooManyOpenFiles(path + ": " + text + system_advice(reason.code));
+  }
+  fail(path, text + (reason.code != 0 ? system_advice(reason.code) : kDamaged));
+}
+
+[[noreturn]] void fail_writing(const std::string& path, const std::string& what,
+                               const Reason& reason) {
+  const std::string advice = system_advice(reason.code);
+  fail(path, what + ": " + reason.text + (advice.empty() ? kWriteAgain : advice));
 }
 
 hid_t memory_type(ElementType type) {
@@ -247,13 +277,13 @@ struct Hdf5File::Impl {
     if (abandoned) std::filesystem::remove(temporary, ignored);
   }
 
-  // Returns HDF5's reason if closing (which flushes) failed, else nothing.
-  std::string close_library() {
-    if (file < 0) return "";
+  // Returns HDF5's reason if closing (which flushes) failed, else an empty one.
+  Reason close_library() {
+    if (file < 0) return {};
     const Turn turn;
-    std::string reason;
+    Reason reason;
     const auto check = [&](herr_t status) {
-      if (status < 0 && reason.empty()) reason = library_reason();
+      if (status < 0 && reason.text.empty()) reason = library_reason();
     };
     for (const auto& [name, dataset] : datasets) check(H5Dclose(dataset.id));
     datasets.clear();
@@ -286,7 +316,7 @@ struct Hdf5File::Impl {
       fail(path, "dataset `" + name + "` is missing; was the file written by another program?");
     }
     const hid_t id = H5Dopen2(file, name.c_str(), H5P_DEFAULT);
-    if (id < 0) fail(path, "cannot open dataset `" + name + "`: " + library_reason() + kDamaged);
+    if (id < 0) fail_reading(path, "cannot open dataset `" + name + "`", library_reason());
     OpenDataset opened{id, ElementType::kU8, stored_shape(id), 1};
     try {
       opened.type = stored_type(path, name, id);
@@ -321,7 +351,7 @@ struct Hdf5File::Impl {
   // spaces.
   template <class Transfer>
   void move_slab(const std::string& name, std::int64_t offset, std::int64_t count,
-                 const Transfer& transfer, const char* verb, const char* advice) {
+                 const Transfer& transfer, bool writes) {
     const Turn turn;
     const OpenDataset& target = dataset(name);
     const Handle file_space(H5Dget_space(target.id), H5Sclose);
@@ -335,8 +365,9 @@ struct Hdf5File::Impl {
       H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start.data(), nullptr, size.data(), nullptr);
     }
     if (transfer(target.id, memory_type(target.type), memory_space, file_space) < 0) {
-      fail(path, std::string("cannot ") + verb + " dataset `" + name + "` at offset " +
-                     rows_text(offset, count) + ": " + library_reason() + advice);
+      const std::string what = "dataset `" + name + "` at offset " + rows_text(offset, count);
+      if (writes) fail_writing(path, "cannot write " + what, library_reason());
+      fail_reading(path, "cannot read " + what, library_reason());
     }
   }
 };
@@ -349,19 +380,20 @@ Hdf5File::~Hdf5File() = default;
 const std::string& Hdf5File::path() const { return impl_->path; }
 
 Hdf5File Hdf5File::open(const std::string& path) {
-  std::error_code code;
-  if (!std::filesystem::exists(path, code)) fail(path, "no such file; check the path");
-  if (!std::filesystem::is_regular_file(path, code))
-    fail(path, "expected an HDF5 file, not a folder");
+  static_cast<void>(file_identity(path));  // a missing file, a folder or a pipe is said here
+  check_string_heaps(path);
   const Turn turn;
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
   // Several ranks read one file, on file systems that may have no locks; nobody writes in place.
   H5Pset_file_locking(access, false, true);
+  // No chunk cache: a reader takes pieces from here and there, and a megabyte for each of hundreds
+  // of open datasets is more than the data it needs. Unfiltered chunks are read in part.
+  H5Pset_cache(access, 0, 0, 0, 0);
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
-  if (impl->file < 0) fail(path, "cannot open as HDF5: " + library_reason() + kDamaged);
+  if (impl->file < 0) fail_reading(path, "cannot open as HDF5", library_reason());
   return Hdf5File(std::move(impl));
 }
 
@@ -374,17 +406,17 @@ Hdf5File Hdf5File::create(const std::string& path) {
   impl->path = path;
   impl->temporary = path + ".tmp";
   impl->file = H5Fcreate(impl->temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
-  if (impl->file < 0) fail(path, "cannot create: " + library_reason() + kWriteAgain);
+  if (impl->file < 0) fail_writing(path, "cannot create", library_reason());
   return Hdf5File(std::move(impl));
 }
 
 void Hdf5File::commit() {
   impl_->check_writer();
-  const std::string reason = impl_->close_library();
-  if (!reason.empty()) {
+  const Reason reason = impl_->close_library();
+  if (!reason.text.empty()) {
     std::error_code ignored;
     std::filesystem::remove(impl_->temporary, ignored);
-    fail(path(), "cannot finish the file: " + reason + kWriteAgain);
+    fail_writing(path(), "cannot finish the file", reason);
   }
   rename_durably(impl_->temporary, impl_->path);
 }
@@ -393,6 +425,16 @@ void Hdf5File::close() {
   auto closed = std::make_unique<Impl>();
   closed->path = impl_->path;
   impl_ = std::move(closed);
+}
+
+FileIdentity Hdf5File::identity() const {
+  impl_->check_open();
+  const Turn turn;
+  void* descriptor = nullptr;
+  if (H5Fget_vfd_handle(impl_->file, H5P_DEFAULT, &descriptor) < 0) {
+    fail_reading(path(), "cannot look at the open file", library_reason());
+  }
+  return file_identity(*static_cast<int*>(descriptor), path());
 }
 
 bool Hdf5File::exists(const std::string& name) const {
@@ -448,7 +490,7 @@ void Hdf5File::create_dataset(const std::string& name, ElementType type,
         H5Dcreate2(impl_->file, name.c_str(), memory_type(type), space, links, layout, H5P_DEFAULT),
         H5Dclose);
     if (!created.ok()) {
-      fail(path(), "cannot create dataset `" + name + "`: " + library_reason() + kWriteAgain);
+      fail_writing(path(), "cannot create dataset `" + name + "`", library_reason());
     }
   }
   if (type == ElementType::kBF16) set_attribute(kBF16Mark, std::string("bf16"), name);
@@ -465,7 +507,7 @@ void Hdf5File::read_raw(const std::string& name, ElementType type, std::int64_t 
         [&](hid_t dataset, hid_t memory, hid_t memory_space, hid_t file_space) {
           return H5Dread(dataset, memory, memory_space, file_space, H5P_DEFAULT, bytes);
         },
-        "read", kDamaged);
+        /*writes=*/false);
     bytes += rows * impl_->datasets.at(name).row_elements * element_size(type);
     offset += rows;
     count -= rows;
@@ -484,7 +526,7 @@ void Hdf5File::write_raw(const std::string& name, ElementType type, std::int64_t
         [&](hid_t dataset, hid_t memory, hid_t memory_space, hid_t file_space) {
           return H5Dwrite(dataset, memory, memory_space, file_space, H5P_DEFAULT, bytes);
         },
-        "write", kWriteAgain);
+        /*writes=*/true);
     bytes += rows * impl_->datasets.at(name).row_elements * element_size(type);
     offset += rows;
     count -= rows;
@@ -503,6 +545,15 @@ std::string attribute_name(const std::string& key, const std::string& object) {
   return "attribute `" + key + "`" + (object == "/" ? "" : " of `" + object + "`");
 }
 
+// Whether a value of this type is small. In a damaged file one element may be said to take
+// gigabytes, and HDF5 would ask for them.
+bool is_small(hid_t type) {
+  constexpr size_t kMostBytes = 64 << 10;
+  if (H5Tis_variable_str(type) <= 0) return H5Tget_size(type) <= kMostBytes;
+  const Handle character(H5Tget_super(type), H5Tclose);
+  return character.ok() && H5Tget_size(character) == 1;
+}
+
 // Opens an attribute that holds exactly one value of class `kind`, and hands (id, type) to `use`.
 template <class Use>
 void with_attribute(const std::string& path, hid_t file, const std::string& key,
@@ -514,14 +565,14 @@ void with_attribute(const std::string& path, hid_t file, const std::string& key,
   }
   const Handle attribute(
       H5Aopen_by_name(file, object.c_str(), key.c_str(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
-  if (!attribute.ok()) fail(path, "cannot open " + what + ": " + library_reason() + kDamaged);
+  if (!attribute.ok()) fail_reading(path, "cannot open " + what, library_reason());
   const Handle type(H5Aget_type(attribute), H5Tclose);
   const Handle space(H5Aget_space(attribute), H5Sclose);
-  if (H5Tget_class(type) != kind || H5Sget_simple_extent_npoints(space) != 1) {
+  if (H5Tget_class(type) != kind || H5Sget_simple_extent_npoints(space) != 1 || !is_small(type)) {
     fail(path, what + " is not one " + kind_name);
   }
   if (use(static_cast<hid_t>(attribute), static_cast<hid_t>(type)) < 0) {
-    fail(path, "cannot read " + what + ": " + library_reason() + kDamaged);
+    fail_reading(path, "cannot read " + what, library_reason());
   }
 }
 
@@ -536,8 +587,7 @@ void put_attribute(const std::string& path, hid_t file, const std::string& key,
                                            H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
                          H5Aclose);
   if (!attribute.ok() || H5Awrite(attribute, type, value) < 0) {
-    fail(path,
-         "cannot write " + attribute_name(key, object) + ": " + library_reason() + kWriteAgain);
+    fail_writing(path, "cannot write " + attribute_name(key, object), library_reason());
   }
 }
 

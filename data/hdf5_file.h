@@ -6,15 +6,25 @@
 // different Hdf5File objects; one object belongs to one thread at a time.
 //
 // Errors: std::runtime_error with one line that names file, dataset, offset, HDF5's own reason and
-// what to do. HDF5's printing to stderr is off.
+// what to do: about the system where it refused, about the file only where HDF5 cannot understand
+// it. HDF5's printing to stderr is off.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "data/file_identity.h"
+
 namespace sala {
+
+// The system refused one more open file: closing another one helps.
+class TooManyOpenFiles : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 // kBF16 is stored as u16 with a mark on the dataset; its values travel as raw uint16_t.
 enum class ElementType { kU8, kU16, kU32, kI32, kI64, kF32, kF64, kBF16 };
@@ -69,6 +79,7 @@ class Hdf5File {
   ~Hdf5File();
 
   const std::string& path() const;
+  FileIdentity identity() const;  // as the open file is now
 
   // Writer: flush, close, fsync, rename to path(), fsync the folder. The object is closed after it.
   void commit();

@@ -18,7 +18,12 @@ std::vector<Source> open_sources(const std::vector<SourceSpec>& specs, const Loa
   }
   std::vector<Source> sources;
   sources.reserve(specs.size());
-  for (const SourceSpec& spec : specs) sources.emplace_back(spec, config.tokenizer);
+  const StoreCatalog unknown;
+  const StoreCatalog& catalog = config.catalog ? *config.catalog : unknown;
+  const auto open = std::make_shared<OpenStores>();
+  for (const SourceSpec& spec : specs) {
+    sources.emplace_back(spec, config.tokenizer, catalog, open);
+  }
   return sources;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -26,6 +27,7 @@ struct LoaderConfig {
   std::int64_t lanes = 64;
   std::string stage;  // unique name; a state saved by another stage starts this one at step 0
   TokenizerIdentity tokenizer;
+  std::shared_ptr<const StoreCatalog> catalog;  // null: every store is opened to look at it
   int rank = 0;
   int num_ranks = 1;
   std::int64_t queue_steps = 2;

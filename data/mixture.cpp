@@ -11,6 +11,9 @@
 namespace sala {
 namespace {
 
+// Names data/shuffle.h's permutation in saved states: a position means nothing in another one.
+const char* const kOrder = "feistel";
+
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error("data: " + what); }
 
 }  // namespace
@@ -41,6 +44,11 @@ Mixture::Mixture(const std::vector<Source>& sources, MixtureConfig config,
 
 void Mixture::load(const nlohmann::json& state) {
   if (!state.is_null()) {
+    if (state.value("order", "") != kOrder) {
+      fail(std::string("the saved data state counts documents in another order than this program "
+                       "reads them (expected order ") +
+           kOrder + "); continue with the program that saved it, or start a new run");
+    }
     if (state.at("seed").get<std::uint64_t>() != config_.seed) {
       fail("the saved data state has seed " +
            std::to_string(state.at("seed").get<std::uint64_t>()) + ", the recipe " +
@@ -52,7 +60,7 @@ void Mixture::load(const nlohmann::json& state) {
     Cursor& cursor = cursors_[source.name()];
     if (cursor.fingerprint.empty()) cursor.fingerprint = source.fingerprint();
     if (cursor.fingerprint != source.fingerprint()) {
-      fail("the files of source `" + source.name() + "` (" + source.stores().front().path() +
+      fail("the files of source `" + source.name() + "` (" + source.first_path() +
            " ...) are not those the run began with; restore them or give the source a new name");
     }
     if (cursor.position < 0 || cursor.position > source.num_documents() || cursor.epoch < 0) {
@@ -166,12 +174,9 @@ Mixture::Tail Mixture::pull(std::int32_t source) {
     if (const auto tail = take_over(source)) return *tail;
     ++cursor.epoch;
     cursor.position = 0;
-    cursor.order.clear();
   }
-  if (cursor.order.empty()) {
-    cursor.order = epoch_order(config_.seed, owner.name(), cursor.epoch, owner.num_documents());
-  }
-  return {static_cast<std::int64_t>(cursor.order[static_cast<size_t>(cursor.position++)]), 0};
+  const EpochOrder order(config_.seed, owner.name(), cursor.epoch, owner.num_documents());
+  return {order.document(cursor.position++), 0};
 }
 
 RowPlan Mixture::next_row() {
@@ -219,11 +224,8 @@ nlohmann::json Mixture::state() const {
     lanes.push_back({i, sources_[static_cast<size_t>(lane.source)].name(), lane.tail.document,
                      lane.tail.offset});
   }
-  return {{"stage", config_.stage},
-          {"seed", config_.seed},
-          {"row", row_},
-          {"sources", sources},
-          {"lanes", lanes}};
+  return {{"stage", config_.stage}, {"seed", config_.seed}, {"order", kOrder}, {"row", row_},
+          {"sources", sources},     {"lanes", lanes}};
 }
 
 }  // namespace sala

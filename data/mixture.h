@@ -53,10 +53,9 @@ class Mixture {
   struct Cursor {
     std::string fingerprint;
     std::int64_t epoch = 0;
-    std::int64_t position = 0;         // documents of the epoch's order already opened
-    std::int64_t emitted = 0;          // tokens handed out in this stage
-    std::deque<Tail> parked;           // come before new documents
-    std::vector<std::uint32_t> order;  // of `epoch`; empty until needed
+    std::int64_t position = 0;  // documents of the epoch's order already opened
+    std::int64_t emitted = 0;   // tokens handed out in this stage
+    std::deque<Tail> parked;    // come before new documents
   };
   struct Lane {
     std::int32_t source;

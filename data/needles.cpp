@@ -45,8 +45,7 @@ std::vector<std::int32_t> cut_haystack(const Source& source, std::int64_t first,
       throw std::runtime_error("source `" + source.name() +
                                "`: no text for a haystack, its documents hold EOS only");
     }
-    const Source::Place place = source.place(document);
-    const auto part = place.store->read(place.document, 0, wanted);
+    const auto part = source.read(document, 0, wanted);
     tokens.insert(tokens.end(), part.begin(), part.end());
   }
   return tokens;
@@ -97,10 +96,9 @@ NeedlePrompt NeedleSet::prompt(const Source& haystack, std::int64_t length, doub
   if (!(depth_frac >= 0 && depth_frac <= 1)) {
     fail(path_, "needle depth must be 0 to 1, found " + std::to_string(depth_frac));
   }
-  if (haystack.stores().front().tokenizer_hash() != tokenizer_hash_) {
+  if (haystack.tokenizer_hash() != tokenizer_hash_) {
     fail(path_, "made with another tokenizer (" + tokenizer_hash_ + ") than the haystack " +
-                    haystack.stores().front().path() +
-                    "; run data/prepare with one tokenizer.json");
+                    haystack.first_path() + "; run data/prepare with one tokenizer.json");
   }
   const auto first = counter_random_below(seed, static_cast<std::uint64_t>(index),
                                           static_cast<std::uint64_t>(haystack.num_documents()));

@@ -1,9 +1,8 @@
 // Counter-based randomness behind data/shuffle.h.
 #include "data/shuffle.h"
 
-#include <numeric>
-#include <stdexcept>
-#include <string>
+#include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "data/hash.h"
@@ -23,20 +22,29 @@ std::uint64_t counter_random_below(std::uint64_t key, std::uint64_t n, std::uint
       (static_cast<unsigned __int128>(counter_random(key, n)) * limit) >> 64);
 }
 
-std::vector<std::uint32_t> epoch_order(std::uint64_t seed, std::string_view source,
-                                       std::int64_t epoch, std::int64_t count) {
-  if (count < 0 || count > std::int64_t{0xffffffff}) {
-    throw std::runtime_error("source `" + std::string(source) + "` has " + std::to_string(count) +
-                             " documents, at most 2^32 - 1 can be shuffled; split it in two");
-  }
+EpochOrder::EpochOrder(std::uint64_t seed, std::string_view source, std::int64_t epoch,
+                       std::int64_t count)
+    : count_(static_cast<std::uint64_t>(count)),
+      half_bits_(std::max(1, (static_cast<int>(std::bit_width(count_ - 1)) + 1) / 2)) {
   const std::uint64_t key =
       counter_random(xxh3_64(source, seed), static_cast<std::uint64_t>(epoch));
-  std::vector<std::uint32_t> order(static_cast<size_t>(count));
-  std::iota(order.begin(), order.end(), 0u);
-  for (std::uint64_t i = order.size(); i > 1; --i) {
-    std::swap(order[i - 1], order[counter_random_below(key, i, i)]);
+  for (int round = 0; round < kRounds; ++round) {
+    keys_[round] = counter_random(key, static_cast<std::uint64_t>(round));
   }
-  return order;
+}
+
+std::int64_t EpochOrder::document(std::int64_t position) const {
+  const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
+  auto value = static_cast<std::uint64_t>(position);
+  do {
+    std::uint64_t left = value >> half_bits_, right = value & mask;
+    for (const std::uint64_t key : keys_) {
+      left ^= counter_random(key, right) & mask;
+      std::swap(left, right);
+    }
+    value = left << half_bits_ | right;
+  } while (value >= count_);
+  return static_cast<std::int64_t>(value);
 }
 
 }  // namespace sala

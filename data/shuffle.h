@@ -1,16 +1,29 @@
-// The order of a source's documents in one epoch: a pure function of (seed, name, epoch, count), so
-// a resumed run rebuilds it from three numbers.
+// The order of a source's documents in one epoch: computed where it is asked for, from (seed, name,
+// epoch, count), so that it takes no memory and a resumed run needs three numbers to go on.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
 namespace sala {
 
-// A permutation of 0 .. count-1 by Fisher-Yates over a counter-based generator. count < 2^32.
-std::vector<std::uint32_t> epoch_order(std::uint64_t seed, std::string_view source,
-                                       std::int64_t epoch, std::int64_t count);
+// A permutation of 0 .. count-1: a Feistel network over the next power of four, walked along its
+// cycle until it falls below count (Black and Rogaway 2002; fewer than four steps on average).
+class EpochOrder {
+ public:
+  // count >= 1.
+  EpochOrder(std::uint64_t seed, std::string_view source, std::int64_t epoch, std::int64_t count);
+
+  // The document that comes at `position` of the epoch, 0 <= position < count.
+  std::int64_t document(std::int64_t position) const;
+
+ private:
+  static constexpr int kRounds = 8;  // 4 are enough for large counts; small ones need more
+  std::array<std::uint64_t, kRounds> keys_;
+  std::uint64_t count_;
+  int half_bits_;
+};
 
 // The n-th value of a stream of 64 random bits (splitmix64: Steele, Lea, Flood 2014).
 std::uint64_t counter_random(std::uint64_t key, std::uint64_t n);

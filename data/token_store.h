@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "data/file_identity.h"
 #include "data/hdf5_file.h"
 
 namespace sala {
@@ -24,49 +25,55 @@ struct TokenizerIdentity {
   std::int64_t vocab_size = 0;  // rows of the model's embedding: a store may use fewer, never more
 };
 
+// What a store says of itself, and the file that said it.
+struct StoreFacts {
+  FileIdentity file;
+  std::string tokenizer_hash, checksum;
+  std::int64_t vocab_size = 0;
+  std::int64_t eos_id = 0;
+  std::int64_t num_tokens = 0;
+  std::int64_t num_documents = 0;
+  bool has_loss_mask = false;
+};
+
+// Throws when the store at `path` was made with another tokenizer than `expected`.
+void check_tokenizer(const std::string& path, const StoreFacts& facts,
+                     const TokenizerIdentity& expected);
+
 class TokenStore {
  public:
-  // Opens and validates everything but the token data itself (see verify_checksum).
+  // Opens and validates attributes, types and sizes; no data (see read_offsets, verify_checksum).
   explicit TokenStore(const std::string& path, const TokenizerIdentity& expected = {});
 
   const std::string& path() const { return file_.path(); }
-  const std::string& source() const { return source_; }
-  const std::string& tokenizer_hash() const { return tokenizer_hash_; }
-  const std::string& checksum() const { return checksum_; }
-  std::int64_t vocab_size() const { return vocab_size_; }
-  std::int64_t eos_id() const { return eos_id_; }
-  std::int64_t num_tokens() const { return offsets_.back(); }
-  std::int64_t num_documents() const { return static_cast<std::int64_t>(offsets_.size()) - 1; }
-  bool has_loss_mask() const { return has_loss_mask_; }
-  std::int64_t document_length(std::int64_t document) const {
-    return offsets_[document + 1] - offsets_[document];
-  }
+  const StoreFacts& facts() const { return facts_; }
+  // False when the file was written to since it was opened: what was read may be of two files.
+  bool is_unchanged() const { return file_.identity() == facts_.file; }
 
-  // Tokens [offset, offset + count) of one document. Every id is checked against vocab_size.
-  std::vector<std::int32_t> read(std::int64_t document, std::int64_t offset,
-                                 std::int64_t count) const;
+  // First token of each document, and num_tokens: checked to start at 0, to grow and to end there.
+  std::vector<std::int64_t> read_offsets() const;
+  // Tokens [first, first + count) of the file. Every id is checked against vocab_size.
+  std::vector<std::int32_t> read(std::int64_t first, std::int64_t count) const;
   // Loss mask of the same range; all ones when the store has none.
-  std::vector<std::uint8_t> read_loss_mask(std::int64_t document, std::int64_t offset,
-                                           std::int64_t count) const;
+  std::vector<std::uint8_t> read_loss_mask(std::int64_t first, std::int64_t count) const;
+  // Whether any token counts as a target: one that is not the first of its document and that the
+  // loss mask allows. Reads until it finds one.
+  bool has_target() const;
   // Reads the whole file once, in slabs, and compares with the xxh3 attribute.
   void verify_checksum() const;
 
  private:
   [[noreturn]] void fail(const std::string& what) const;
   void read_attributes();
-  void check_tokenizer(const TokenizerIdentity& expected) const;
-  void read_offsets();
-  void check_range(std::int64_t document, std::int64_t offset, std::int64_t count) const;
+  std::string hash_attribute(const char* key) const;
+  void check_datasets() const;
+  void check_range(std::int64_t first, std::int64_t count) const;
   template <class Stored>
   std::vector<std::int32_t> read_ids(std::int64_t first, std::int64_t count) const;
 
   Hdf5File file_;
-  std::string source_, tokenizer_hash_, checksum_;
-  std::int64_t vocab_size_ = 0;
-  std::int64_t eos_id_ = 0;
+  StoreFacts facts_;
   ElementType token_type_ = ElementType::kU16;
-  bool has_loss_mask_ = false;
-  std::vector<std::int64_t> offsets_;  // (num_documents + 1)
 };
 
 }  // namespace sala

@@ -1,18 +1,19 @@
 // The bytes of the data, before anything is trained.
 #include "trainer/check_inputs.h"
 
-#include "data/source.h"
+#include "trainer/verify_stores.h"
 
 namespace sala {
 
-void check_inputs(const Run& run) {
-  int file_number = 0;
-  for (const auto& [name, source] : run.recipe.data.sources) {
-    for (const std::string& path : expand_globs(source.files)) {
-      const TokenStore store(path, run.tokenizer);
-      if (file_number++ % run.world.size() == run.world.rank()) store.verify_checksum();
+bool check_inputs(Run& run, bool verify_again) {
+  if (!verify_stores(run, verify_again)) return false;
+  run.world.together("", [&] {
+    if (run.world.rank() != 0) return;
+    for (const auto& stage : run.recipe.stages) {
+      stage->check_data(run.recipe, run.tokenizer, *run.stores);
     }
-  }
+  });
+  return true;
 }
 
 }  // namespace sala

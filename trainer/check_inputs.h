@@ -5,8 +5,8 @@
 
 namespace sala {
 
-// Every token store (tokenizer, checksum; the files are shared out over the ranks). Throws one
-// error.
-void check_inputs(const Run& run);
+// Every token store (verify_stores.h; `verify_again`: also those known from before) and what stages
+// ask of their data. Throws one error on all ranks; false when a signal asked to stop.
+bool check_inputs(Run& run, bool verify_again);
 
 }  // namespace sala

@@ -104,9 +104,8 @@ nlohmann::json evaluate_source(Run& run, const EvaluateOptions& options, const s
   std::vector<Row> rows;
   run.world.together("reading held-out source " + name, [&] {
     const auto files = expand_globs(run.recipe.data.sources.at(name).files);
-    rows = eval_rows(files, run.tokenizer, options.row_length,
-                     std::max<int64_t>(1, options.tokens / options.row_length),
-                     static_cast<uint64_t>(run.recipe.run.seed));
+    rows = eval_rows(files, run.tokenizer, options.row_length, options.num_rows(),
+                     static_cast<uint64_t>(run.recipe.run.seed), *run.stores);
   });
   std::vector<Row> mine;
   for (size_t i = run.world.rank(); i < rows.size(); i += run.world.size()) {

@@ -3,6 +3,7 @@
 // loops.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -28,6 +29,7 @@ struct EvaluateOptions {
   int64_t needles_per_cell = 4;  // for each (length, depth)
   std::string needle_source;     // haystacks are cut from it
 
+  int64_t num_rows() const { return std::max<int64_t>(1, tokens / row_length); }  // per source
   void describe(Fields& fields);
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const;
 };

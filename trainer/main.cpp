@@ -30,6 +30,9 @@ void add_options(CLI::App& app, Arguments& a) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option("--from", a.runner.from, "Start a new run from this checkpoint folder");
+  app.add_flag("--verify-data", a.runner.verify_data,
+               "Read all token stores and compare their checksums, also of those that an earlier "
+               "start of this run found right and that have not changed since");
   app.add_option("--export", a.runner.export_to,
                  "Write the hybrid of the run's newest checkpoint (or of --from) there, and stop");
 }

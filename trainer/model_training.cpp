@@ -1,6 +1,8 @@
 // What distill and train share: student, optimizer, loop, one step at a time.
 #include "trainer/model_training.h"
 
+#include <fmt/format.h>
+
 #include "trainer/flops.h"
 #include "trainer/plan.h"
 
@@ -16,6 +18,17 @@ void ModelTraining::describe(Fields& fields) {
 void ModelTraining::check(const Recipe& recipe, const std::string& path, Problems& problems) const {
   const bool usable = budget_.check(path, recipe, problems);
   optimizer_options_.check(path, usable ? budget_.num_steps() : 0, problems);
+}
+
+void ModelTraining::check_data(const Recipe& recipe, const TokenizerIdentity& tokenizer,
+                               const StoreCatalog& catalog) const {
+  for (const SourceSpec& spec : source_specs(recipe, budget_.data)) {
+    if (Source(spec, tokenizer, catalog).has_target()) continue;
+    throw std::runtime_error(fmt::format(
+        "stage {}: no token of source {} counts as a target, so nothing can be learned from it; "
+        "look at its loss_mask",
+        name, spec.name));
+  }
 }
 
 StagePlan ModelTraining::plan(const PlanContext& context) const {
@@ -49,6 +62,10 @@ void ModelTraining::begin(Run& run) {
 bool ModelTraining::advance(Run& run) {
   if (loop_->done()) return false;
   TrainingLoop::Input input = loop_->next();
+  if (input.num_target_tokens == 0) {
+    loop_->pass_over(input);
+    return true;
+  }
   StepOptions options;
   options.lr = input.lr;
   options.clip = optimizer_options_.clip;

@@ -15,6 +15,8 @@ class ModelTraining : public Stage {
  public:
   void describe(Fields& fields) override;
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override;
+  void check_data(const Recipe& recipe, const TokenizerIdentity& tokenizer,
+                  const StoreCatalog& catalog) const override;
   StagePlan plan(const PlanContext& context) const override;
   void begin(Run& run) override;
   bool advance(Run& run) override;

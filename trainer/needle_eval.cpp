@@ -36,7 +36,7 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const Model& mod
     needles = std::make_unique<NeedleSet>(run.recipe.data.needles, run.tokenizer);
     const auto& files = run.recipe.data.sources.at(options.needle_source).files;
     haystack = std::make_unique<Source>(SourceSpec{options.needle_source, expand_globs(files), 1.0},
-                                        run.tokenizer);
+                                        run.tokenizer, *run.stores);
   });
   for (int64_t first = 0; first < num_cells * per_cell; first += run.world.size()) {
     if (run.world.any(stop_requested())) throw Stopped{};

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "data/token_store.h"
+#include "data/store_catalog.h"
 #include "model/model.h"
 #include "trainer/checkpoint.h"
 #include "trainer/metrics.h"
@@ -33,6 +33,7 @@ struct Run {
   std::string folder;
   ModelConfig source;           // of the folder `recipe.source`
   TokenizerIdentity tokenizer;  // token stores made with another tokenizer are refused
+  std::shared_ptr<const StoreCatalog> stores = std::make_shared<StoreCatalog>();  // verified ones
 
   // One lightning mixer per layer (fp32), from align until swap; empty otherwise.
   std::vector<std::unique_ptr<Weights>> aligned;

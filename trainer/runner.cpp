@@ -84,7 +84,11 @@ class Runner {
     for (const std::string& line : notes_) metrics_->note(line);
     world_.together("source model " + recipe_.source,
                     [&] { run_ = std::make_unique<Run>(recipe_, world_, *metrics_); });
-    world_.together("", [&] { check_inputs(*run_); });
+    // An export reads no data.
+    if (!exports() && !check_inputs(*run_, options_.verify_data)) {
+      metrics_->note("stopped on a signal before the first step; run the same command again");
+      return kExitCheckpointed;
+    }
     if (reader_) world_.together("loading " + start_folder_, [&] { run_->load(*reader_); });
     if (!options_.from.empty()) run_->forked_from = options_.from;
     if (!options_.export_to.empty()) {

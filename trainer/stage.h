@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "data/store_catalog.h"
 #include "model/config.h"
 #include "trainer/fields.h"
 
@@ -67,6 +68,9 @@ class Stage {
   virtual bool needs_full_source() const { return false; }  // a hybrid as source will not do
   virtual bool needs_mixers() const { return false; }       // of an align stage before
   virtual bool needs_scores() const { return false; }       // of a score stage before
+  // What only the token stores can say. Throws one line. Before the run starts; stages that need no
+  // data have nothing to check.
+  virtual void check_data(const Recipe&, const TokenizerIdentity&, const StoreCatalog&) const {}
   virtual StagePlan plan(const PlanContext& context) const = 0;
   virtual int64_t longest_row() const { return 0; }  // tokens the source model sees at once
   virtual int64_t num_kept() const { return 0; }     // swap: sparse layers of the hybrid

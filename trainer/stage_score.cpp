@@ -199,7 +199,7 @@ class ScoreStage : public Stage {
       const int64_t wanted = std::llround(documents_ * weight / total);
       const auto files = expand_globs(run.recipe.data.sources.at(source).files);
       auto rows = eval_rows(files, run.tokenizer, row_length_, std::max<int64_t>(wanted, 1),
-                            static_cast<uint64_t>(run.recipe.run.seed));
+                            static_cast<uint64_t>(run.recipe.run.seed), *run.stores);
       for (Row& row : rows) {
         if (static_cast<int64_t>(row.ids.size()) == row_length_ && row.doc_starts.size() == 1) {
           rows_.push_back(std::move(row));

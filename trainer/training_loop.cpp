@@ -36,6 +36,7 @@ void TrainingLoop::open_loader() {
   config.lanes = run_.recipe.data.lanes;
   config.stage = stage_.name;
   config.tokenizer = run_.tokenizer;
+  config.catalog = run_.stores;
   config.rank = run_.world.rank();
   config.num_ranks = run_.world.size();
   loader_ =
@@ -59,12 +60,29 @@ TrainingLoop::Input TrainingLoop::next() {
   return input;
 }
 
-void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
-  synchronize(run_.world.device());
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
+void TrainingLoop::count_step() {
   run_.data_state = std::move(state_after_);
   ++step_;
   run_.tokens_seen += budget_.batch_tokens;
+}
+
+void TrainingLoop::pass_over(const Input& input) {
+  count_step();
+  run_.metrics.event({{"event", "step_without_targets"},
+                      {"stage", stage_.name},
+                      {"step", step_},
+                      {"lr", input.lr},
+                      {"tokens", run_.tokens_seen}});
+  run_.metrics.note(
+      fmt::format("stage {} step {}: no token of this step counts as a target (loss_mask is 0 in "
+                  "all of its rows); no parameter was changed",
+                  stage_.name, step_));
+}
+
+void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
+  synchronize(run_.world.device());
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
+  count_step();
 
   seconds_per_step_ = step_ <= 2 ? took.count() : 0.9 * seconds_per_step_ + 0.1 * took.count();
   const double tokens_per_second = static_cast<double>(budget_.batch_tokens) / took.count();

@@ -41,11 +41,16 @@ class TrainingLoop {
   // or on_nonfinite: stop, throw.
   void finish(double loss, bool finite, nlohmann::json line);
 
+  // Ends a step whose loss has no target token on any rank: there is nothing to learn from it and
+  // nothing diverged. Its tokens count, no parameter changes, metrics say so.
+  void pass_over(const Input& input);
+
   void save(StateWriter& out) const;
   void load(StateReader& in);
 
  private:
   void open_loader();
+  void count_step();
 
   Run& run_;
   const Stage& stage_;

@@ -149,6 +149,27 @@ TEST_F(LoaderTest, ResumingAtEveryStepEqualsNotStopping) {
   }
 }
 
+// A loader that was resumed must save as good a state as one that was not, also where an epoch ends
+// with the step: one token a step hits every end.
+TEST_F(LoaderTest, ResumedAgainAfterEveryStepEqualsNotStopping) {
+  write_store(folder_ / "tiny.h5", numbered_documents(4, 6, 8));
+  const std::vector<SourceSpec> tiny = {{"tiny", {folder_ / "tiny.h5"}, 1.0}};
+  LoaderConfig one = config(0, 1, 1);
+  one.row_length = 1;
+  one.lanes = 2;
+  Loader whole(tiny, one);
+  nlohmann::json state;
+  for (int s = 0; s < 60; ++s) {
+    const StepRows expected = whole.next();
+    Loader resumed(tiny, one, state);
+    const StepRows step = resumed.next();
+    ASSERT_TRUE(same(step.rows[0], expected.rows[0])) << s;
+    ASSERT_EQ(step.state_after, expected.state_after) << s;
+    state = nlohmann::json::parse(resumed.state().dump());
+  }
+  EXPECT_GT(state.at("sources").at("tiny").at("epoch"), 2);
+}
+
 TEST_F(LoaderTest, AnotherStageStartsAtStepZeroAndReadsOn) {
   Loader first(specs_, config());
   for (int s = 0; s < 3; ++s) first.next();

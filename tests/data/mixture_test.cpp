@@ -54,12 +54,20 @@ class Ledger {
   std::map<std::string, std::int64_t> tokens_;
 };
 
+std::vector<std::int64_t> epoch_order(std::uint64_t seed, const std::string& source,
+                                      std::int64_t epoch, std::int64_t count) {
+  const EpochOrder order(seed, source, epoch, count);
+  std::vector<std::int64_t> documents;
+  for (std::int64_t i = 0; i < count; ++i) documents.push_back(order.document(i));
+  return documents;
+}
+
 TEST(EpochOrder, IsAPermutationThatDependsOnSeedNameAndEpoch) {
-  for (const std::int64_t count : {0, 1, 2, 7, 1000}) {
+  for (const std::int64_t count : {1, 2, 3, 4, 5, 7, 16, 17, 1000, 4096, 4097}) {
     auto order = epoch_order(3, "books", 0, count);
     std::sort(order.begin(), order.end());
-    std::vector<std::uint32_t> expected(static_cast<size_t>(count));
-    std::iota(expected.begin(), expected.end(), 0u);
+    std::vector<std::int64_t> expected(static_cast<size_t>(count));
+    std::iota(expected.begin(), expected.end(), 0);
     EXPECT_EQ(order, expected);
   }
   const auto order = epoch_order(3, "books", 0, 1000);
@@ -67,6 +75,46 @@ TEST(EpochOrder, IsAPermutationThatDependsOnSeedNameAndEpoch) {
   EXPECT_NE(order, epoch_order(3, "books", 1, 1000));
   EXPECT_NE(order, epoch_order(4, "books", 0, 1000));
   EXPECT_NE(order, epoch_order(3, "web", 0, 1000));
+}
+
+// Every document is as likely at every position, and neighbours go their own ways: Fisher-Yates has
+// these properties, a permutation that is computed must show them.
+TEST(EpochOrder, MixesLikeAShuffle) {
+  constexpr int kOrders = 7000, kCount = 7;
+  int seen[kCount][kCount] = {};
+  std::map<std::vector<std::int64_t>, int> orders_of_four;
+  for (int epoch = 0; epoch < kOrders; ++epoch) {
+    const auto order = epoch_order(5, "books", epoch, kCount);
+    for (int position = 0; position < kCount; ++position) ++seen[position][order[position]];
+    ++orders_of_four[epoch_order(5, "web", epoch, 4)];
+  }
+  for (const auto& of_position : seen) {
+    for (const int count : of_position) EXPECT_NEAR(count, kOrders / kCount, 150);  // 5 sigma
+  }
+  EXPECT_EQ(orders_of_four.size(), 24u);
+  for (const auto& [order, count] : orders_of_four) EXPECT_NEAR(count, kOrders / 24, 90);
+
+  const auto order = epoch_order(5, "books", 0, 100'000);
+  double distance = 0;
+  for (size_t i = 1; i < order.size(); ++i) {
+    distance += static_cast<double>(std::abs(order[i] - order[i - 1]));
+  }
+  EXPECT_NEAR(distance / 1e5, 1e5 / 3, 600);  // of two independent places: a third of the range
+}
+
+// No table of documents, so more of them than fit in memory or in 32 bits have an order too.
+TEST(EpochOrder, CountsBeyondThirtyTwoBits) {
+  const std::int64_t count = (std::int64_t{1} << 40) + 12345;
+  const EpochOrder order(1, "web", 0, count);
+  std::set<std::int64_t> documents;
+  for (std::int64_t position = count - 1000; position < count; ++position) {
+    const std::int64_t document = order.document(position);
+    ASSERT_GE(document, 0);
+    ASSERT_LT(document, count);
+    documents.insert(document);
+  }
+  EXPECT_EQ(documents.size(), 1000u);
+  EXPECT_GT(*documents.rbegin(), std::int64_t{1} << 39);
 }
 
 TEST(Mixture, AnEpochHandsOutEveryTokenOnceAndTheNextComesInAnotherOrder) {
@@ -237,6 +285,11 @@ TEST(Mixture, AStateThatDoesNotFitIsRefused) {
   broken = state;
   broken["sources"]["web"]["position"] = 31;
   expect_error(resume(sources, 7, broken), {"`web`", "cursor"});
+  broken = state;
+  broken["order"] = "some other";
+  expect_error(resume(sources, 7, broken), {"another order"});
+  broken.erase("order");
+  expect_error(resume(sources, 7, broken), {"another order"});
   const TestFolder other;
   const auto changed = list(make_source(other, "web", numbered_documents(30, 90, 2)));
   expect_error(resume(changed, 7, state), {"`web`", "web.h5", "not those"});

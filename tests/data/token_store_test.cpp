@@ -37,16 +37,17 @@ TEST(TokenStore, ReadsBackEveryDocumentInBothWidths) {
     const std::string path = folder / (wide ? "wide.h5" : "narrow.h5");
     write_store(path, store);
     const TokenStore opened(path, {"0123456789abcdef", 1000});
-    ASSERT_EQ(opened.num_documents(), 3);
-    EXPECT_EQ(opened.num_tokens(), 8);
-    EXPECT_EQ(opened.vocab_size(), 1000);
-    EXPECT_EQ(opened.source(), "test");
+    ASSERT_EQ(opened.facts().num_documents, 3);
+    EXPECT_EQ(opened.facts().num_tokens, 8);
+    EXPECT_EQ(opened.facts().vocab_size, 1000);
+    const auto offsets = opened.read_offsets();
+    EXPECT_EQ(offsets, (std::vector<std::int64_t>{0, 4, 5, 8}));
     for (size_t d = 0; d < 3; ++d) {
-      const auto length = opened.document_length(static_cast<std::int64_t>(d));
-      EXPECT_EQ(opened.read(static_cast<std::int64_t>(d), 0, length), store.documents[d]);
+      EXPECT_EQ(opened.read(offsets[d], offsets[d + 1] - offsets[d]), store.documents[d]);
     }
-    EXPECT_EQ(opened.read(0, 1, 2), (std::vector<std::int32_t>{6, 7}));
-    EXPECT_EQ(opened.read_loss_mask(0, 0, 4), (std::vector<std::uint8_t>{1, 1, 1, 1}));
+    EXPECT_EQ(opened.read(1, 2), (std::vector<std::int32_t>{6, 7}));
+    EXPECT_EQ(opened.read_loss_mask(0, 4), (std::vector<std::uint8_t>{1, 1, 1, 1}));
+    expect_error([&] { opened.read(7, 2); }, {path, "no tokens 7", "8"});
     EXPECT_NO_THROW(opened.verify_checksum());
   }
 }
@@ -57,9 +58,24 @@ TEST(TokenStore, ReadsTheLossMask) {
   store.masks = {{0, 0, 1, 1}, {0}, {1, 0, 1}};
   write_store(folder / "m.h5", store);
   const TokenStore opened(folder / "m.h5");
-  EXPECT_TRUE(opened.has_loss_mask());
-  EXPECT_EQ(opened.read_loss_mask(2, 1, 2), (std::vector<std::uint8_t>{0, 1}));
+  EXPECT_TRUE(opened.facts().has_loss_mask);
+  EXPECT_EQ(opened.read_loss_mask(6, 2), (std::vector<std::uint8_t>{0, 1}));
   EXPECT_NO_THROW(opened.verify_checksum());
+}
+
+// A document's first token is never a target, whatever its mask says.
+TEST(TokenStore, KnowsWhetherAnyTokenIsATarget) {
+  const TestFolder folder;
+  const auto has_target = [&](const std::vector<std::vector<std::uint8_t>>& masks) {
+    TestStore store = small_store();
+    store.masks = masks;
+    write_store(folder / "m.h5", store);
+    return TokenStore(folder / "m.h5").has_target();
+  };
+  EXPECT_TRUE(has_target({}));
+  EXPECT_TRUE(has_target({{0, 0, 0, 0}, {0}, {0, 0, 1}}));
+  EXPECT_FALSE(has_target({{0, 0, 0, 0}, {0}, {0, 0, 0}}));
+  EXPECT_FALSE(has_target({{1, 0, 0, 0}, {1}, {1, 0, 0}}));
 }
 
 // Each row of the table: how the store is spoilt, and what the message must say.
@@ -82,6 +98,9 @@ TEST(TokenStore, WrongFilesAreRefusedWithTheirName) {
       {"count", [](TestStore& s) { s.count_error = 1; }, {"`tokens`", "8 elements", "9"}},
       {"offsets", [](TestStore& s) { s.offset_error = 1; }, {"document_offsets", "offset 2 is 5"}},
       {"eos", [](TestStore& s) { s.eos_id = 1000; }, {"`eos_id`", "1000"}},
+      {"long_hash", [](TestStore& s) { s.tokenizer_hash += std::string(99, 'f'); }, {"a hash"}},
+      {"hash_of_lines", [](TestStore& s) { s.tokenizer_hash = "a\nb"; }, {"`tokenizer_hash`"}},
+      {"format_of_lines", [](TestStore& s) { s.format = "a\n\xff"; }, {"unreadable"}},
       {"vocab", [](TestStore& s) { s.vocab_size = 0; }, {"`vocab_size`", "0"}},
       {"tokenizer",
        [](TestStore& s) { s.tokenizer_hash = "ffff"; },
@@ -97,7 +116,12 @@ TEST(TokenStore, WrongFilesAreRefusedWithTheirName) {
     std::vector<std::string> says = one.says;
     says.push_back(path);
     SCOPED_TRACE(one.name);
-    expect_error([&] { TokenStore opened(path, {"0123456789abcdef", 1000}); }, says);
+    expect_error(
+        [&] {
+          const TokenStore opened(path, {"0123456789abcdef", 1000});
+          opened.read_offsets();
+        },
+        says);
   }
 }
 
@@ -135,8 +159,8 @@ TEST(TokenStore, AnIdOutsideTheVocabularyIsNamedWithItsOffset) {
   store.vocab_size = 999;  // document 2 holds id 999 at element 6 of the file
   write_store(folder / "x.h5", store);
   const TokenStore opened(folder / "x.h5");
-  EXPECT_NO_THROW(opened.read(0, 0, 4));
-  expect_error([&] { opened.read(2, 0, 3); }, {"x.h5", "offset 6", "id 999", "vocab_size 999"});
+  EXPECT_NO_THROW(opened.read(0, 4));
+  expect_error([&] { opened.read(5, 3); }, {"x.h5", "offset 6", "id 999", "vocab_size 999"});
 }
 
 // Losses on a GPU do not look at targets: what a row's last token predicts is checked here,
@@ -199,8 +223,8 @@ TEST(Source, NumbersDocumentsThroughItsFiles) {
   EXPECT_EQ(source.num_documents(), 4);
   EXPECT_EQ(source.num_tokens(), 12);
   EXPECT_EQ(source.document_length(2), 3);
-  EXPECT_EQ(source.place(3).store->path(), folder / "s-2.h5");
-  EXPECT_EQ(source.place(3).document, 0);
+  EXPECT_EQ(source.read(3, 1, 3), (std::vector<std::int32_t>{2, 3, 0}));
+  expect_error([&] { source.read(3, 1, 4); }, {"`test`", "document 3"});
 }
 
 TEST(Source, BadSourcesAreNamed) {

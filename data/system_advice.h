@@ -1,0 +1,12 @@
+// What a user can do about an error of the operating system, to be said after its own words.
+#pragma once
+
+#include <string>
+
+namespace sala {
+
+// "; ..." for errors with one likely remedy, else nothing. Never speaks of damaged files: a system
+// call that fails says nothing about what the file holds.
+std::string system_advice(int code);
+
+}  // namespace sala
