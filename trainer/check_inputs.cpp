@@ -3,12 +3,19 @@
 
 #include <fmt/format.h>
 
+#include "data/atomic_file.h"
+#include "data/hash.h"
 #include "data/needles.h"
 #include "data/source.h"
 
 namespace sala {
 
 namespace {
+
+std::string hash_of_file(const std::string& path) {
+  const std::string text = read_text_file(path);
+  return xxh3_64_hex(text.data(), text.size());
+}
 
 // Longest row or prompt that each stage runs through the source model.
 void check_lengths(const Run& run) {
@@ -26,16 +33,25 @@ void check_lengths(const Run& run) {
 
 }  // namespace
 
-void check_inputs(const Run& run) {
+Facts check_inputs(const Run& run) {
   check_lengths(run);
+  Facts facts;
+  facts["tokenizer.json of " + run.recipe.source + " (XXH3)"] = run.tokenizer.hash;
+  facts["config.json of " + run.recipe.source + " (XXH3)"] =
+      hash_of_file(run.recipe.source + "/config.json");
   int file_number = 0;
   for (const auto& [name, source] : run.recipe.data.sources) {
     for (const std::string& path : expand_globs(source.files)) {
       const TokenStore store(path, run.tokenizer);
+      facts[path + " (XXH3)"] = store.checksum();
       if (file_number++ % run.world.size() == run.world.rank()) store.verify_checksum();
     }
   }
-  if (!run.recipe.data.needles.empty()) NeedleSet(run.recipe.data.needles, run.tokenizer);
+  if (!run.recipe.data.needles.empty()) {
+    NeedleSet(run.recipe.data.needles, run.tokenizer);
+    facts[run.recipe.data.needles + " (XXH3)"] = hash_of_file(run.recipe.data.needles);
+  }
+  return facts;
 }
 
 }  // namespace sala

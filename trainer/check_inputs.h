@@ -2,6 +2,7 @@
 // hours in.
 #pragma once
 
+#include "trainer/rank_agreement.h"
 #include "trainer/run.h"
 
 namespace sala {
@@ -9,6 +10,6 @@ namespace sala {
 // Every token store (tokenizer, checksum; the files are shared out over the ranks), the needle set,
 // and that no row or prompt is longer than the source model can say something about. Throws one
 // error.
-void check_inputs(const Run& run);
+Facts check_inputs(const Run& run);
 
 }  // namespace sala
