@@ -19,7 +19,7 @@ ask_to_stop() {
     { sleep 10; kill -KILL -- -$job; } > /dev/null 2>&1 &  # ranks die with their mpirun
   fi
 }
-trap ask_to_stop TERM INT HUP USR1  # first of all: whatever has begun ends well
+trap ask_to_stop TERM INT HUP QUIT USR1  # first of all: whatever has begun ends well
 say() { echo "run_local: $*" >&2 || true; }  # a terminal that is gone is no reason to stop
 refuse() { say "$*"; exit 2; }
 
@@ -67,7 +67,7 @@ touch "$folder/running"
 # mpirun dies of output that nobody reads any more. A reader that goes on stands between, but for
 # files and terminals (the progress line wants one), whose end is only an error of the write.
 readers=
-drain() { trap '' TERM INT HUP USR1 PIPE; cat 2> /dev/null || true; cat > /dev/null; }
+drain() { trap '' TERM INT HUP QUIT USR1 PIPE; cat 2> /dev/null || true; cat > /dev/null; }
 # A process group of its own: Ctrl-C reaches this script and not mpirun, which would kill.
 set -m
 if [ -t 1 ] || [ -f /dev/stdout ]; then exec 3>&1; else exec 3> >(drain); readers=$!; fi

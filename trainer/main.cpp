@@ -82,17 +82,20 @@ int parse_and_run(int argc, char** argv) {
   Arguments arguments;
   add_options(app, arguments);
   std::string mistake;
+  // Of ranks that each answer a question by themselves the first does.
+  const bool speaks = sala::launched_rank().value_or(0) == 0;
   try {
     app.parse(argc, argv);
     if (!arguments.keys && arguments.recipe.empty()) {
       mistake = "which recipe? For example: sala-train recipes/demo_cpu.yaml";
     }
   } catch (const CLI::Success& wanted) {  // --help
-    app.exit(wanted);
+    if (speaks) app.exit(wanted);
     return after_output(0);
   } catch (const CLI::ParseError& error) {
     mistake = std::string(error.what()) + " (--help lists all arguments)";
   }
+  if (mistake.empty() && (arguments.keys || arguments.check) && !speaks) return 0;
   if (mistake.empty() && arguments.keys) {
     std::fputs(sala::recipe_keys_markdown().c_str(), stdout);
     return after_output(0);

@@ -9,6 +9,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <memory>
 #include <random>
 #include <thread>
 
@@ -80,18 +82,23 @@ size_t count_of(const std::string& text, const std::string& part) {
 TEST(Stop, ASignalAtAnyEarlyMomentIsACleanStop) {
   const ToyRun toy({.stages = kLong, .save_every = 0});
   std::mt19937 random(29);
-  const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP};
+  const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
   for (int i = 0; i < 4; ++i) {
-    const std::string a = "direct" + std::to_string(i), b = "local" + std::to_string(i);
-    Job direct(toy, a, kProgram + toy.recipe() + run_folder_of(toy, a));
-    Job local(toy, b, kLocal + toy.recipe() + " -n 2" + run_folder_of(toy, b));
-    const double first = 0.02 + 0.6 * static_cast<double>(random()) / 4294967296.0;
-    rest(first);  // 20 ms: bash stands
-    kill(direct.process(), signals[i % 4]);
-    kill(local.process(), signals[i % 4]);
-    EXPECT_EQ(direct.end(), 75) << first << "\n" << direct.log();
-    EXPECT_EQ(local.end(), 75) << first << "\n" << local.log();
-    EXPECT_EQ(local.log().find("abort"), std::string::npos) << local.log();
+    const double moment = 0.02 + 0.6 * static_cast<double>(random()) / 4294967296.0;
+    std::vector<std::unique_ptr<Job>> jobs;
+    const std::string direct = "direct" + std::to_string(i), local = "local" + std::to_string(i);
+    jobs.push_back(
+        std::make_unique<Job>(toy, direct, kProgram + toy.recipe() + run_folder_of(toy, direct)));
+    if (i % 2 == 0) {
+      jobs.push_back(std::make_unique<Job>(
+          toy, local, kLocal + toy.recipe() + " -n 2" + run_folder_of(toy, local)));
+    }
+    rest(moment);  // 20 ms: bash stands
+    for (const auto& job : jobs) kill(job->process(), signals[i]);
+    for (const auto& job : jobs) {
+      EXPECT_EQ(job->end(), 75) << moment << "\n" << job->log();
+      EXPECT_EQ(job->log().find("abort"), std::string::npos) << job->log();
+    }
   }
 }
 
@@ -104,10 +111,15 @@ TEST(Stop, AReaderThatGoesAwayIsNoEnd) {
   Job local(toy, "local",
             "/bin/bash -c '" + kLocal + toy.recipe() + " -n 2" + tail +
                 run_folder_of(toy, "local") + " 2>&1 | head -n 1; exit ${PIPESTATUS[0]}'");
-  EXPECT_EQ(direct.end(), 0) << direct.log();
-  EXPECT_EQ(local.end(), 0) << local.log();
-  EXPECT_EQ(toy.events("direct", "end").size(), 1u);
-  EXPECT_EQ(toy.events("local", "end").size(), 1u);
+  // Without standard streams the next file opened would be standard output.
+  Job closed(toy, "closed",
+             kProgram + toy.recipe() + tail + run_folder_of(toy, "closed") + " <&- >&- 2>&-");
+  for (Job* job : {&direct, &local, &closed}) EXPECT_EQ(job->end(), 0) << job->log();
+  for (const char* name : {"direct", "local", "closed"}) {
+    EXPECT_EQ(toy.events(name, "end").size(), 1u) << name;
+    std::ifstream lines(toy.run_folder(name) + "/metrics.jsonl");
+    for (std::string line; std::getline(lines, line);) EXPECT_EQ(line.front(), '{') << name;
+  }
 }
 
 TEST(Stop, AStoppedRankEndsTheJobAndIsNamedWithItsStage) {
