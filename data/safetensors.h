@@ -1,16 +1,17 @@
 // safetensors files: 8 bytes little-endian header length, a JSON header that names dtype, shape and
-// byte range of each tensor, then the bytes. The reader maps the file and trusts nothing in it: a
-// file that is short, torn or contradicts itself is refused with the offset at which it went wrong.
+// byte range of each tensor, then the bytes. The reader trusts nothing in the file: one that is
+// short, torn, contradicts itself or changes while it is in use is refused, with the offset at
+// which it went wrong.
 //
 // Errors: std::runtime_error, one line with file, byte offset or tensor, expected and came.
 #pragma once
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,7 @@ struct SafetensorsEntry {
 };
 
 // Entries are checked when the file is opened: known dtypes, sizes that agree with shapes, ranges
-// that cover the data exactly once. The file must not change while it is open.
+// that cover the data exactly once. Each tensor is read when it is asked for.
 class SafetensorsReader {
  public:
   explicit SafetensorsReader(const std::string& path);
@@ -33,14 +34,15 @@ class SafetensorsReader {
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
   // True for the dtypes that tensor() can return: F64, F32, F16, BF16 and the integers.
   static bool can_read(const std::string& dtype);
-  // A CPU tensor over the mapped bytes: read only, valid beyond the reader's life.
+  // A CPU tensor of its own. Throws when the file is no longer the one that was opened.
   at::Tensor tensor(const std::string& name) const;
 
  private:
-  struct Mapping;
+  class File;
+  using Version = std::array<int64_t, 4>;  // size, inode, time of the last change
 
   std::string path_;
-  std::shared_ptr<Mapping> mapping_;
+  Version version_{};
   int64_t data_start_ = 0;  // bytes
   std::map<std::string, SafetensorsEntry> entries_;
 };

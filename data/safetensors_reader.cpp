@@ -1,6 +1,5 @@
 // Reading and checking behind data/safetensors.h.
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -137,49 +136,83 @@ void check_ranges(const std::string& path, const std::map<std::string, Safetenso
 
 }  // namespace
 
-struct SafetensorsReader::Mapping {
-  const char* bytes = nullptr;
-  int64_t num_bytes = 0;
-
-  explicit Mapping(const std::string& path) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) throw std::runtime_error(path + ": cannot open: " + std::strerror(errno));
-    struct stat status {};
-    if (::fstat(fd, &status) == 0) num_bytes = status.st_size;
-    void* mapped = num_bytes < 8 ? MAP_FAILED
-                                 : ::mmap(nullptr, static_cast<size_t>(num_bytes), PROT_READ,
-                                          MAP_PRIVATE, fd, 0);
-    const int code = errno;
-    ::close(fd);
-    if (num_bytes < 8) fail(path, num_bytes, "the file ends, expected 8 bytes of header length");
-    if (mapped == MAP_FAILED) {
-      throw std::runtime_error(path + ": cannot map into memory: " + std::strerror(code));
+// Opened for each read: a model of a thousand shards must not hold a thousand files open. Bytes are
+// read, not mapped: a mapped file that is cut, or whose disk fails, kills the process (SIGBUS).
+class SafetensorsReader::File {
+ public:
+  explicit File(const std::string& path) : path_(path) {
+    descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor_ < 0) throw std::runtime_error(path + ": cannot open: " + std::strerror(errno));
+    if (::fstat(descriptor_, &status_) != 0 || !S_ISREG(status_.st_mode)) {
+      ::close(descriptor_);
+      throw std::runtime_error(path + ": expected a regular file");
     }
-    bytes = static_cast<const char*>(mapped);
   }
-  ~Mapping() {
-    if (bytes) ::munmap(const_cast<char*>(bytes), static_cast<size_t>(num_bytes));
+  ~File() { ::close(descriptor_); }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  Version version() const {
+    return {static_cast<int64_t>(status_.st_size), static_cast<int64_t>(status_.st_ino),
+            static_cast<int64_t>(status_.st_mtim.tv_sec),
+            static_cast<int64_t>(status_.st_mtim.tv_nsec)};
   }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
+
+  void read(void* target, int64_t num_bytes, int64_t offset) const {
+    auto* bytes = static_cast<char*>(target);
+    while (num_bytes > 0) {
+      const ssize_t got = ::pread(descriptor_, bytes, static_cast<size_t>(num_bytes), offset);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) {
+        throw std::runtime_error(path_ + ": at byte " + std::to_string(offset) +
+                                 ": cannot read: " + std::strerror(errno));
+      }
+      if (got == 0) fail(path_, offset, "the file ends: it was cut after it was opened");
+      bytes += got;
+      offset += got;
+      num_bytes -= got;
+    }
+  }
+
+  // Whether the file is still what it was when `version` was taken.
+  void check(const Version& version) const {
+    struct stat now {};
+    if (::fstat(descriptor_, &now) == 0 && now.st_size == version[0] &&
+        static_cast<int64_t>(now.st_ino) == version[1] && now.st_mtim.tv_sec == version[2] &&
+        now.st_mtim.tv_nsec == version[3]) {
+      return;
+    }
+    throw std::runtime_error(path_ + ": the file was changed or replaced while it was in use (" +
+                             std::to_string(version[0]) + " bytes when it was opened, now " +
+                             std::to_string(now.st_size) + "); run again when it is whole");
+  }
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+  struct stat status_ {};
 };
 
-SafetensorsReader::SafetensorsReader(const std::string& path)
-    : path_(path), mapping_(std::make_shared<Mapping>(path)) {
+SafetensorsReader::SafetensorsReader(const std::string& path) : path_(path) {
+  const File file(path);
+  version_ = file.version();
+  const int64_t file_bytes = version_[0];
+  if (file_bytes < 8) fail(path, file_bytes, "the file ends, expected 8 bytes of header length");
   uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, mapping_->bytes, sizeof header_bytes);  // little-endian hosts only
-  const int64_t rest = mapping_->num_bytes - 8;
-  if (header_bytes > static_cast<uint64_t>(std::min(rest, kMaxHeaderBytes))) {
+  file.read(&header_bytes, sizeof header_bytes, 0);  // little-endian hosts only
+  if (header_bytes > static_cast<uint64_t>(std::min(file_bytes - 8, kMaxHeaderBytes))) {
     fail(path_, 0,
          "a header of " + std::to_string(header_bytes) + " bytes does not fit the " +
-             std::to_string(mapping_->num_bytes) + " bytes of the file");
+             std::to_string(file_bytes) + " bytes of the file");
   }
   data_start_ = 8 + static_cast<int64_t>(header_bytes);
-  const json header = parse_header(path_, mapping_->bytes + 8, data_start_ - 8);
+  std::string text(header_bytes, '\0');
+  file.read(text.data(), static_cast<int64_t>(header_bytes), 8);
+  const json header = parse_header(path_, text.data(), static_cast<int64_t>(header_bytes));
   for (const auto& [name, value] : header.items()) {
     if (name != "__metadata__") entries_.emplace(name, parse_entry(path_, name, value));
   }
-  check_ranges(path_, entries_, data_start_, mapping_->num_bytes);
+  check_ranges(path_, entries_, data_start_, file_bytes);
 }
 
 bool SafetensorsReader::can_read(const std::string& dtype) {
@@ -195,16 +228,12 @@ at::Tensor SafetensorsReader::tensor(const std::string& name) const {
   if (!info->type) {
     throw std::runtime_error(path_ + ": tensor " + name + ": cannot read dtype " + entry.dtype);
   }
-  const auto options = at::TensorOptions().dtype(*info->type);
-  const char* bytes = mapping_->bytes + data_start_ + entry.offset;
-  if (reinterpret_cast<uintptr_t>(bytes) % static_cast<uintptr_t>(info->num_bytes) != 0) {
-    at::Tensor copy = at::empty(entry.shape, options);  // files of other writers may be unaligned
-    std::memcpy(copy.data_ptr(), bytes, static_cast<size_t>(entry.num_bytes));
-    return copy;
-  }
-  const auto keep = mapping_;
-  return at::from_blob(
-      const_cast<char*>(bytes), entry.shape, [keep](void*) {}, options);
+  at::Tensor values = at::empty(entry.shape, at::TensorOptions().dtype(*info->type));
+  const File file(path_);
+  file.check(version_);
+  file.read(values.data_ptr(), entry.num_bytes, data_start_ + entry.offset);
+  file.check(version_);
+  return values;
 }
 
 }  // namespace sala

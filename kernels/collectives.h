@@ -11,6 +11,13 @@
 
 namespace sala {
 
+// Where the collectives on the device stand, for a watchdog.
+struct CommState {
+  std::string error;      // that the library met in the background; empty: none
+  std::string operation;  // the oldest that has begun on the device and not ended; empty: none
+  int64_t num_done = 0;
+};
+
 class Comm {
  public:
   virtual ~Comm() = default;
@@ -22,6 +29,8 @@ class Comm {
   virtual void reduce_scatter_sum(at::Tensor& out, const at::Tensor& in) = 0;  // in = R * out
   virtual void send(const at::Tensor& x, int to) = 0;  // neighbour exchange (context parallelism)
   virtual void receive(at::Tensor& x, int from) = 0;
+  // From any thread. Collectives that block the host have nothing to tell here.
+  virtual CommState state() { return {}; }
 };
 
 // A world of one rank: every collective is the identity.

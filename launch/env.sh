@@ -13,3 +13,7 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy
 
 # NCCL says what went wrong, and nothing when all is well.
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+
+# A rank that gives no sign of life for so long is taken for stopped or dead, and the job ends with a
+# line that names it; slow ranks are waited for. 0 switches this off (a debugger stops a rank).
+export SALA_WATCHDOG_SECONDS=${SALA_WATCHDOG_SECONDS:-30}

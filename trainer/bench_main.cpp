@@ -1,6 +1,7 @@
 // sala-bench: times of every op and of the lightning mixer.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "trainer/bench.h"
 #include "trainer/field_values.h"
@@ -74,12 +75,12 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::Error& error) {
-    fmt::print(stderr, "sala-bench: {}\n", error.what());
+    std::fputs(fmt::format("sala-bench: {}\n", error.what()).c_str(), stderr);
     return 2;
   } catch (const c10::Error& error) {
-    fmt::print(stderr, "sala-bench: {}\n", error.what_without_backtrace());
+    std::fputs(fmt::format("sala-bench: {}\n", error.what_without_backtrace()).c_str(), stderr);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "sala-bench: {}\n", error.what());
+    std::fputs(fmt::format("sala-bench: {}\n", error.what()).c_str(), stderr);
   }
   return 1;
 }

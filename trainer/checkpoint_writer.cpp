@@ -10,6 +10,8 @@
 
 #include "data/hash.h"
 #include "trainer/checkpoint_reader.h"
+#include "trainer/rank_environment.h"
+#include "trainer/tensor_fingerprint.h"
 
 namespace sala {
 namespace {
@@ -95,6 +97,7 @@ void CheckpointWriter::begin_tensor(const std::string& part, const std::string& 
   TORCH_CHECK(difference.empty(), "state ", part, "/", field,
               ": another layout than before: ", difference);
   manifest_.tensors.push_back({part, field, {}});
+  fingerprints_.push_back(size_ > 1 ? tensor_fingerprint(full) : "");
 }
 
 void CheckpointWriter::tensor(const std::string& part, const std::string& field,
@@ -176,12 +179,16 @@ void CheckpointWriter::finish() {
 
 nlohmann::json CheckpointWriter::report() const {
   nlohmann::json tensors = nlohmann::json::array();
-  for (const SavedTensor& tensor : manifest_.tensors) {
+  for (size_t i = 0; i < manifest_.tensors.size(); ++i) {
+    const SavedTensor& tensor = manifest_.tensors[i];
     nlohmann::json shards = nlohmann::json::array();
     for (const Shard& shard : tensor.shards) shards.push_back(shard_to_json(shard));
-    tensors.push_back({tensor.part, tensor.field, shards});
+    tensors.push_back({tensor.part, tensor.field, shards, fingerprints_[i]});
   }
-  return {{"file", file_name_}, {"file_bytes", file_bytes_}, {"tensors", tensors}};
+  return {{"file", file_name_},
+          {"file_bytes", file_bytes_},
+          {"host", host_name()},
+          {"tensors", tensors}};
 }
 
 Manifest CheckpointWriter::assemble(const std::vector<nlohmann::json>& reports) const {
@@ -197,6 +204,15 @@ Manifest CheckpointWriter::assemble(const std::vector<nlohmann::json>& reports) 
       TORCH_CHECK(tensors[i][0] == tensor.part && tensors[i][1] == tensor.field, "rank 0 saved ",
                   tensor.part, "/", tensor.field, " where rank ", r, " saved ",
                   tensors[i][0].dump(), "/", tensors[i][1].dump());
+      const auto theirs = tensors[i][3].get<std::string>();
+      if (theirs != fingerprints_[i]) {
+        throw std::runtime_error(
+            tensor.part + "/" + tensor.field + " is not the same on all ranks: fingerprint " +
+            fingerprints_[i] + " on rank 0 (" + host_name() + "), " + theirs + " on rank " +
+            std::to_string(r) + " (" + reports[r].at("host").get<std::string>() +
+            "); nothing was saved: suspect the memory or processor of one of these hosts, and run "
+            "again to continue from the last checkpoint");
+      }
       for (const auto& shard : tensors[i][2]) tensor.shards.push_back(shard_from_json(shard));
     }
     if (reports[r].at("file_bytes") > 0) {

@@ -35,7 +35,8 @@ class CheckpointWriter final : public StateWriter {
   // For rank 0: this rank's shards, in the order of the calls.
   nlohmann::json report() const;
 
-  // From the reports of all ranks. Throws when ranks handed over different tensors.
+  // From the reports of all ranks. Throws when ranks handed over different tensors, or other values
+  // in them: they no longer train one model, and a checkpoint of shares of each would be no model.
   Manifest assemble(const std::vector<nlohmann::json>& reports) const;
 
  private:
@@ -52,6 +53,7 @@ class CheckpointWriter final : public StateWriter {
   std::set<std::string>& sound_frozen_;
   std::optional<Hdf5File> file_;
   int64_t file_bytes_ = 0;
+  std::vector<std::string> fingerprints_;  // of the whole tensors as this rank holds them
   int64_t num_frozen_ = 0;
   std::string error_;
   Manifest manifest_;  // of this rank alone

@@ -8,7 +8,7 @@
 #include "kernels/ops.h"
 #include "trainer/batches.h"
 #include "trainer/needle_eval.h"
-#include "trainer/run_folder.h"
+#include "trainer/stop_signals.h"
 
 namespace sala {
 

@@ -2,6 +2,7 @@
 // ids.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "trainer/inspect.h"
 
@@ -23,9 +24,9 @@ int main(int argc, char** argv) {
     sala::inspect(options);
     return 0;
   } catch (const c10::Error& error) {
-    fmt::print(stderr, "sala-inspect: {}\n", error.what_without_backtrace());
+    std::fputs(fmt::format("sala-inspect: {}\n", error.what_without_backtrace()).c_str(), stderr);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "sala-inspect: {}\n", error.what());
+    std::fputs(fmt::format("sala-inspect: {}\n", error.what()).c_str(), stderr);
   }
   return 1;
 }

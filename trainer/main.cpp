@@ -3,15 +3,20 @@
 #include <spdlog/spdlog.h>
 #include <CLI/CLI.hpp>
 
-#include <cstdlib>
+#include <cstdio>
+#include <iostream>
 
 #include "trainer/check.h"
+#include "trainer/launch_folder.h"
+#include "trainer/rank_environment.h"
 #include "trainer/recipe.h"
-#include "trainer/run_folder.h"
 #include "trainer/runner.h"
+#include "trainer/stop_signals.h"
 #include "trainer/world.h"
 
 namespace {
+
+constexpr int kExitBadCall = 2;  // nothing has begun: arguments, recipe, device
 
 struct Arguments {
   std::string recipe;
@@ -37,63 +42,100 @@ void add_options(CLI::App& app, Arguments& a) {
                  "Write the hybrid of the run's newest checkpoint (or of --from) there, and stop");
 }
 
-// Before MPI has started: whether this is the rank that speaks.
-bool first_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
-  }
-  return true;
+// fmt::print throws where nobody can read any more; what we have to say is not worth that.
+void complain(const std::string& message) {
+  std::fputs(("sala-train: " + message + "\n").c_str(), stderr);
 }
 
-int run(int* argc, char*** argv, const Arguments& a) {
-  std::unique_ptr<sala::Recipe> recipe = sala::read_recipe(a.recipe, a.set);
-  if (a.check) return sala::check_recipe(*recipe, a.ranks);
-  if (!recipe->problems.empty()) {  // what it would find out later is told with it
-    std::vector<std::string> warnings;
-    const sala::CheckDevice device = sala::check_device(recipe->run);
-    sala::preflight(*recipe, {.device = device, .writes = first_rank()}, warnings);
-    recipe->problems.raise();
-  }
-  sala::catch_stop_signals();
-  sala::World world(argc, argv, recipe->run.device);
+// For calls whose result is their output.
+int after_output(int code) {
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return code;
+  complain("the output could not be written");
+  return 1;
+}
+
+// Mistakes of the call and the recipe are the world's: said once where all ranks make the same,
+// with the rank where only some do, and no rank waits for one that has left.
+int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake) {
+  sala::World world(argc, argv);
   if (world.rank() != 0) spdlog::set_level(spdlog::level::err);
+  int code_of_errors = kExitBadCall;
+  int code = 0;
   try {
-    return sala::run_recipe(*recipe, world, a.runner);
+    std::unique_ptr<sala::Recipe> recipe;
+    world.together("", [&] {
+      if (!mistake.empty()) throw std::runtime_error(mistake);
+      recipe = sala::read_recipe(a.recipe, a.set);
+      if (recipe->problems.empty()) return;  // else what it would find out later is told with it
+      std::vector<std::string> warnings;
+      const sala::CheckDevice device = sala::check_device(recipe->run);
+      sala::preflight(*recipe, {.device = device, .writes = world.rank() == 0}, warnings);
+      recipe->problems.raise();
+    });
+    world.use_device(recipe->run.device);
+    code_of_errors = 1;
+    code = sala::run_recipe(*recipe, world, a.runner);
   } catch (const sala::SharedError& error) {  // every rank has it: rank 0 tells
-    if (world.rank() == 0) fmt::print(stderr, "sala-train: {}\n", error.what());
-    return 1;
+    if (world.rank() == 0) complain(error.what());
+    code = code_of_errors;
   } catch (const c10::Error& error) {
     world.abort(error.what_without_backtrace());
   } catch (const std::exception& error) {
     world.abort(error.what());
   }
+  return sala::code_for_launcher(code, world.rank() == 0);
 }
 
-void complain(const char* message) {
-  if (first_rank()) fmt::print(stderr, "sala-train: {}\n", message);
+int parse_and_run(int argc, char** argv) {
+  CLI::App app{"Turns a full-attention language model into a sparse-linear hybrid"};
+  Arguments arguments;
+  add_options(app, arguments);
+  std::string mistake;
+  // Of ranks that each answer a question by themselves the first does.
+  const bool speaks = sala::launched_rank().value_or(0) == 0;
+  try {
+    app.parse(argc, argv);
+    if (!arguments.keys && arguments.recipe.empty()) {
+      mistake = "which recipe? For example: sala-train recipes/demo_cpu.yaml";
+    }
+  } catch (const CLI::Success& wanted) {  // --help
+    if (speaks) app.exit(wanted);
+    return after_output(0);
+  } catch (const CLI::ParseError& error) {
+    mistake = std::string(error.what()) + " (--help lists all arguments)";
+  }
+  if (mistake.empty() && (arguments.keys || arguments.check) && !speaks) return 0;
+  if (mistake.empty() && arguments.keys) {
+    std::fputs(sala::recipe_keys_markdown().c_str(), stdout);
+    return after_output(0);
+  }
+  if (mistake.empty() && arguments.check) {
+    const auto recipe = sala::read_recipe(arguments.recipe, arguments.set);
+    const int code = sala::check_recipe(*recipe, arguments.ranks);
+    std::cout.flush();
+    return after_output(std::cout ? code : 1);
+  }
+  return run(&argc, &argv, arguments, mistake);
+}
+
+// An error that ranks have not shared: they may all make it, each alone.
+void complain_alone(const std::string& message) {
+  const auto rank = sala::launched_rank();
+  complain(rank ? fmt::format("rank {} on {}: {}", *rank, sala::host_name(), message) : message);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Turns a full-attention language model into a sparse-linear hybrid"};
-  Arguments arguments;
-  add_options(app, arguments);
-  CLI11_PARSE(app, argc, argv);
-  if (arguments.keys) {
-    fmt::print("{}", sala::recipe_keys_markdown());
-    return 0;
-  }
-  if (arguments.recipe.empty()) {
-    fmt::print(stderr, "sala-train: which recipe? For example: sala-train recipes/demo_cpu.yaml\n");
-    return 2;
-  }
+  sala::catch_stop_signals();
   try {
-    return run(&argc, &argv, arguments);
+    return parse_and_run(argc, argv);
+  } catch (const sala::SharedError& error) {
+    if (sala::launched_rank().value_or(0) == 0) complain(error.what());
   } catch (const c10::Error& error) {
-    complain(error.what_without_backtrace());
+    complain_alone(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    complain(error.what());
+    complain_alone(error.what());
   }
-  return 2;
+  return kExitBadCall;
 }

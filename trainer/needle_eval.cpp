@@ -5,7 +5,7 @@
 
 #include "data/needles.h"
 #include "model/generate.h"
-#include "trainer/run_folder.h"
+#include "trainer/stop_signals.h"
 
 namespace sala {
 

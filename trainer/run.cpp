@@ -9,6 +9,8 @@
 #include "model/convert.h"
 #include "model/layouts.h"
 #include "trainer/hf_folder.h"
+#include "trainer/rank_agreement.h"
+#include "trainer/tensor_fingerprint.h"
 
 namespace sala {
 
@@ -43,6 +45,12 @@ Model& Run::teacher() {
     auto model = std::make_unique<Model>(source, world.compute_dtype(), world.device());
     world.together("reading " + recipe.source,
                    [&] { read_weights(recipe.source, model->part_pointers()); });
+    Facts weights;
+    for (const Weights& part : model->parts()) {
+      weights["weights of " + part.layout().name + " in " + recipe.source] =
+          world.size() > 1 ? tensor_fingerprint(part.flat) : "";
+    }
+    require_equal_facts(world, weights);
     teacher_ = std::move(model);
   }
   return *teacher_;

@@ -8,21 +8,16 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "trainer/rank_environment.h"
+
 namespace sala {
 namespace {
-
-std::string this_host() {
-  char name[256] = "";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
 
 std::string batch_job() {
   for (const char* name : {"SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"}) {
@@ -51,7 +46,7 @@ nlohmann::json read_holder(int file) {
 // cannot.
 void check_holder_without_locks(const std::string& path, const nlohmann::json& holder) {
   if (!holder.contains("pid")) return;
-  if (holder.value("host", "") != this_host()) {
+  if (holder.value("host", "") != host_name()) {
     refuse(path, holder, "this file system has no locks: delete this file if that run is dead");
   }
   const pid_t pid = holder.value("pid", 0);
@@ -59,10 +54,6 @@ void check_holder_without_locks(const std::string& path, const nlohmann::json& h
     refuse(path, holder, "wait for it, stop it, or choose another run.folder");
   }
 }
-
-volatile std::sig_atomic_t stop_flag = 0;
-
-void on_stop_signal(int) { stop_flag = 1; }
 
 }  // namespace
 
@@ -87,7 +78,7 @@ RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
       check_holder_without_locks(path_, holder);
     }
     const std::string text =
-        nlohmann::json{{"host", this_host()}, {"pid", getpid()}, {"job", batch_job()}}.dump() +
+        nlohmann::json{{"host", host_name()}, {"pid", getpid()}, {"job", batch_job()}}.dump() +
         "\n";
     const bool written = ftruncate(file_, 0) == 0 &&
                          pwrite(file_, text.data(), text.size(), 0) == ssize_t(text.size()) &&
@@ -107,18 +98,5 @@ RunLock::~RunLock() {
   if (ftruncate(file_, 0) != 0) return;  // the lock goes with the process
   close(file_);
 }
-
-void catch_stop_signals() {
-  struct sigaction action {};
-  action.sa_handler = on_stop_signal;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;  // reads and writes in flight go on
-  sigaction(SIGTERM, &action, nullptr);
-  sigaction(SIGUSR1, &action, nullptr);
-  action.sa_flags |= SA_RESETHAND;  // a second Ctrl-C ends the program at once
-  sigaction(SIGINT, &action, nullptr);
-}
-
-bool stop_requested() { return stop_flag != 0; }
 
 }  // namespace sala

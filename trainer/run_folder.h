@@ -20,10 +20,4 @@ class RunLock {
   int file_ = -1;
 };
 
-// SIGTERM, SIGINT and SIGUSR1 set a flag that the runner reads at every boundary of every loop.
-void catch_stop_signals();
-bool stop_requested();
-// Exit code of a run that stopped on a signal after writing its checkpoint: run it again to go on.
-inline constexpr int kExitCheckpointed = 75;
-
 }  // namespace sala

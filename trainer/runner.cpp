@@ -13,9 +13,11 @@
 #include "trainer/device_info.h"
 #include "trainer/evaluate.h"
 #include "trainer/export_run.h"
+#include "trainer/rank_agreement.h"
 #include "trainer/report.h"
 #include "trainer/run.h"
 #include "trainer/run_folder.h"
+#include "trainer/stop_signals.h"
 
 namespace sala {
 
@@ -74,6 +76,7 @@ class Runner {
         checkpoints_(recipe.run.folder, world, recipe.run.keep_checkpoints) {}
 
   int operator()() {
+    require_equal_facts(world_, facts_of_start(world_, recipe_, options_));
     world_.together("run folder " + recipe_.run.folder, [&] {
       if (world_.rank() == 0 && !exports()) lock_ = std::make_unique<RunLock>(recipe_.run.folder);
     });
@@ -211,12 +214,14 @@ class Runner {
     Stage& stage = *recipe_.stages[s];
     metrics_->note(fmt::format("stage {} ({}/{}): {}", stage.name, s + 1, recipe_.stages.size(),
                                stage.type()));
+    world_.now_at(stage.name, 0);
     stage.begin(*run_);
     const bool resumes =
         reader_ && static_cast<int64_t>(s) == start_.stage_index && start_.step > 0;
     if (resumes) world_.together("loading " + start_folder_, [&] { stage.load(*reader_); });
     reader_.reset();
     while (true) {
+      world_.now_at(stage.name, stage.step());
       if (world_.any(stop_requested())) return stop(s, stage);
       try {
         if (!stage.advance(*run_)) break;

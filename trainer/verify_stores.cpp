@@ -11,7 +11,7 @@
 #include "data/hash.h"
 #include "data/source.h"
 #include "trainer/amount_text.h"
-#include "trainer/run_folder.h"
+#include "trainer/stop_signals.h"
 
 namespace sala {
 

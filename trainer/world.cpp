@@ -21,7 +21,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <mutex>
 #include <stdexcept>
+
+#include "trainer/activity.h"
+#include "trainer/launch_guard.h"
+#include "trainer/rank_environment.h"
+#include "trainer/watchdog.h"
 
 #ifdef SALA_CUDA
 #include <ATen/cuda/CUDAContext.h>
@@ -34,8 +40,10 @@ constexpr int64_t kChunkElements = int64_t{1} << 20;  // per MPI call; counts ar
 constexpr int64_t kChunkBytes = int64_t{1} << 24;
 constexpr int kTag = 7;
 
-// MPI's own text of an error, with the operation of ours that met it.
+// MPI's own text of an error, with the operation of ours that met it. Every call that returns is
+// progress for the watchdog.
 void check(int code, const char* call, const char* operation) {
+  Activity::here().moves();
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
@@ -57,10 +65,14 @@ struct Library {
     // folder.
     if (std::getenv("OMPI_COMM_WORLD_SIZE")) prctl(PR_SET_PDEATHSIG, SIGKILL);
     int provided = 0;
+    const LaunchGuard guard("the start of MPI");
     check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread",
           "start-up");
   }
-  ~Library() { MPI_Finalize(); }
+  ~Library() {
+    const LaunchGuard guard("the end of MPI");
+    MPI_Finalize();
+  }
 };
 
 // A committed MPI type that is freed at the end of the scope.
@@ -135,16 +147,19 @@ class MpiComm final : public Comm {
   int size() const override { return size_; }
 
   void all_reduce_sum(at::Tensor& x) override {
+    const Doing doing("all_reduce_sum", Doing::kWait);
     check_cpu_tensor(x, "all_reduce_sum");
     dispatch(x, "all_reduce_sum", [&](auto zero) { all_reduce<decltype(zero)>(x); });
   }
 
   void broadcast(at::Tensor& x, int root) override {
+    const Doing doing("broadcast", Doing::kWait);
     check_cpu_tensor(x, "broadcast");
     broadcast_bytes(bytes_of(x), x.nbytes(), root, comm_, "broadcast");
   }
 
   void all_gather(at::Tensor& out, const at::Tensor& in) override {
+    const Doing doing("all_gather", Doing::kWait);
     check_cpu_tensor(out, "all_gather");
     check_cpu_tensor(in, "all_gather");
     TORCH_CHECK(out.numel() == in.numel() * size_ && out.scalar_type() == in.scalar_type(),
@@ -161,6 +176,7 @@ class MpiComm final : public Comm {
   }
 
   void reduce_scatter_sum(at::Tensor& out, const at::Tensor& in) override {
+    const Doing doing("reduce_scatter_sum", Doing::kWait);
     check_cpu_tensor(out, "reduce_scatter_sum");
     check_cpu_tensor(in, "reduce_scatter_sum");
     TORCH_CHECK(in.numel() == out.numel() * size_ && out.scalar_type() == in.scalar_type(),
@@ -185,6 +201,7 @@ class MpiComm final : public Comm {
   }
 
   void receive(at::Tensor& x, int from) override {
+    const Doing doing("receive", Doing::kWait);
     check_cpu_tensor(x, "receive");
     for (int64_t at = 0; at < static_cast<int64_t>(x.nbytes()); at += kChunkBytes) {
       const auto count = static_cast<int>(std::min<int64_t>(kChunkBytes, x.nbytes() - at));
@@ -274,23 +291,6 @@ class MpiComm final : public Comm {
   std::deque<Sending> in_flight_;
 };
 
-std::string host_name() {
-  char name[256] = "";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
-
-// srun without a PMI that this MPI knows starts N worlds of one that all write the same run.
-void check_launcher(int size) {
-  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-  const bool mpi_launcher =
-      std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK") || std::getenv("PMI_RANK");
-  if (size == 1 && tasks && std::atoi(tasks) > 1 && !mpi_launcher) {
-    throw std::runtime_error("srun started " + std::string(tasks) +
-                             " tasks, but MPI sees each alone; use srun --mpi=pmix or mpirun");
-  }
-}
-
 // What one exception says, on one line: LibTorch's own adds a backtrace.
 std::string message_of(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
@@ -305,11 +305,31 @@ struct World::Impl {
   std::string host = host_name();
   at::Device device = at::kCPU;
   std::unique_ptr<Comm> collectives;
+  std::mutex collectives_mutex;
+  std::unique_ptr<Watchdog> watchdog;  // null: one rank, switched off, or no network for it
 
   ~Impl() {
+    watchdog.reset();
     collectives.reset();
     if (node != MPI_COMM_NULL) MPI_Comm_free(&node);
     if (comm != MPI_COMM_NULL) MPI_Comm_free(&comm);
+  }
+
+  // The watchdog's thread looks at the collectives while this one makes them.
+  void set_collectives(std::unique_ptr<Comm> comm) {
+    const std::lock_guard lock(collectives_mutex);
+    collectives = std::move(comm);
+  }
+
+  void add_device_state(ActivityReport& report) {
+    const std::lock_guard lock(collectives_mutex);
+    if (!collectives) return;
+    const CommState state = collectives->state();
+    report.error = state.error;
+    report.count = state.num_done;
+    if (state.operation.empty()) return;
+    report.operation = state.operation + " on the device";
+    report.waits_for_ranks = true;
   }
 
   void join() {
@@ -335,7 +355,11 @@ struct World::Impl {
     check(MPI_Allreduce(&mine, &together, sizeof mine, MPI_BYTE, MPI_BOR, node), "MPI_Allreduce",
           "sharing the cores");
     const int usable = CPU_COUNT(&together);
-    at::set_num_threads(std::max(1, usable / local_size));
+    // The same on all ranks, whatever their nodes have: a norm's order of summing follows from it.
+    int threads = std::max(1, usable / local_size);
+    check(MPI_Allreduce(MPI_IN_PLACE, &threads, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce",
+          "sharing the cores");
+    at::set_num_threads(threads);
     // mpirun itself is never bound: what it may use is what --bind-to none would give.
     cpu_set_t launcher;
     CPU_ZERO(&launcher);
@@ -390,16 +414,52 @@ struct World::Impl {
   }
 };
 
-World::World(int* argc, char*** argv, const std::string& device) : impl_(std::make_unique<Impl>()) {
+World::World(int* argc, char*** argv) : impl_(std::make_unique<Impl>()) {
   static Library library(argc, argv);
-  impl_->join();
-  check_launcher(impl_->size);
-  together("start-up", [&] { impl_->choose_device(device); });
+  double timeout = 0;
+  {
+    const LaunchGuard guard("the start of the ranks");
+    impl_->join();
+    const std::string problem = launcher_problem(impl_->size);
+    if (!problem.empty()) throw SharedError(problem);
+    together("", [&] { timeout = watchdog_timeout(); });
+    timeout = std::stod(broadcast(std::to_string(timeout)));  // one for all
+  }
+  if (impl_->size > 1 && timeout > 0) start_watchdog(timeout);
+}
+
+World::World(int* argc, char*** argv, const std::string& device) : World(argc, argv) {
+  use_device(device);
+}
+
+void World::start_watchdog(double timeout) {
+  auto watchdog = std::make_unique<Watchdog>(rank(), size(), host(), timeout);
+  try {
+    std::string where;
+    together("", [&] {
+      if (rank() == 0) where = watchdog->listen(/*one_host=*/local_size() == size());
+    });
+    where = broadcast(where);
+    together("", [&] {
+      if (rank() != 0) watchdog->connect(where);
+    });
+  } catch (const SharedError& error) {
+    if (rank() == 0) {
+      spdlog::warn("no watchdog, a stuck rank will not be noticed: {}", error.what());
+    }
+    return;
+  }
+  watchdog->start([impl = impl_.get()](ActivityReport& report) { impl->add_device_state(report); });
+  impl_->watchdog = std::move(watchdog);
+}
+
+void World::use_device(const std::string& wanted) {
+  together("start-up", [&] { impl_->choose_device(wanted); });
   impl_->share_cores();
   if (impl_->size == 1) {
-    impl_->collectives = make_single_comm();
+    impl_->set_collectives(make_single_comm());
   } else if (impl_->device.is_cpu()) {
-    impl_->collectives = std::make_unique<MpiComm>(impl_->comm, impl_->rank, impl_->size);
+    impl_->set_collectives(std::make_unique<MpiComm>(impl_->comm, impl_->rank, impl_->size));
   } else {
 #ifdef SALA_CUDA
     std::string id;
@@ -408,7 +468,8 @@ World::World(int* argc, char*** argv, const std::string& device) : impl_(std::ma
       id.assign(fresh.begin(), fresh.end());
     }
     id = broadcast(id);
-    impl_->collectives = make_nccl_comm({id.begin(), id.end()}, impl_->rank, impl_->size);
+    const Doing doing("the start of NCCL", Doing::kWork);  // minutes on many nodes
+    impl_->set_collectives(make_nccl_comm({id.begin(), id.end()}, impl_->rank, impl_->size));
 #endif
   }
 }
@@ -426,9 +487,15 @@ at::ScalarType World::compute_dtype() const {
 }
 Comm& World::comm() { return *impl_->collectives; }
 
-void World::barrier() { check(MPI_Barrier(impl_->comm), "MPI_Barrier", "barrier"); }
+void World::now_at(const std::string& stage, int64_t step) { Activity::here().at(stage, step); }
+
+void World::barrier() {
+  const Doing doing("barrier", Doing::kWait);
+  check(MPI_Barrier(impl_->comm), "MPI_Barrier", "barrier");
+}
 
 bool World::any(bool flag) {
+  const Doing doing("agreeing with the other ranks", Doing::kWait);
   const int mine = flag ? 1 : 0;
   int result = mine;
   check(MPI_Allreduce(&mine, &result, 1, MPI_INT, MPI_MAX, impl_->comm), "MPI_Allreduce", "any");
@@ -436,18 +503,21 @@ bool World::any(bool flag) {
 }
 
 int64_t World::sum(int64_t x) {
+  const Doing doing("sum of a number", Doing::kWait);
   int64_t result = x;
   check(MPI_Allreduce(&x, &result, 1, MPI_INT64_T, MPI_SUM, impl_->comm), "MPI_Allreduce", "sum");
   return result;
 }
 
 double World::max(double x) {
+  const Doing doing("maximum of a number", Doing::kWait);
   double result = x;
   check(MPI_Allreduce(&x, &result, 1, MPI_DOUBLE, MPI_MAX, impl_->comm), "MPI_Allreduce", "max");
   return result;
 }
 
 std::string World::broadcast(const std::string& text, int root) {
+  const Doing doing("broadcast of a text", Doing::kWait);
   auto num_bytes = static_cast<int64_t>(text.size());
   check(MPI_Bcast(&num_bytes, 1, MPI_INT64_T, root, impl_->comm), "MPI_Bcast", "broadcast");
   std::string result = text;
@@ -467,6 +537,7 @@ std::vector<std::string> World::gather(const std::string& text) {
 void World::together(const std::string& what, const std::function<void()>& work) {
   std::string error;
   try {
+    const Doing doing(what.empty() ? "start-up" : what, Doing::kWork);
     work();
   } catch (const std::exception& caught) {
     error = message_of(caught);
@@ -475,24 +546,26 @@ void World::together(const std::string& what, const std::function<void()>& work)
   if (!any(!error.empty())) return;
   const std::vector<std::string> errors = gather(error);
   const std::vector<std::string> hosts = gather(impl_->host);
+  const bool all_the_same = std::all_of(errors.begin(), errors.end(),
+                                        [&](const std::string& e) { return e == errors[0]; });
   for (size_t r = 0; r < errors.size(); ++r) {
     if (errors[r].empty()) continue;
     const std::string where =
-        size() == 1 ? "" : "rank " + std::to_string(r) + " (" + hosts[r] + "): ";
+        all_the_same ? "" : "rank " + std::to_string(r) + " (" + hosts[r] + "): ";
     throw SharedError((what.empty() ? "" : what + ": ") + where + errors[r]);
   }
 }
 
 void World::abort(const std::string& why) {
   std::fflush(stdout);
-  if (size() == 1) {
-    std::fprintf(stderr, "sala: %s\n", why.c_str());
-    std::fflush(stderr);
-    std::_Exit(1);
-  }
-  std::fprintf(stderr, "sala: rank %d on %s: %s\n", rank(), impl_->host.c_str(), why.c_str());
+  const std::string who =
+      size() == 1 ? "" : "rank " + std::to_string(rank()) + " on " + impl_->host + ": ";
+  std::fputs(("sala-train: " + who + why + "\n").c_str(), stderr);
   std::fflush(stderr);
-  MPI_Abort(impl_->comm, 1);
+  if (size() > 1) {
+    if (impl_->watchdog) impl_->watchdog->end_others();
+    MPI_Abort(impl_->comm, 1);
+  }
   std::_Exit(1);
 }
 

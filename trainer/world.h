@@ -22,14 +22,18 @@ class SharedError : public std::runtime_error {
 
 class World {
  public:
-  // Initialises MPI (once per process; thread level funneled), sets the OpenMP threads to cores of
-  // this node / local ranks unless OMP_NUM_THREADS is set, picks GPU local_rank. `device`: auto,
-  // cpu, cuda. Errors: device cuda without a GPU, more local ranks than GPUs (NCCL refuses two
-  // ranks on one GPU).
-  World(int* argc, char*** argv, const std::string& device);
+  // Initialises MPI (once per process; thread level funneled) and, with several ranks, a watchdog
+  // (watchdog.h). Everything on the host works; the rest needs use_device.
+  World(int* argc, char*** argv);
+  World(int* argc, char*** argv, const std::string& device);  // and use_device
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
+
+  // Sets the OpenMP threads to cores of a node / local ranks, the same on all ranks, unless
+  // OMP_NUM_THREADS is set; picks GPU local_rank; makes comm(). `device`: auto, cpu, cuda. Errors:
+  // device cuda without a GPU, more local ranks than GPUs (NCCL refuses two ranks on one GPU).
+  void use_device(const std::string& device);
 
   int rank() const;
   int size() const;
@@ -47,12 +51,16 @@ class World {
   double max(double x);
   std::string broadcast(const std::string& text, int root = 0);
   std::vector<std::string> gather(const std::string& text);  // on every rank, by rank
+  // Where this rank stands, for what other ranks say of it when it is stuck.
+  void now_at(const std::string& stage, int64_t step);
   // Runs `work` on every rank; where one throws, all throw one SharedError that names the first
-  // rank and its message, so that no rank waits for ever.
+  // rank and its message (the message alone when it is the same on all), so that no rank waits for
+  // ever.
   void together(const std::string& what, const std::function<void()>& work);
   [[noreturn]] void abort(const std::string& why);  // prints rank, host, why; ends all ranks
 
  private:
+  void start_watchdog(double timeout);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <functional>
 
 #include "data/atomic_file.h"
 
@@ -136,6 +137,28 @@ TEST_F(Safetensors, BrokenFilesAreRefusedWithTheOffset) {
            8),
       "too many");
   expect(file("{\"a\":3}", 0), "expected dtype, shape");
+}
+
+TEST_F(Safetensors, AFileThatChangesWhileItIsOpenIsNamed) {
+  const int64_t size = 1 << 20;  // cut by many pages
+  const std::string header = "{" + entry("a", 0, 4 * size, "F32", size) + "}";
+  const std::vector<std::function<void(const std::string&)>> changes = {
+      [](const std::string& path) { fs::resize_file(path, 5000); },
+      [](const std::string& path) { fs::resize_file(path, fs::file_size(path) + 1); },
+      [](const std::string& path) { write_file_atomically(path, std::string(100, 'x')); },
+      [](const std::string& path) { fs::remove(path); }};
+  for (const auto& change : changes) {
+    const std::string path = file(header, 4 * size);
+    const SafetensorsReader reader(path);
+    EXPECT_EQ(reader.tensor("a").sum().item<float>(), 0);
+    change(path);
+    try {
+      reader.tensor("a");
+      ADD_FAILURE() << "no error";
+    } catch (const std::runtime_error& error) {
+      EXPECT_EQ(std::string(error.what()).find(path + ": "), 0u) << error.what();
+    }
+  }
 }
 
 TEST_F(Safetensors, DtypesWeCannotReadAreListedButNotReturned) {

@@ -84,28 +84,5 @@ TEST(RunLock, AFolderThatCannotBeMadeIsNamed) {
   EXPECT_EQ(error.rfind(run.path + "/file/run: cannot make the run folder", 0), 0u) << error;
 }
 
-// In a child process each: the flag stays set for the rest of a process.
-int exit_code_after(const std::vector<int>& signals) {
-  const pid_t child = fork();
-  if (child == 0) {
-    catch_stop_signals();
-    if (stop_requested()) _exit(1);
-    for (const int number : signals) raise(number);
-    _exit(stop_requested() ? kExitCheckpointed : 2);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-TEST(StopSignals, EachSetsTheFlag) {
-  EXPECT_EQ(exit_code_after({}), 2);
-  EXPECT_EQ(exit_code_after({SIGTERM}), kExitCheckpointed);
-  EXPECT_EQ(exit_code_after({SIGUSR1}), kExitCheckpointed);
-  EXPECT_EQ(exit_code_after({SIGINT}), kExitCheckpointed);
-  EXPECT_EQ(exit_code_after({SIGTERM, SIGTERM, SIGUSR1}), kExitCheckpointed);
-  EXPECT_EQ(exit_code_after({SIGINT, SIGINT}), -SIGINT);
-}
-
 }  // namespace
 }  // namespace sala
