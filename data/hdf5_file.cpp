@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "data/atomic_file.h"
+#include "data/file_calls.h"
 
 namespace sala {
 namespace {
@@ -371,8 +372,8 @@ Hdf5File Hdf5File::create(const std::string& path) {
   H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
   H5Pset_file_locking(access, false, true);
   auto impl = std::make_unique<Impl>();
-  impl->path = path;
-  impl->temporary = path + ".tmp";
+  impl->path = replaceable_file(path);
+  impl->temporary = start_temporary(impl->path);
   impl->file = H5Fcreate(impl->temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
   if (impl->file < 0) fail(path, "cannot create: " + library_reason() + kWriteAgain);
   return Hdf5File(std::move(impl));
