@@ -51,8 +51,8 @@ struct Run {
   // Makes the hybrid (or, without kept layers, a copy of the source) the student, zero-filled.
   void make_student(const ModelConfig& config);
 
-  // `boundary`: between two stages. The model goes where unchanged tensors are written once, so a stage
-  // that only measures or exports adds nothing to the disk.
+  // `boundary`: between two stages. The model goes where unchanged tensors are written once, so
+  // that a stage that only measures adds nothing to the disk.
   void save(StateWriter& out, bool boundary) const;
   void load(StateReader& in);
 
