@@ -1,4 +1,4 @@
-// POSIX calls behind data/atomic_file.h.
+// The order of calls behind data/atomic_file.h.
 #include "data/atomic_file.h"
 
 #include <fcntl.h>
@@ -6,83 +6,69 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
-#include <stdexcept>
+
+#include "data/file_calls.h"
 
 namespace sala {
-namespace {
 
-[[noreturn]] void fail(const std::string& path, const std::string& what) {
-  const int code = errno;
-  std::string advice;
-  if (code == ENOSPC || code == EDQUOT) advice = "; free space and run again";
-  if (code == EACCES || code == EROFS) advice = "; check the permissions of the folder";
-  if (code == ENOENT) advice = "; the folder does not exist";
-  throw std::runtime_error(path + ": cannot " + what + ": " + std::strerror(code) + advice);
+std::string start_temporary(const std::string& path) {
+  const std::string temporary = path + ".tmp";
+  // What a killed writer left: a file of this name, nothing else.
+  if (replaceable_file(temporary) != temporary) {
+    throw std::runtime_error(temporary + ": expected nothing under this name, found a link");
+  }
+  if (::unlink(temporary.c_str()) != 0 && errno != ENOENT && errno != ENOTDIR) {
+    throw FileError(temporary, "remove it", errno);
+  }
+  return temporary;
 }
 
-// Closes on every way out; -1 means nothing to close.
-struct Descriptor {
-  int fd;
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-};
+AtomicFile::AtomicFile(const std::string& path)
+    : path_(replaceable_file(path)),
+      temporary_(start_temporary(path_)),
+      file_(temporary_, O_WRONLY | O_CREAT | O_EXCL) {}
 
-void write_and_sync(const std::string& path, std::string_view text) {
-  Descriptor file{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
-  if (file.fd < 0) fail(path, "create the file");
-  while (!text.empty()) {
-    const ssize_t written = ::write(file.fd, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) fail(path, "write");
-    text.remove_prefix(static_cast<size_t>(written));
-  }
-  if (::fsync(file.fd) != 0) fail(path, "fsync");
+AtomicFile::~AtomicFile() {
+  if (!committed_) ::unlink(temporary_.c_str());
 }
 
-}  // namespace
+void AtomicFile::commit() {
+  rename_durably(temporary_, path_);
+  committed_ = true;
+}
 
 void write_file_atomically(const std::string& path, std::string_view text) {
-  const std::string temporary = path + ".tmp";
-  try {
-    write_and_sync(temporary, text);
-    rename_durably(temporary, path);
-  } catch (const std::exception&) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
 }
 
 void rename_durably(const std::string& temporary, const std::string& path) {
-  {
-    Descriptor file{::open(temporary.c_str(), O_RDONLY | O_CLOEXEC)};
-    if (file.fd < 0) fail(temporary, "open for fsync");
-    if (::fsync(file.fd) != 0) fail(temporary, "fsync");
+  if (is_folder(temporary)) {
+    fsync_folder(temporary);
+  } else {
+    Descriptor(temporary, O_RDONLY).sync();
   }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0)
-    fail(path, "rename " + temporary + " to it");
+  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+    throw FileError(path, "rename " + temporary + " to it", errno);
+  }
   fsync_folder(std::filesystem::path(path).parent_path().string());
 }
 
 void fsync_folder(const std::string& folder) {
-  const std::string name = folder.empty() ? "." : folder;
-  Descriptor file{::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (file.fd < 0) fail(name, "open the folder");
-  // Some network file systems cannot fsync a folder and say EINVAL; nothing better exists there.
-  if (::fsync(file.fd) != 0 && errno != EINVAL) fail(name, "fsync the folder");
+  const Descriptor file(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY);
+  try {
+    file.sync();
+  } catch (const FileError& error) {
+    // Some network file systems cannot fsync a folder and say EINVAL; nothing better exists there.
+    if (error.code() != EINVAL) throw;
+  }
 }
 
 std::string read_text_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail(path, "open the file");
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (file.bad()) fail(path, "read");
-  return text.str();
+  const Descriptor file(path, O_RDONLY);
+  return file.read(0, file.size());
 }
 
 }  // namespace sala

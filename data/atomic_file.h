@@ -5,13 +5,37 @@
 #include <string>
 #include <string_view>
 
+#include "data/file_calls.h"
+
 namespace sala {
 
-// Replaces `path` by `text`. Errors (no folder, full disk, no permission): std::runtime_error with
-// one line that names the file and the cause; the old file stays.
+// A file in the making. Only a regular file is ever replaced: what a link of this name leads to,
+// never a device. Errors (no folder, full disk, no permission): std::runtime_error with one line
+// that names the file and the cause; the old file stays.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::string& path);
+  ~AtomicFile();  // without commit(): what was written is removed
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::string_view bytes) const { file_.write(bytes); }
+  void commit();
+
+ private:
+  std::string path_, temporary_;
+  Descriptor file_;
+  bool committed_ = false;
+};
+
+// Replaces `path` by `text`, as AtomicFile does.
 void write_file_atomically(const std::string& path, std::string_view text);
 
-// fsync of a finished file, then rename to `path`, then fsync of the folder.
+// PATH.tmp, the name under which a new `path` is written, free for use: what a killed writer left
+// there is removed, anything but a file is refused.
+std::string start_temporary(const std::string& path);
+
+// fsync of a finished file or folder, then rename to `path`, then fsync of the folder.
 void rename_durably(const std::string& temporary, const std::string& path);
 
 // Makes renames and removals inside `folder` durable.

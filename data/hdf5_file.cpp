@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "data/atomic_file.h"
+#include "data/file_calls.h"
 #include "data/hdf5_heaps.h"
 #include "data/system_advice.h"
 
@@ -403,8 +404,8 @@ Hdf5File Hdf5File::create(const std::string& path) {
   H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
   H5Pset_file_locking(access, false, true);
   auto impl = std::make_unique<Impl>();
-  impl->path = path;
-  impl->temporary = path + ".tmp";
+  impl->path = replaceable_file(path);
+  impl->temporary = start_temporary(impl->path);
   impl->file = H5Fcreate(impl->temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
   if (impl->file < 0) fail_writing(path, "cannot create", library_reason());
   return Hdf5File(std::move(impl));

@@ -1,10 +1,5 @@
 // Writing behind data/safetensors.h.
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -57,48 +52,6 @@ std::string make_header(const std::vector<SafetensorsSpec>& tensors) {
   return text;
 }
 
-// A file descriptor that removes its file unless it was finished.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(std::string path) : path_(std::move(path)) {
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd_ < 0) fail("create the file");
-  }
-  ~TemporaryFile() {
-    if (fd_ < 0) return;
-    ::close(fd_);
-    ::unlink(path_.c_str());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  void write(const void* bytes, size_t num_bytes) {
-    const char* at = static_cast<const char*>(bytes);
-    while (num_bytes > 0) {
-      const ssize_t done = ::write(fd_, at, std::min(num_bytes, size_t{1} << 30));
-      if (done < 0 && errno == EINTR) continue;
-      if (done < 0) fail("write");
-      at += done;
-      num_bytes -= static_cast<size_t>(done);
-    }
-  }
-  void finish(const std::string& path) {
-    rename_durably(path_, path);
-    ::close(fd_);
-    fd_ = -1;
-  }
-
- private:
-  [[noreturn]] void fail(const char* what) const {
-    const int code = errno;
-    throw std::runtime_error(path_ + ": cannot " + what + ": " + std::strerror(code) +
-                             (code == ENOSPC ? "; free space and run again" : ""));
-  }
-
-  std::string path_;
-  int fd_ = -1;
-};
-
 }  // namespace
 
 void write_safetensors(const std::string& path, std::vector<SafetensorsSpec> tensors,
@@ -108,17 +61,17 @@ void write_safetensors(const std::string& path, std::vector<SafetensorsSpec> ten
     return a_bytes != b_bytes ? a_bytes > b_bytes : a.name < b.name;
   });
   const std::string header = make_header(tensors);
-  TemporaryFile file(path + ".tmp");
-  const auto header_bytes = static_cast<uint64_t>(header.size());
-  file.write(&header_bytes, sizeof header_bytes);  // little-endian hosts only
-  file.write(header.data(), header.size());
+  AtomicFile file(path);
+  const auto header_bytes = static_cast<uint64_t>(header.size());  // little-endian hosts only
+  file.write({reinterpret_cast<const char*>(&header_bytes), sizeof header_bytes});
+  file.write(header);
   for (const SafetensorsSpec& spec : tensors) {
     const at::Tensor t = tensor(spec.name).to(at::kCPU, spec.dtype).contiguous();
     TORCH_CHECK(t.sizes() == at::IntArrayRef(spec.shape), "safetensors: ", spec.name,
                 ": expected shape ", at::IntArrayRef(spec.shape), ", got ", t.sizes());
-    file.write(t.data_ptr(), t.nbytes());
+    file.write({static_cast<const char*>(t.const_data_ptr()), t.nbytes()});
   }
-  file.finish(path);
+  file.commit();
 }
 
 }  // namespace sala

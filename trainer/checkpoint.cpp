@@ -3,16 +3,16 @@
 // moment of a crash, the newest folder with a manifest is whole.
 #include "trainer/checkpoint.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cctype>
-#include <cstdio>
 #include <filesystem>
 #include <stdexcept>
-#include <tuple>
 
 #include "data/atomic_file.h"
+#include "data/file_calls.h"
+#include "trainer/checkpoint_folder.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/checkpoint_reader.h"
 #include "trainer/checkpoint_writer.h"
@@ -22,118 +22,27 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kWriting = ".writing";
-constexpr const char* kPassedOver = "manifest.json.passed_over";
-constexpr const char* kFrozen = "frozen";
-
-std::string folder_name(const CheckpointId& id) {
-  std::string stage = id.stage;
-  for (char& c : stage) {
-    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '_' && c != '-') c = '_';
-  }
-  char index[32], step[32];
-  std::snprintf(index, sizeof index, "%02lld-", static_cast<long long>(id.stage_index));
-  std::snprintf(step, sizeof step, "-%08lld", static_cast<long long>(id.step));
-  return index + stage + step;
+// JSON for other ranks: a message may hold any bytes (a damaged file's own), JSON only UTF-8.
+std::string dumped(const nlohmann::json& json) {
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-struct Found {
-  std::string folder;
-  Manifest manifest;
-
-  std::tuple<int64_t, int64_t, std::string> order() const {
-    return {manifest.id.stage_index, manifest.id.step, folder};
-  }
-};
-
-// Oldest first. Folders that are no checkpoint come back in `problems`, one line each.
-std::vector<Found> list_complete(const std::string& checkpoints,
-                                 std::vector<std::string>& problems) {
-  std::vector<Found> found;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(checkpoints, none)) {
-    if (!entry.is_directory() || entry.path().filename() == kFrozen) continue;
-    const std::string folder = entry.path().string();
-    if (fs::exists(entry.path() / kPassedOver)) continue;
-    try {
-      if (folder.ends_with(kWriting))
-        throw std::runtime_error(folder + ": its save was interrupted");
-      found.push_back({folder, read_manifest(folder)});
-    } catch (const std::exception& error) {
-      problems.push_back(error.what());
-    }
-  }
-  std::sort(found.begin(), found.end(),
-            [](const Found& a, const Found& b) { return a.order() < b.order(); });
-  std::sort(problems.begin(), problems.end());
-  return found;
-}
-
-// Manifest first: what is left of a deletion that is cut short is no checkpoint.
-void remove_checkpoint(const std::string& folder) {
-  if (fs::remove(folder + "/" + kManifestName)) fsync_folder(folder);
-  fs::remove_all(folder);
-}
-
-// What interrupted saves and deletions left: folders with nothing but our rank files in them.
-void remove_leftovers(const std::string& checkpoints) {
-  for (const auto& entry : fs::directory_iterator(checkpoints)) {
-    if (!entry.is_directory() || entry.path().filename() == kFrozen) continue;
-    const bool writing = entry.path().string().ends_with(kWriting);
-    const auto ours = [](const fs::directory_entry& file) {
-      const std::string name = file.path().filename().string();
-      return name.starts_with("rank-") || name.ends_with(".tmp");
-    };
-    if (writing || std::all_of(fs::directory_iterator(entry), fs::directory_iterator(), ours)) {
-      fs::remove_all(entry.path());
-    }
+// Reads the file once more, whole: throws FileError when the system refuses.
+void check_readable(const std::string& path) {
+  constexpr int64_t kBlockBytes = 4 << 20;
+  const Descriptor file(path, O_RDONLY);
+  for (int64_t at = 0, size = file.size(); at < size; at += kBlockBytes) {
+    file.read(at, kBlockBytes);
   }
 }
 
-// Only when every remaining manifest can be read is it known which frozen files are needed.
-void remove_unused_frozen(const std::string& checkpoints, const std::vector<Found>& kept) {
-  std::set<std::string> used;
-  for (const Found& checkpoint : kept) {
-    for (const SavedTensor& tensor : checkpoint.manifest.tensors) {
-      for (const Shard& shard : tensor.shards) used.insert(fs::path(shard.file).filename());
-    }
-  }
-  for (const auto& entry : fs::directory_iterator(checkpoints + "/" + kFrozen)) {
-    if (!used.contains(entry.path().filename())) fs::remove(entry.path());
-  }
-}
-
-// After `saved` is complete. Keeps every boundary and the newest `keep` others.
-void retire(const std::string& checkpoints, const std::string& saved, int64_t keep) {
-  std::vector<std::string> problems;
-  std::vector<Found> found = list_complete(checkpoints, problems);
-  const auto self =
-      std::find_if(found.begin(), found.end(), [&](const Found& f) { return f.folder == saved; });
-  if (self == found.end()) return;
-  bool all_known = problems.empty();
-  for (auto later = self + 1; later != found.end(); ++later) {
-    fs::rename(later->folder + "/" + kManifestName, later->folder + "/" + kPassedOver);
-    spdlog::warn("{} was passed over and is now set aside; delete it when you no longer need it",
-                 later->folder);
-    all_known = false;
-  }
-  found.erase(self + 1, found.end());
-  std::vector<Found> kept;
-  for (auto f = found.rbegin(); f != found.rend(); ++f) {
-    if (f->manifest.id.boundary || keep-- > 0) {
-      kept.push_back(*f);
-    } else {
-      remove_checkpoint(f->folder);
-    }
-  }
-  if (all_known) remove_unused_frozen(checkpoints, kept);
-}
-
-// Gives the finished folder its name; an older save of the same step goes.
-void publish(const std::string& writing, const std::string& folder) {
-  fsync_folder(writing);
-  if (fs::exists(folder)) remove_checkpoint(folder);
-  rename_durably(writing, folder);
+// What is wrong with the shard, empty when nothing is. A disk that refuses (FileError) says nothing
+// about what it holds, and a refusal may be gone at the second try.
+std::string settled_shard_problem(const std::string& folder, const Shard& shard) {
+  if (shard_problem(folder, shard).empty()) return "";
+  const std::string path = folder + "/" + shard.file;
+  if (path_exists(path)) check_readable(path);
+  return shard_problem(folder, shard);
 }
 
 // The first thing wrong with this rank's share of the checkpoint's shards; empty when all is right.
@@ -141,9 +50,8 @@ std::string share_problem(const std::string& folder, int rank, int size) {
   const Manifest manifest = read_manifest(folder);
   for (const auto& [file, num_bytes] : manifest.file_bytes) {
     const std::string path = folder + "/" + file;
-    std::error_code missing;
-    const auto found = static_cast<int64_t>(fs::file_size(path, missing));
-    if (missing) return path + ": " + missing.message();
+    if (!path_exists(path)) return path + ": No such file";
+    const int64_t found = Descriptor(path, O_RDONLY).size();
     if (found != num_bytes) {
       return path + ": has " + std::to_string(found) + " bytes, the manifest says " +
              std::to_string(num_bytes) + ": truncated or replaced";
@@ -153,7 +61,7 @@ std::string share_problem(const std::string& folder, int rank, int size) {
   for (const SavedTensor& tensor : manifest.tensors) {
     for (const Shard& shard : tensor.shards) {
       if (index++ % size != rank) continue;
-      const std::string problem = shard_problem(folder, shard);
+      const std::string problem = settled_shard_problem(folder, shard);
       if (!problem.empty()) return problem;
     }
   }
@@ -169,8 +77,8 @@ Checkpoints::Checkpoints(std::string run_folder, World& world, int64_t keep)
 
 std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& recipe,
                               const std::function<void(StateWriter&)>& fill) {
-  const std::string folder = folder_ + "/" + folder_name(id), writing = folder + kWriting;
-  const std::string frozen = folder_ + "/" + kFrozen;
+  const std::string folder = checkpoint_path(folder_, id), writing = writing_path(folder);
+  const std::string frozen = folder_ + "/" + kFrozenFolder;
   const bool first = world_.rank() == 0;
   world_.together("saving a checkpoint", [&] {
     if (!first) return;
@@ -179,7 +87,7 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
     fs::create_directory(writing);
   });
   CheckpointWriter writer(world_.rank(), world_.size(), writing, frozen,
-                          std::string("../") + kFrozen, sound_frozen_);
+                          std::string("../") + kFrozenFolder, sound_frozen_);
   try {
     world_.together("saving a checkpoint", [&] {
       try {
@@ -190,7 +98,7 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
       }
       writer.finish();
     });
-    const std::vector<std::string> texts = world_.gather(writer.report().dump());
+    const std::vector<std::string> texts = world_.gather(dumped(writer.report()));
     world_.together("saving a checkpoint", [&] {
       if (!first) return;
       std::vector<nlohmann::json> reports;
@@ -199,7 +107,7 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
       manifest.id = id;
       manifest.recipe = recipe;
       write_file_atomically(writing + "/" + kManifestName, manifest_text(manifest));
-      publish(writing, folder);
+      publish_checkpoint(writing, folder);
     });
   } catch (const std::exception&) {
     std::error_code ignored;
@@ -208,7 +116,7 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
   }
   if (first) {
     try {
-      retire(folder_, folder, keep_);
+      retire_checkpoints(folder_, folder, keep_);
     } catch (const std::exception& error) {
       spdlog::warn("old checkpoints could not be deleted: {}", error.what());
     }
@@ -217,31 +125,56 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
 }
 
 std::optional<std::string> Checkpoints::newest_valid(std::vector<std::string>& skipped) {
-  nlohmann::json listed{{"folders", nlohmann::json::array()},
-                        {"problems", nlohmann::json::array()}};
+  nlohmann::json listed{{"names", nlohmann::json::array()}};
   world_.together("looking for checkpoints", [&] {
     if (world_.rank() != 0) return;
-    std::vector<std::string> problems;
-    for (const Found& found : list_complete(folder_, problems)) {
-      listed["folders"].push_back(found.folder);
+    const CheckpointListing listing = list_checkpoints(folder_);
+    for (const FoundCheckpoint& found : listing.complete) {
+      listed["names"].push_back(fs::path(found.folder).filename().string());
     }
-    listed["problems"] = problems;
+    listed["problems"] = listing.problems;
+    listed["lost"] = listing.num_lost;
   });
-  listed = nlohmann::json::parse(world_.broadcast(listed.dump()));
+  listed = nlohmann::json::parse(world_.broadcast(dumped(listed)));
   for (const auto& problem : listed["problems"]) skipped.push_back(problem);
-  for (auto folder = listed["folders"].rbegin(); folder != listed["folders"].rend(); ++folder) {
+  const auto& names = listed["names"];
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
+    const std::string folder = folder_ + "/" + name->get<std::string>();
     std::string problem;
-    try {
-      problem = share_problem(*folder, world_.rank(), world_.size());
-    } catch (const std::exception& error) {
-      problem = error.what();
-    }
+    world_.together("looking at " + folder, [&] { problem = whole_or_why(folder); });
     const std::vector<std::string> all = world_.gather(problem);
     const auto bad = std::find_if(all.begin(), all.end(), [](const auto& s) { return !s.empty(); });
-    if (bad == all.end()) return folder->get<std::string>();
+    if (bad == all.end()) return folder;
     skipped.push_back(*bad);
   }
-  return std::nullopt;
+  const int64_t num_lost = listed["lost"].get<int64_t>() + static_cast<int64_t>(names.size());
+  if (num_lost == 0) return std::nullopt;
+  // Not a new run: beginning anew would overwrite what may still be mended.
+  throw SharedError(folder_ + ": none of " + std::to_string(num_lost) +
+                    " checkpoint(s) can be used" +
+                    (skipped.empty() ? " (all were set aside)" : " (" + skipped.back() + ")") +
+                    "; restore one from a copy, or choose another run.folder to begin anew");
+}
+
+std::string Checkpoints::whole_or_why(const std::string& folder) const {
+  try {
+    return share_problem(folder, world_.rank(), world_.size());
+  } catch (const FileError& error) {
+    throw std::runtime_error(std::string(error.what()) +
+                             ": whether this checkpoint is whole is not known; run again, or "
+                             "delete its folder to continue from the one before");
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
+std::optional<std::string> Checkpoints::last_boundary(int64_t stage_index) const {
+  std::optional<std::string> last;
+  for (const FoundCheckpoint& found : list_checkpoints(folder_).complete) {
+    const CheckpointId& id = found.manifest.id;
+    if (id.boundary && id.stage_index <= stage_index) last = found.folder;
+  }
+  return last;
 }
 
 CheckpointId Checkpoints::id(const std::string& checkpoint_folder) {

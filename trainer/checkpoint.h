@@ -72,9 +72,14 @@ class Checkpoints {
 
   // The newest complete checkpoint whose files and hashes are all right (the ranks share the
   // reading); folders passed over are told in `skipped`, one line each with the reason, on every
-  // rank. nullopt when there is none. A checkpoint that was passed over and then overtaken by a new
-  // one is set aside (its manifest renamed), so that a later start cannot return to it.
+  // rank. nullopt when none was ever completed; throws on all ranks when there are some and none is
+  // right, or when one cannot be read, which says nothing about it. A checkpoint that was passed
+  // over and then overtaken by a new one is set aside (its manifest renamed), so that a later start
+  // cannot return to it.
   std::optional<std::string> newest_valid(std::vector<std::string>& skipped);
+
+  // The newest boundary at or before the start of stage `stage_index`. On one rank.
+  std::optional<std::string> last_boundary(int64_t stage_index) const;
 
   static CheckpointId id(const std::string& checkpoint_folder);
   static nlohmann::json recipe(const std::string& checkpoint_folder);
@@ -82,6 +87,9 @@ class Checkpoints {
   static std::unique_ptr<StateReader> open(const std::string& checkpoint_folder);
 
  private:
+  // Looks at this rank's share of the shards: empty when they are right, else what is wrong.
+  std::string whole_or_why(const std::string& folder) const;
+
   std::string folder_;
   World& world_;
   int64_t keep_;

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <stdexcept>
 
 #include "data/atomic_file.h"
+#include "data/file_calls.h"
 #include "data/hash.h"
 
 namespace sala {
@@ -18,6 +18,22 @@ using Json = nlohmann::json;
 constexpr const char* kFormat = "sala-checkpoint";
 constexpr const char* kHashKey = "manifest_xxh3";
 constexpr const char* kNonFinite = "non-finite number";
+constexpr int kMaxDepth = 100;  // of nested lists: what reads JSON calls itself once for each
+// JSON is UTF-8; a recipe may hold other bytes (paths), which must not end a save.
+constexpr auto kReplace = Json::error_handler_t::replace;
+
+// The parser's own message would quote the damaged bytes.
+Json parse_json(const std::string& text) {
+  const auto shallow = [](int depth, Json::parse_event_t, Json&) {
+    if (depth > kMaxDepth) throw std::runtime_error("lists nested too deep");
+    return true;
+  };
+  try {
+    return Json::parse(text, shallow);
+  } catch (const Json::parse_error& error) {
+    throw std::runtime_error("not JSON at byte " + std::to_string(error.byte));
+  }
+}
 
 // JSON has no NaN and no infinity, and would store null: they travel as {kNonFinite: "nan"}.
 Json encode_numbers(const Json& value) {
@@ -170,21 +186,20 @@ Shard shard_from_json(const Json& json) {
 
 std::string manifest_text(const Manifest& manifest) {
   Json json = body_of(manifest);
-  const std::string body = json.dump();
+  const std::string body = json.dump(-1, ' ', false, kReplace);
   json[kHashKey] = xxh3_128_hex(body.data(), body.size());
-  return json.dump(1) + "\n";
+  return json.dump(1, ' ', false, kReplace) + "\n";
 }
 
 Manifest read_manifest(const std::string& checkpoint_folder) {
   const std::string path = checkpoint_folder + "/" + kManifestName;
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) {
+  if (!path_exists(path)) {
     throw std::runtime_error(checkpoint_folder + ": no " + kManifestName +
                              ": not a checkpoint, or its save was interrupted");
   }
   const std::string text = read_text_file(path);
   try {
-    Json json = Json::parse(text);
+    Json json = parse_json(text);
     if (json.value("format", "") != kFormat)
       throw std::runtime_error("not a checkpoint's manifest");
     const std::string hash = json.at(kHashKey);

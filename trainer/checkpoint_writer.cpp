@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "data/file_calls.h"
 #include "data/hash.h"
 #include "trainer/checkpoint_reader.h"
 #include "trainer/rank_environment.h"
@@ -130,7 +131,7 @@ void CheckpointWriter::frozen(const std::string& part, const std::string& field,
     const std::string hash = hash_of(full);
     const std::string file = file_safe(part + "." + field) + "-" + hash + ".h5";
     const Shard shard{file, "values", 0, full.numel(), hash};
-    if (!sound_frozen_.contains(file)) {
+    if (!sound_frozen_.contains(file) || !path_exists(frozen_folder_ + "/" + file)) {
       if (!shard_problem(frozen_folder_, shard).empty()) {
         write_frozen(frozen_folder_ + "/" + file, part + "/" + field, hash, full);
       }

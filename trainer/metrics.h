@@ -3,9 +3,11 @@
 #pragma once
 
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+
+#include "trainer/metrics_file.h"
 
 namespace sala {
 
@@ -21,20 +23,24 @@ struct Progress {
 
 class Metrics {
  public:
-  // `resume_at_bytes`: metrics.jsonl is cut there first, so that a continued run does not repeat
-  // lines (the checkpoint stores size()); -1 = append to what is there.
+  // metrics.jsonl is cut at `resume_at_bytes` first, so that a continued run does not repeat lines
+  // (the checkpoint stores size()).
   Metrics(const std::string& run_folder, bool writes, int64_t resume_at_bytes);
-  // Adds "time" (seconds since the epoch) and writes one line, flushed.
+  // Adds "time" (seconds since the epoch) and writes one line. Does not throw where it cannot: the
+  // ranks look at failed() where they meet, and stop together by check().
   void event(nlohmann::json line);
+  void sync();  // what was written is durable; as event() where it cannot
+  bool failed() const { return file_ && !file_->error().empty(); }
+  void check() const;  // throws what event() or sync() met first
   // At most about ten a second on a terminal, one every few seconds otherwise; the last always.
   void progress(const Progress& progress);
   void note(const std::string& text);  // a plain line for people (through spdlog)
-  int64_t size() const;                // bytes of metrics.jsonl
+  int64_t size() const { return file_ ? file_->size() : 0; }  // bytes of metrics.jsonl
 
  private:
   std::string path_;
   bool writes_ = false, terminal_ = false;
-  std::ofstream file_;
+  std::optional<MetricsFile> file_;  // on rank 0
   std::chrono::steady_clock::time_point last_{};
   bool line_open_ = false;
 };

@@ -1,10 +1,7 @@
 // The state that stages hand on, to and from checkpoints.
 #include "trainer/run.h"
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-
+#include "data/atomic_file.h"
 #include "data/hash.h"
 #include "model/convert.h"
 #include "model/layouts.h"
@@ -18,11 +15,8 @@ namespace {
 
 std::string tokenizer_hash(const std::string& folder) {
   const std::string path = folder + "/tokenizer.json";
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return {};  // a folder without a tokenizer trains; its stores are not compared
-  std::stringstream bytes;
-  bytes << file.rdbuf();
-  const std::string text = bytes.str();
+  if (!path_exists(path)) return {};  // trains without; its stores are not compared
+  const std::string text = read_text_file(path);
   return xxh3_64_hex(text.data(), text.size());
 }
 
@@ -70,11 +64,12 @@ std::vector<int64_t> kept_layers(const ModelConfig& hybrid) {
   return kept;
 }
 
-void Run::save(StateWriter& out) const {
+void Run::save(StateWriter& out, bool boundary) const {
   nlohmann::json state = {{"scores", scores},
                           {"data", data_state},
                           {"evaluations", evaluations},
                           {"tokens_seen", tokens_seen},
+                          {"inputs", inputs},
                           {"forked_from", forked_from},
                           {"has_student", student.model != nullptr},
                           {"num_aligned", aligned.size()},
@@ -95,7 +90,11 @@ void Run::save(StateWriter& out) const {
   }
   for (const TrainedPart& part : student.parts) {
     const Layout& layout = part.weights->layout();
-    out.tensor(layout.name, "master", layout, part.master);
+    if (boundary) {
+      out.frozen(layout.name, "master", layout, part.master);
+    } else {
+      out.tensor(layout.name, "master", layout, part.master);
+    }
   }
 }
 

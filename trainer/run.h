@@ -42,6 +42,7 @@ struct Run {
   Student student;            // null before swap
   nlohmann::json data_state;  // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
+  nlohmann::json inputs;    // what it reads, by content (trainer/input_identity.h)
   std::string forked_from;  // the checkpoint of another run that this one began with
   int64_t tokens_seen = 0;  // by training stages
 
@@ -51,7 +52,9 @@ struct Run {
   // Makes the hybrid (or, without kept layers, a copy of the source) the student, zero-filled.
   void make_student(const ModelConfig& config);
 
-  void save(StateWriter& out) const;
+  // `boundary`: between two stages. The model goes where unchanged tensors are written once, so
+  // that a stage that only measures adds nothing to the disk.
+  void save(StateWriter& out, bool boundary) const;
   void load(StateReader& in);
 
  private:

@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -32,6 +34,21 @@ nlohmann::json read_holder(int file) {
   const auto json =
       nlohmann::json::parse(text, text + std::max<ssize_t>(length, 0), nullptr, false);
   return json.is_object() ? json : nlohmann::json::object();
+}
+
+constexpr const char* kLockStart = "{\"host\":";
+
+// Only a lock file of ours may be written over: one that was let go of (empty), whose holder died
+// (its text), or that a power loss tore (a part of it, or zeros).
+void check_lock_is_ours(const std::string& path, int file) {
+  char text[16] = "";
+  const ssize_t length = pread(file, text, std::strlen(kLockStart), 0);
+  const std::string start(text, static_cast<size_t>(std::max<ssize_t>(length, 0)));
+  const bool zeros = start.find_first_not_of('\0') == std::string::npos;
+  if (length >= 0 && (zeros || std::string(kLockStart).starts_with(start))) return;
+  throw std::runtime_error(path +
+                           ": expected the lock file of a run, found another file; move it "
+                           "elsewhere or choose another run.folder");
 }
 
 [[noreturn]] void refuse(const std::string& path, const nlohmann::json& holder,
@@ -64,12 +81,13 @@ RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
     throw std::runtime_error(folder + ": cannot make the run folder: " + code.message() +
                              "; choose another run.folder");
   }
-  file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
   if (file_ < 0) {
     throw std::runtime_error(path_ + ": cannot open the lock file: " + std::strerror(errno) +
-                             "; check the folder's permissions");
+                             "; check the folder's permissions, and that it is no link");
   }
   try {
+    check_lock_is_ours(path_, file_);
     const nlohmann::json holder = read_holder(file_);
     if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) {
@@ -97,6 +115,18 @@ RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
 RunLock::~RunLock() {
   if (ftruncate(file_, 0) != 0) return;  // the lock goes with the process
   close(file_);
+}
+
+void RunLock::check() const {
+  struct stat mine {
+  }, there{};
+  const bool same = fstat(file_, &mine) == 0 && stat(path_.c_str(), &there) == 0 &&
+                    mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+  if (same) return;
+  throw std::runtime_error(path_ +
+                           ": deleted or replaced while this run held it, so another run may be "
+                           "using this folder; stopped before writing to it. Run again when no "
+                           "other does");
 }
 
 }  // namespace sala

@@ -15,6 +15,9 @@ class RunLock {
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 
+  // Throws when the lock file was deleted or replaced meanwhile: another run may hold a new one.
+  void check() const;
+
  private:
   std::string path_;
   int file_ = -1;

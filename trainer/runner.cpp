@@ -6,14 +6,16 @@
 #include <algorithm>
 #include <chrono>
 
-#include "data/atomic_file.h"
 #include "trainer/check.h"
 #include "trainer/check_inputs.h"
 #include "trainer/checkpoint.h"
 #include "trainer/device_info.h"
 #include "trainer/evaluate.h"
 #include "trainer/export_run.h"
+#include "trainer/input_identity.h"
+#include "trainer/own_files.h"
 #include "trainer/rank_agreement.h"
+#include "trainer/recipe_record.h"
 #include "trainer/report.h"
 #include "trainer/run.h"
 #include "trainer/run_folder.h"
@@ -22,49 +24,6 @@
 namespace sala {
 
 namespace {
-
-// Every value of the recipe by path, as checkpoints keep it.
-nlohmann::json recipe_record(Recipe& recipe) {
-  nlohmann::json record = nlohmann::json::object();
-  for (const auto& [path, value] : recipe_values(recipe)) record[path] = value;
-  return record;
-}
-
-// A value that a continued run must not change: everything but where files lie, how often we save,
-// and stages that have not begun.
-bool is_fixed(const std::string& path, int64_t stages_begun) {
-  for (const char* free : {"run.folder", "run.device", "run.keep_checkpoints"}) {
-    if (path == free) return false;
-  }
-  for (const char* free : {".save_every", ".evaluate_every", ".micro_tokens", ".recompute"}) {
-    if (path.ends_with(free)) return false;
-  }
-  if (!path.starts_with("stages[")) return true;
-  return std::stoll(path.substr(7)) < stages_begun;
-}
-
-void check_unchanged(const nlohmann::json& saved, const nlohmann::json& now, int64_t stages_begun,
-                     const std::string& checkpoint) {
-  std::vector<std::string> changed;
-  auto differ = [&](const nlohmann::json& a, const nlohmann::json& b) {
-    for (const auto& [path, value] : a.items()) {
-      if (!is_fixed(path, stages_begun)) continue;
-      const std::string other = b.value(path, "(absent)"), mine = value.get<std::string>();
-      const std::string line = fmt::format("{}: {} -> {}", path, saved.value(path, "(absent)"),
-                                           now.value(path, "(absent)"));
-      if (other != mine && std::find(changed.begin(), changed.end(), line) == changed.end()) {
-        changed.push_back(line);
-      }
-    }
-  };
-  differ(saved, now);
-  differ(now, saved);
-  if (changed.empty()) return;
-  throw std::runtime_error(fmt::format(
-      "the recipe changed in what {} was made with: {}; restore these values, or start another run "
-      "folder with --from {}",
-      checkpoint, fmt::join(changed, "; "), checkpoint));
-}
 
 class Runner {
  public:
@@ -78,12 +37,22 @@ class Runner {
   int operator()() {
     require_equal_facts(world_, facts_of_start(world_, recipe_, options_));
     world_.together("run folder " + recipe_.run.folder, [&] {
-      if (world_.rank() == 0 && !exports()) lock_ = std::make_unique<RunLock>(recipe_.run.folder);
+      if (world_.rank() != 0 || exports()) return;
+      lock_ = std::make_unique<RunLock>(recipe_.run.folder);
+      check_own_files(recipe_.run.folder);
     });
     find_start();
     if (!exports()) check_before_start();
     const bool writes = world_.rank() == 0 && !exports();
-    metrics_ = std::make_unique<Metrics>(recipe_.run.folder, writes, metrics_bytes_);
+    world_.together("", [&] {
+      metrics_ = std::make_unique<Metrics>(recipe_.run.folder, writes, metrics_bytes_);
+      if (writes && metrics_->size() < metrics_bytes_) {
+        notes_.push_back(
+            fmt::format("metrics.jsonl lacks {} bytes of the lines before the "
+                        "checkpoint: they were lost",
+                        metrics_bytes_ - metrics_->size()));
+      }
+    });
     for (const std::string& line : notes_) metrics_->note(line);
     world_.together("source model " + recipe_.source,
                     [&] { run_ = std::make_unique<Run>(recipe_, world_, *metrics_); });
@@ -92,6 +61,7 @@ class Runner {
       metrics_->note("stopped on a signal before the first step; run the same command again");
       return kExitCheckpointed;
     }
+    if (!exports()) identify_inputs();
     if (reader_) world_.together("loading " + start_folder_, [&] { run_->load(*reader_); });
     if (!options_.from.empty()) run_->forked_from = options_.from;
     if (!options_.export_to.empty()) {
@@ -128,8 +98,8 @@ class Runner {
   // Where to begin: the newest valid checkpoint of this folder, else --from, else the start.
   void find_start() {
     std::vector<std::string> skipped;
-    auto newest = checkpoints_.newest_valid(skipped);
-    if (exports() && !options_.from.empty()) newest.reset();
+    std::optional<std::string> newest;
+    if (!exports() || options_.from.empty()) newest = checkpoints_.newest_valid(skipped);
     for (const std::string& line : skipped) notes_.push_back("passed over " + line);
     if (newest && !options_.from.empty()) {
       world_.together("--from", [&] {
@@ -143,17 +113,18 @@ class Runner {
     }
     if (newest) {
       start_folder_ = *newest;
-    } else if (!options_.from.empty()) {
-      start_folder_ = options_.from;
     } else {
-      return;
+      if (!exports()) refuse_lost_checkpoints();
+      if (options_.from.empty()) return;
+      start_folder_ = options_.from;
     }
+    continues_ = newest.has_value();
     world_.together("checkpoint " + start_folder_, [&] {
       reader_ = Checkpoints::open(start_folder_);
       start_ = Checkpoints::id(start_folder_);
       if (newest) {
-        const int64_t begun = start_.stage_index + (start_.step > 0 ? 1 : 0);
-        check_unchanged(Checkpoints::recipe(start_folder_), record_, begun, start_folder_);
+        check_unchanged_recipe();
+        last_saved_ = {start_.stage_index, start_.step};
         metrics_bytes_ = reader_->json("run").at("metrics_bytes").get<int64_t>();
       } else {
         start_at_stage_of(start_);
@@ -162,6 +133,51 @@ class Runner {
     });
     notes_.push_back(fmt::format("{} {}: stage {}, step {}", newest ? "continuing" : "forking",
                                  start_folder_, start_.stage, start_.step));
+  }
+
+  // Metrics that tell of checkpoints, and no checkpoint: a disk that is not mounted, or a loss.
+  void refuse_lost_checkpoints() {
+    world_.together("", [&] {
+      const std::string metrics = recipe_.run.folder + "/metrics.jsonl";
+      if (world_.rank() != 0 || !tells_of_checkpoints(metrics)) return;
+      throw std::runtime_error(fmt::format(
+          "{} tells of checkpoints, but {}/checkpoints holds none: restore them, choose another "
+          "run.folder, or delete metrics.jsonl to begin anew here",
+          metrics, recipe_.run.folder));
+    });
+  }
+
+  void check_unchanged_recipe() const {
+    const int64_t begun = start_.stage_index + (start_.step > 0 ? 1 : 0);
+    const auto changes = recipe_changes(Checkpoints::recipe(start_folder_), record_, begun);
+    if (changes.empty()) return;
+    std::vector<std::string> texts;
+    int64_t first_stage = changes[0].stage;
+    for (const RecipeChange& change : changes) {
+      texts.push_back(change.text);
+      first_stage = std::min(first_stage, change.stage);
+    }
+    const auto before = checkpoints_.last_boundary(first_stage);
+    throw std::runtime_error(fmt::format(
+        "the recipe changed in what {} was made with: {}; restore these values, or start another "
+        "run.folder {}",
+        start_folder_, fmt::join(texts, "; "),
+        before ? "with --from " + *before + ", the last checkpoint before the change"
+               : "from the beginning: no checkpoint is older than the change"));
+  }
+
+  // A continued run must read the bytes that it began with, wherever they lie now.
+  void identify_inputs() {
+    const nlohmann::json none = nlohmann::json::object();
+    const nlohmann::json saved = reader_ ? reader_->json("run").value("inputs", none) : none;
+    run_->inputs = input_identity(recipe_, world_, *run_->stores, saved);
+    if (!continues_ || saved.empty()) return;
+    const auto differences = input_differences(saved, run_->inputs);
+    if (differences.empty()) return;
+    throw SharedError(fmt::format(
+        "{} was made with other inputs; changed since: {}; restore them, or start another "
+        "run.folder",
+        start_folder_, fmt::join(differences, "; ")));
   }
 
   // A fork's recipe may list other stages: it continues at the stage of the checkpoint's name if
@@ -179,19 +195,31 @@ class Runner {
 
   // What a stage makes of the full-attention model, a checkpoint of a hybrid does not go on from.
   void check_fork() const {
-    const Stage& stage = *recipe_.stages[static_cast<size_t>(start_.stage_index)];
-    if (start_.step > 0 || !stage.needs_full_source()) return;
-    if (!reader_->json("run").at("has_student").get<bool>()) return;
-    throw std::runtime_error(fmt::format(
-        "it holds a converted model, but the run would begin with {} (stage {}), which needs the "
-        "full-attention one; fork from a checkpoint before the swap, or leave out the stages up to "
-        "it",
-        stage.type(), stage.name));
+    if (exports() || !reader_->json("run").at("has_student").get<bool>()) return;
+    for (auto s = static_cast<size_t>(start_.stage_index); s < recipe_.stages.size(); ++s) {
+      const Stage& stage = *recipe_.stages[s];
+      if ((s == static_cast<size_t>(start_.stage_index) && start_.step > 0) ||
+          !stage.needs_full_source()) {
+        continue;
+      }
+      throw std::runtime_error(fmt::format(
+          "it holds a converted model at `{}`, but the run would begin with {} and come to {}, "
+          "which needs the full-attention one; fork from a checkpoint before the swap, or leave "
+          "these stages out",
+          start_.stage, recipe_.stages[static_cast<size_t>(start_.stage_index)]->name, stage.name));
+    }
   }
 
   void describe_run() {
-    if (world_.rank() == 0) {
-      write_file_atomically(recipe_.run.folder + "/recipe.yaml", resolved_yaml(recipe_));
+    world_.together("", [&] {
+      if (world_.rank() != 0) return;
+      write_own_text(recipe_.run.folder + "/" + kRecipeFile, resolved_yaml(recipe_));
+    });
+    if (continues_) {  // its line came after the lines that it counts
+      metrics_->event({{"event", "checkpoint"},
+                       {"stage", start_.stage},
+                       {"step", start_.step},
+                       {"folder", start_folder_}});
     }
     metrics_->note(fmt::format("{} rank(s) on {}; run folder {}", world_.size(),
                                device_name(world_.device()), recipe_.run.folder));
@@ -218,12 +246,16 @@ class Runner {
     stage.begin(*run_);
     const bool resumes =
         reader_ && static_cast<int64_t>(s) == start_.stage_index && start_.step > 0;
-    if (resumes) world_.together("loading " + start_folder_, [&] { stage.load(*reader_); });
+    if (resumes) {
+      world_.together("loading " + start_folder_, [&] { stage.load(*reader_); });
+      evaluation_due_ = reader_->has("runner") && reader_->json("runner").at("evaluation_due");
+    }
     reader_.reset();
     while (true) {
       world_.now_at(stage.name, stage.step());
-      if (world_.any(stop_requested())) return stop(s, stage);
+      if (interrupted()) return stop(s, stage);
       try {
+        evaluate_if_due(stage);
         if (!stage.advance(*run_)) break;
         after_step(s, stage);
       } catch (const Stopped&) {
@@ -237,18 +269,30 @@ class Runner {
     return 0;
   }
 
+  // Whether a signal asks to stop. Errors of rank 0's metrics come up here, on all ranks.
+  bool interrupted() {
+    if (!world_.any(stop_requested() || metrics_->failed())) return false;
+    world_.together("", [&] { metrics_->check(); });
+    return world_.any(stop_requested());
+  }
+
+  // A stop that comes first is kept in its checkpoint: the evaluation is made at the next start.
+  void evaluate_if_due(Stage& stage) {
+    if (!evaluation_due_) return;
+    const EvaluateOptions* options = evaluate_options(recipe_);
+    nlohmann::json result =
+        evaluate_model(*run_, *options, stage.name, *run_->student.model, false);
+    result.update({{"event", "evaluate"}, {"stage", stage.name}, {"step", stage.step()}});
+    metrics_->event(result);
+    evaluation_due_ = false;
+  }
+
   void after_step(size_t s, Stage& stage) {
     const int64_t step = stage.step();
-    if (world_.any(stop_requested())) return;  // the checkpoint of the stop comes first
-    if (stage.evaluate_every > 0 && step % stage.evaluate_every == 0) {
-      const EvaluateOptions* options = evaluate_options(recipe_);
-      if (options && run_->student.model) {
-        nlohmann::json result =
-            evaluate_model(*run_, *options, stage.name, *run_->student.model, false);
-        result.update({{"event", "evaluate"}, {"stage", stage.name}, {"step", step}});
-        metrics_->event(result);
-      }
-    }
+    evaluation_due_ = stage.evaluate_every > 0 && step % stage.evaluate_every == 0 &&
+                      evaluate_options(recipe_) && run_->student.model;
+    if (interrupted()) return;  // the checkpoint of the stop comes first
+    evaluate_if_due(stage);
     const bool last = step >= stage.num_steps();  // the boundary's checkpoint follows
     if (stage.save_every > 0 && step % stage.save_every == 0 && !last) {
       save({static_cast<int64_t>(s), stage.name, step, false}, &stage);
@@ -268,10 +312,16 @@ class Runner {
   }
 
   void save(const CheckpointId& id, const Stage* stage) {
+    world_.together("saving a checkpoint", [&] {
+      if (lock_) lock_->check();
+      metrics_->sync();  // the checkpoint counts these lines
+      metrics_->check();
+    });
     last_saved_ = {id.stage_index, id.step};
     const auto started = std::chrono::steady_clock::now();
     const std::string folder = checkpoints_.save(id, record_, [&](StateWriter& out) {
-      run_->save(out);
+      run_->save(out, id.boundary);
+      out.json("runner", {{"evaluation_due", evaluation_due_}});
       if (stage) stage->save(out);
     });
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
@@ -285,10 +335,12 @@ class Runner {
 
   void finish() {
     const std::string table = evaluation_table(run_->evaluations);
-    if (world_.rank() == 0) {
-      write_file_atomically(recipe_.run.folder + "/report.txt", table);
-    }
     metrics_->event({{"event", "end"}, {"tokens", run_->tokens_seen}});
+    metrics_->sync();
+    world_.together("", [&] {
+      metrics_->check();
+      if (world_.rank() == 0) write_own_text(recipe_.run.folder + "/" + kReportFile, table);
+    });
     metrics_->note("finished\n" + table);
   }
 
@@ -305,7 +357,9 @@ class Runner {
   std::string start_folder_;
   CheckpointId start_;
   std::pair<int64_t, int64_t> last_saved_{-1, -1};  // stage and step
-  int64_t metrics_bytes_ = -1;
+  bool continues_ = false;       // from a checkpoint of this run folder, not of --from
+  bool evaluation_due_ = false;  // of the step that was just made
+  int64_t metrics_bytes_ = 0;
   std::vector<std::string> notes_;  // before metrics exist
 };
 

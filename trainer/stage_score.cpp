@@ -22,6 +22,7 @@
 #include "model/convert.h"
 #include "model/layouts.h"
 #include "trainer/flops.h"
+#include "trainer/own_files.h"
 #include "trainer/plan.h"
 #include "trainer/run.h"
 #include "trainer/score_items.h"
@@ -112,6 +113,7 @@ class ScoreStage : public Stage {
     if (method_ == "kl") run.teacher();  // reading it is collective; not every rank has an item
     num_layers_ = run.source.num_layers;
     num_ranks_ = run.world.size();
+    num_documents_ = documents_;
     next_ = 0;
   }
 
@@ -126,7 +128,7 @@ class ScoreStage : public Stage {
     const int64_t document = next_ / num_layers_ * num_ranks_ + run.world.rank();
     const int64_t layer = next_ % num_layers_;
     run.world.together("scoring", [&] {
-      if (document < documents_ && !finished_.count({document, layer})) {
+      if (document < num_documents_ && !finished_.count({document, layer})) {
         log_->append(score(run, document, layer), key_);
       }
     });
@@ -137,7 +139,9 @@ class ScoreStage : public Stage {
 
   void end(Run& run) override {
     if (method_ == "kl") combine(run);
-    if (run.world.rank() == 0) write_scores(run);
+    run.world.together("scores", [&] {
+      if (run.world.rank() == 0) write_scores(run);
+    });
     log_.reset();
     rows_.clear();
     inputs_.clear();
@@ -150,7 +154,7 @@ class ScoreStage : public Stage {
   int64_t longest_row() const override { return method_ == "kl" ? row_length_ : 0; }
   int64_t step() const override { return next_; }
   int64_t num_steps() const override {
-    return method_ == "kl" ? (documents_ + num_ranks_ - 1) / num_ranks_ * num_layers_ : 1;
+    return method_ == "kl" ? (num_documents_ + num_ranks_ - 1) / num_ranks_ * num_layers_ : 1;
   }
 
  private:
@@ -164,7 +168,7 @@ class ScoreStage : public Stage {
       // Items belong to this recipe, these rows and these mixers.
       const nlohmann::json identity = {{"stage", name},
                                        {"rows", row_length_},
-                                       {"documents", documents_},
+                                       {"documents", num_documents_},
                                        {"span", recall_span_},
                                        {"seed", run.recipe.run.seed},
                                        {"tokens", rows_hash()},
@@ -173,7 +177,11 @@ class ScoreStage : public Stage {
       log_ = std::make_unique<ScoreLog>(run.folder + "/scores", run.world.rank());
     });
     run.world.barrier();
-    for (const ScoreItem& item : log_->read(key_)) finished_.insert({item.document, item.layer});
+    run.world.together("score stage", [&] {
+      for (const ScoreItem& item : log_->read(key_, num_documents_, num_layers_)) {
+        finished_.insert({item.document, item.layer});
+      }
+    });
   }
 
   std::string rows_hash() const {
@@ -212,7 +220,7 @@ class ScoreStage : public Stage {
                       "row_length or longer documents",
                       name, row_length_));
     }
-    documents_ = std::min<int64_t>(documents_, static_cast<int64_t>(rows_.size()));
+    num_documents_ = std::min<int64_t>(documents_, static_cast<int64_t>(rows_.size()));
   }
 
   // The row with its last recall_span tokens replaced by a copy of an earlier span.
@@ -281,7 +289,7 @@ class ScoreStage : public Stage {
   nlohmann::json combined() const {
     std::vector<std::vector<double>> plain(num_layers_), recall(num_layers_);
     std::set<std::pair<int64_t, int64_t>> seen;  // two attempts can both have finished an item
-    std::vector<ScoreItem> items = log_->read(key_);
+    std::vector<ScoreItem> items = log_->read(key_, num_documents_, num_layers_);
     std::sort(items.begin(), items.end(), [](const ScoreItem& a, const ScoreItem& b) {
       return std::pair(a.document, a.layer) < std::pair(b.document, b.layer);
     });
@@ -290,9 +298,9 @@ class ScoreStage : public Stage {
       plain[item.layer].push_back(item.plain);
       recall[item.layer].push_back(item.recall);
     }
-    if (static_cast<int64_t>(seen.size()) != documents_ * num_layers_) {
+    if (static_cast<int64_t>(seen.size()) != num_documents_ * num_layers_) {
       throw std::runtime_error(fmt::format("stage {}: {} of {} scores are there; run it again",
-                                           name, seen.size(), documents_ * num_layers_));
+                                           name, seen.size(), num_documents_ * num_layers_));
     }
     auto mean = [](const std::vector<double>& v) {
       return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
@@ -318,7 +326,8 @@ class ScoreStage : public Stage {
                         {"recall", r},
                         {"se", n > 1 ? std::sqrt(squares / (n * (n - 1))) : 0.0}});
     }
-    return {{"stage", name}, {"method", method_}, {"documents", documents_}, {"layers", layers}};
+    return {
+        {"stage", name}, {"method", method_}, {"documents", num_documents_}, {"layers", layers}};
   }
 
   // Layers nearest to even distances score 1, in the order that makes any `keep` of them evenly
@@ -351,7 +360,7 @@ class ScoreStage : public Stage {
   }
 
   void write_scores(const Run& run) const {
-    Hdf5File file = Hdf5File::create(run.folder + "/scores.h5");
+    Hdf5File file = Hdf5File::create(run.folder + "/" + kScoresFile);
     file.set_attribute("method", method_);
     for (const char* key : {"score", "plain", "recall", "se"}) {
       std::vector<double> values;
@@ -365,7 +374,8 @@ class ScoreStage : public Stage {
   std::map<std::string, double> data_;
   int64_t documents_ = 64, row_length_ = 1024, recall_span_ = 64;
 
-  int64_t num_layers_ = 0, num_ranks_ = 1, next_ = 0;
+  // Fewer documents than the recipe asks for, where the data has no more: the recipe stays as is.
+  int64_t num_documents_ = 0, num_layers_ = 0, num_ranks_ = 1, next_ = 0;
   std::string key_;
   std::unique_ptr<ScoreLog> log_;
   std::set<std::pair<int64_t, int64_t>> finished_;

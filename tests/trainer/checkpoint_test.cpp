@@ -213,7 +213,7 @@ TEST(Checkpoint, ADamagedFrozenFileIsSeenAndWrittenAgain) {
     save(checkpoints, 0, 1);
     const std::string frozen = run.path + "/checkpoints/frozen/";
     flip_first_value(frozen + *names_in(frozen).begin(), state_values(state_layout("head"), 77));
-    EXPECT_FALSE(checkpoints.newest_valid(skipped));
+    EXPECT_THROW(checkpoints.newest_valid(skipped), SharedError);
     EXPECT_NE(skipped.at(0).find("is damaged"), std::string::npos) << skipped.at(0);
   }
   Checkpoints restarted(run.path, world(), 3);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <fstream>
 #include <sstream>
 
 #include "data/atomic_file.h"
@@ -26,7 +27,7 @@ std::vector<nlohmann::json> lines_in(const std::string& folder) {
 
 TEST(Metrics, EveryEventIsOneLineWithATime) {
   const ScratchFolder run = scratch("lines");
-  Metrics metrics(run.path, true, -1);
+  Metrics metrics(run.path, true, 0);
   EXPECT_EQ(metrics.size(), 0);
   metrics.event({{"event", "step"}, {"loss", 2.5}});
   metrics.event({{"event", "note"}, {"text", "two\nlines \xff"}});
@@ -44,7 +45,7 @@ TEST(Metrics, AContinuedRunDoesNotRepeatLines) {
   const ScratchFolder run = scratch("resume");
   int64_t at_checkpoint = 0;
   {
-    Metrics metrics(run.path, true, -1);
+    Metrics metrics(run.path, true, 0);
     for (int step = 0; step < 5; ++step) {
       metrics.event({{"step", step}});
       if (step == 2) at_checkpoint = metrics.size();
@@ -61,7 +62,7 @@ TEST(Metrics, AContinuedRunDoesNotRepeatLines) {
 TEST(Metrics, ATornLastLineIsCutOff) {
   const ScratchFolder run = scratch("torn");
   std::ofstream(run.path + "/metrics.jsonl") << "{\"step\":1}\n{\"step\":2";
-  Metrics appended(run.path, true, -1);
+  Metrics appended(run.path, true, 1 << 20);
   appended.event({{"step", 2}});
   EXPECT_EQ(lines_in(run.path).size(), 2u);
   Metrics longer(run.path, true, 1 << 20);  // the file is shorter than the checkpoint says
@@ -81,7 +82,7 @@ TEST(Metrics, OtherRanksWriteNothing) {
 
 TEST(Metrics, PlainProgressIsThinnedButTheLastLineAlwaysComes) {
   const ScratchFolder run = scratch("progress");
-  Metrics metrics(run.path, true, -1);
+  Metrics metrics(run.path, true, 0);
   testing::internal::CaptureStdout();
   for (int64_t step = 1; step <= 1000; ++step) {
     metrics.progress({"distill", step, 1000, 1.25, 12'345, 0.4, 3e9, 3600});
@@ -97,7 +98,7 @@ TEST(Metrics, PlainProgressIsThinnedButTheLastLineAlwaysComes) {
 }
 
 TEST(Metrics, AFolderThatIsNotThereIsNamed) {
-  EXPECT_THROW(Metrics("/nonexistent/run", true, -1), std::runtime_error);
+  EXPECT_THROW(Metrics("/nonexistent/run", true, 0), std::runtime_error);
 }
 
 }  // namespace

@@ -71,10 +71,13 @@ TEST(RunLock, ALiveProcessIsNamedAndADeadOneTakenOver) {
 
 TEST(RunLock, UnreadableTextInTheLockFileDoesNotMatter) {
   const ScratchFolder run = scratch("text");
-  for (const char* text : {"", "{", "[1]", "{\"pid\": 1}", "\xff\xfe"}) {
+  for (const char* text : {"", "{", "{\"host\":\"\xff\xfe"}) {
     std::ofstream(run.path + "/lock") << text;
     EXPECT_EQ(refusal(run.path), "") << text;
   }
+  std::ofstream(run.path + "/lock") << "a list of locks";
+  EXPECT_NE(refusal(run.path).find("another file"), std::string::npos);
+  EXPECT_EQ(read_text_file(run.path + "/lock"), "a list of locks");
 }
 
 TEST(RunLock, AFolderThatCannotBeMadeIsNamed) {

@@ -1,0 +1,54 @@
+// The line that marks a text as ours.
+#include "trainer/own_files.h"
+
+#include <stdexcept>
+
+#include "data/atomic_file.h"
+#include "data/hash.h"
+#include "data/hdf5_file.h"
+
+namespace sala {
+namespace {
+
+std::string mark_of(const std::string& text) {
+  return "# written by sala-train; hash of the lines above: " +
+         xxh3_64_hex(text.data(), text.size()) + "\n";
+}
+
+[[noreturn]] void refuse(const std::string& path) {
+  throw std::runtime_error(path +
+                           ": the run writes a file of this name, but the one that is there was "
+                           "not written by it, or was edited since; move it elsewhere");
+}
+
+void check_own_text(const std::string& path) {
+  if (!path_exists(path)) return;
+  const std::string all = read_text_file(path);
+  const size_t mark = all.size() - std::min(all.size(), mark_of("").size());
+  const std::string text = all.substr(0, mark);
+  if (all != text + mark_of(text)) refuse(path);
+}
+
+}  // namespace
+
+void check_own_files(const std::string& run_folder) {
+  for (const char* name : {kRecipeFile, kReportFile}) check_own_text(run_folder + "/" + name);
+  const std::string scores = run_folder + "/" + kScoresFile;
+  if (!path_exists(scores)) return;
+  try {
+    const Hdf5File file = Hdf5File::open(scores);
+    if (file.has_attribute("method") && file.exists("score")) return;
+  } catch (const FileError&) {
+    throw;
+  } catch (const std::exception&) {
+    refuse(scores);  // no HDF5 file
+  }
+  refuse(scores);
+}
+
+void write_own_text(const std::string& path, const std::string& text) {
+  check_own_text(path);
+  write_file_atomically(path, text + mark_of(text));
+}
+
+}  // namespace sala
