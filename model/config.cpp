@@ -26,18 +26,25 @@ class Problems {
   int count_ = 0;
 };
 
+void check_size(const char* key, int64_t size, int64_t most, Problems& p) {
+  p.require(size > 0, key, " must be positive, got ", size);
+  p.require(size <= most, key, " must be at most ", most, ", got ", size);
+}
+
+// The bounds are far above every model, and far below what overflows when sizes are multiplied.
 void check_sizes(const ModelConfig& c, Problems& p) {
-  p.require(c.num_layers > 0, "num_hidden_layers must be positive, got ", c.num_layers);
-  p.require(c.width > 0, "hidden_size must be positive, got ", c.width);
-  p.require(c.ffn_width > 0, "intermediate_size must be positive, got ", c.ffn_width);
-  p.require(c.vocab_size > 0, "vocab_size must be positive, got ", c.vocab_size);
-  p.require(c.max_position > 0, "max_position_embeddings must be positive, got ", c.max_position);
-  p.require(c.num_heads > 0, "num_attention_heads must be positive, got ", c.num_heads);
+  constexpr int64_t kMostWidth = int64_t{1} << 20, kMostHeads = int64_t{1} << 16;
+  check_size("num_hidden_layers", c.num_layers, ModelConfig::kMostLayers, p);
+  check_size("hidden_size", c.width, kMostWidth, p);
+  check_size("intermediate_size", c.ffn_width, kMostWidth, p);
+  check_size("vocab_size", c.vocab_size, int64_t{1} << 28, p);
+  check_size("max_position_embeddings", c.max_position, int64_t{1} << 40, p);
+  check_size("num_attention_heads", c.num_heads, kMostHeads, p);
+  check_size("head_dim", c.head_size, kMostHeads, p);
   p.require(c.num_kv_heads > 0 && (c.num_heads <= 0 || c.num_heads % c.num_kv_heads == 0),
             "num_attention_heads (", c.num_heads, ") must be a multiple of num_key_value_heads (",
             c.num_kv_heads, ")");
-  p.require(c.head_size > 0 && c.head_size % 2 == 0, "head_dim must be positive and even, got ",
-            c.head_size);
+  p.require(c.head_size % 2 == 0, "head_dim must be positive and even, got ", c.head_size);
   p.require(c.rms_eps > 0, "rms_norm_eps must be positive, got ", c.rms_eps);
   p.require(c.embedding_scale > 0 && c.residual_scale > 0 && c.logit_scale > 0,
             "scale_emb, scale_depth and dim_model_base must be positive");
@@ -66,6 +73,13 @@ void check_rope(const RopeConfig& rope, int64_t head_size, const char* which, Pr
 }
 
 void check_sparse(const SparseConfig& s, Problems& p) {
+  constexpr int64_t kMost = int64_t{1} << 30;  // no product of two overflows
+  for (int64_t n : {s.kernel_size, s.kernel_stride, s.init_blocks, s.block_size, s.window_size,
+                    s.topk, s.dense_len}) {
+    if (n >= 0 && n <= kMost) continue;
+    p.require(false, "sparse_config: expected numbers from 0 to ", kMost, ", got ", n);
+    return;
+  }
   p.require(s.kernel_size > 0 && s.kernel_stride > 0 && s.kernel_size == 2 * s.kernel_stride,
             "sparse_config: kernel_size (", s.kernel_size, ") must be 2 * kernel_stride (",
             s.kernel_stride, ")");
