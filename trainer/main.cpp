@@ -30,7 +30,7 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option("--from", a.runner.from, "Start a new run from this checkpoint folder");
   app.add_option("--export", a.runner.export_to,
-                 "Write the hybrid of the run's newest checkpoint (or of --from) there, and stop");
+                 "Write the model of the run's newest checkpoint (or of --from) there, and stop");
 }
 
 int run(int* argc, char*** argv, const Arguments& a) {

@@ -69,6 +69,7 @@ void check_order(const std::vector<std::unique_ptr<Stage>>& stages, Problems& pr
                    fmt::format("swap may come once, and stages[{}] is one already", swap));
     }
   }
+  bool trained = false;
   for (size_t i = 0; i < stages.size(); ++i) {
     const std::string type = stages[i]->type();
     const std::string path = fmt::format("stages[{}].{}", i, type);
@@ -77,7 +78,13 @@ void check_order(const std::vector<std::unique_ptr<Stage>>& stages, Problems& pr
                                      "full-attention model",
                                      type, swap));
     }
-    if ((type == "distill" || type == "export") && i < swap) {
+    trained = trained || type == "swap" || type == "train";
+    if (type == "export" && !trained) {
+      problems.add(path,
+                   "export needs a model that was converted or trained: put it behind swap or "
+                   "train");
+    }
+    if (type == "distill" && i < swap) {
       problems.add(
           path, fmt::format("{} needs the hybrid: {}", type,
                             num_swaps > 0 ? "move it behind swap" : "put a swap stage before it"));

@@ -10,9 +10,8 @@
 namespace sala {
 
 struct RunnerOptions {
-  std::string from;  // a checkpoint folder: forks a new run from it; empty = continue or start
-  std::string
-      export_to;  // write the hybrid of the newest checkpoint (or of `from`) there, and stop
+  std::string from;       // a checkpoint folder: forks a new run from it; empty = continue or start
+  std::string export_to;  // write the model of the newest checkpoint (or of `from`) there, and stop
 };
 
 // Exit code: 0 = finished, kExitCheckpointed = stopped on a signal after a checkpoint. Errors that

@@ -56,6 +56,7 @@ namespace {
 class EvaluateStage : public Stage {
  public:
   std::string type() const override { return "evaluate"; }
+  bool changes_model() const override { return false; }
   void describe(Fields& fields) override { options.describe(fields); }
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     options.check(recipe, path, problems);
