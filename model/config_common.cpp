@@ -84,6 +84,11 @@ RopeConfig parse_rope_object(const ConfigReader& reader, const char* key, double
     reader.fail(key, "different rotary embeddings by layer type are not supported");
   }
   parse_rope_scaling(reader, scaling, max_position, rope);
+  if (reader.has("rope_theta") && rope.theta != theta) {
+    reader.fail("rope_theta", "stands beside " + std::string(key) +
+                                  ".rope_theta and is another number; releases of transformers "
+                                  "differ in which they follow: keep one");
+  }
   return rope;
 }
 
@@ -111,11 +116,6 @@ RopeConfig parse_rope(const ConfigReader& reader, int64_t max_position) {
     reader.fail("rope_scaling",
                 "stands beside rope_parameters and says something else; releases of transformers "
                 "differ in which they follow: keep one, with kind, factor and rope_theta in it");
-  }
-  if (reader.has("rope_theta") && newer.theta != theta) {
-    reader.fail("rope_theta",
-                "stands beside rope_parameters.rope_theta and is another number; releases of "
-                "transformers differ in which they follow: keep one");
   }
   return newer;
 }

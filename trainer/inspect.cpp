@@ -110,7 +110,7 @@ std::string describe_checkpoint(const std::string& folder) {
   }
   std::string model = "not converted or trained yet";
   if (student) {
-    model = "trained further, full attention or as its source is";
+    model = "full attention, trained further";
     if (state.value("hybrid", false)) {
       const auto kept = state.at("kept").get<std::vector<int64_t>>();
       model = fmt::format("hybrid, kept layers {}", fmt::join(kept, ", "));

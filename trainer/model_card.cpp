@@ -27,7 +27,7 @@ bool is_plain(const std::string& value) {
 // configs say where they came from. Else the folder's name.
 std::string base_model(const std::string& source) {
   std::error_code error;
-  const fs::path folder = fs::weakly_canonical(fs::path(source) / "", error);
+  const fs::path folder = fs::weakly_canonical(fs::path(source) / ".", error);
   for (const fs::path& part : folder) {
     const std::string name = part.string();
     const size_t cut = name.find("--", 8);
@@ -43,7 +43,7 @@ std::string base_model(const std::string& source) {
       return name;
     }
   }
-  const std::string name = folder.parent_path().filename().string();
+  const std::string name = folder.filename().string();
   return is_plain(name) ? name : "source";
 }
 

@@ -134,9 +134,11 @@ TEST(Families, RopeStatedTwiceMustAgree) {
         both(json::object(), with(yarn, theta)), with(both(yarn, nullptr), theta)}) {
     EXPECT_EQ(parse(good).rope.kind, Kind::kYarn);
   }
-  EXPECT_NE(error_of(with(base("llama"), {{"rope_theta", 3e5}, {"rope_parameters", plain}}))
-                .find("rope_theta: stands beside"),
-            std::string::npos);
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    EXPECT_NE(error_of(with(base("llama"), {{"rope_theta", 3e5}, {key, with(yarn, theta)}}))
+                  .find("rope_theta: stands beside " + std::string(key)),
+              std::string::npos);
+  }
   EXPECT_NE(error_of(with(base("llama"), {{"rope_scaling", with(yarn, {{"type", "linear"}})}}))
                 .find("rope_scaling.type: says \"linear\""),
             std::string::npos);
