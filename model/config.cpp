@@ -26,6 +26,9 @@ class Problems {
   int count_ = 0;
 };
 
+// Positive, also as a float.
+bool is_scale(double x) { return x > 1e-30 && x < 1e30; }
+
 void check_size(const char* key, int64_t size, int64_t most, Problems& p) {
   p.require(size > 0, key, " must be positive, got ", size);
   p.require(size <= most, key, " must be at most ", most, ", got ", size);
@@ -45,16 +48,23 @@ void check_sizes(const ModelConfig& c, Problems& p) {
             "num_attention_heads (", c.num_heads, ") must be a multiple of num_key_value_heads (",
             c.num_kv_heads, ")");
   p.require(c.head_size % 2 == 0, "head_dim must be positive and even, got ", c.head_size);
-  p.require(c.rms_eps > 0, "rms_norm_eps must be positive, got ", c.rms_eps);
-  p.require(c.embedding_scale > 0 && c.residual_scale > 0 && c.logit_scale > 0,
+  p.require(is_scale(c.rms_eps), "rms_norm_eps must be positive, got ", c.rms_eps);
+  p.require(is_scale(c.embedding_scale) && is_scale(c.residual_scale) && is_scale(c.logit_scale),
             "scale_emb, scale_depth and dim_model_base must be positive");
+  p.require(c.lightning_scale == 0 || is_scale(c.lightning_scale),
+            "lightning_scale must be positive, got ", c.lightning_scale);
   p.require(c.sliding_window >= 0, "sliding_window must not be negative, got ", c.sliding_window);
 }
 
 void check_rope(const RopeConfig& rope, int64_t head_size, const char* which, Problems& p) {
   using Kind = RopeConfig::Kind;
-  p.require(rope.theta > 1, which, ": rope_theta must be above 1, got ", rope.theta);
-  p.require(rope.factor > 0, which, ": factor must be positive, got ", rope.factor);
+  p.require(rope.theta > 1 && rope.theta < 1e30, which, ": rope_theta must be above 1, got ",
+            rope.theta);
+  p.require(is_scale(rope.factor), which, ": factor must be positive, got ", rope.factor);
+  for (double x : {rope.beta_fast, rope.beta_slow, rope.mscale, rope.mscale_all_dim,
+                   rope.attention_factor, rope.low_freq_factor, rope.high_freq_factor}) {
+    p.require(x == 0 || is_scale(x), which, ": its parameters must be positive, got ", x);
+  }
   const bool scaled =
       rope.kind == Kind::kLlama3 || rope.kind == Kind::kLongrope || rope.kind == Kind::kYarn;
   p.require(!scaled || rope.original_max_position > 1, which,
@@ -65,7 +75,7 @@ void check_rope(const RopeConfig& rope, int64_t head_size, const char* which, Pr
             rope.low_freq_factor, ")");
   if (rope.kind != Kind::kLongrope) return;
   for (const auto* list : {&rope.short_factor, &rope.long_factor}) {
-    const bool positive = std::all_of(list->begin(), list->end(), [](double f) { return f > 0; });
+    const bool positive = std::all_of(list->begin(), list->end(), is_scale);
     p.require(static_cast<int64_t>(list->size()) == head_size / 2 && positive, which,
               list == &rope.short_factor ? ": short_factor" : ": long_factor", " needs ",
               head_size / 2, " positive numbers (head_dim / 2), got ", list->size());
