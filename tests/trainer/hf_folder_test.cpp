@@ -37,7 +37,7 @@ TEST_F(HfFolder, EveryGoldenFolderImportsWhole) {
       ++folders;
     }
   }
-  EXPECT_EQ(folders, 18);
+  EXPECT_EQ(folders, 19);
 }
 
 TEST_F(HfFolder, ValuesAreTheFilesValuesInEveryDtype) {
