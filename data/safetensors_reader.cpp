@@ -19,6 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the reference library's limit
+constexpr int kMostDepth = 8;                     // the format has three
 
 struct DtypeInfo {
   const char* name;
@@ -41,7 +42,12 @@ const DtypeInfo* find_dtype(const std::string& name) {
   return nullptr;
 }
 
-[[noreturn]] void fail(const std::string& path, int64_t offset, const std::string& problem) {
+[[noreturn]] void fail(const std::string& path, int64_t offset, std::string problem) {
+  constexpr size_t kMostBytes = 300;  // names in the header may hold anything
+  if (problem.size() > kMostBytes) problem = problem.substr(0, kMostBytes) + "…";
+  for (char& c : problem) {
+    if (static_cast<unsigned char>(c) < ' ') c = ' ';
+  }
   throw std::runtime_error(path + ": at byte " + std::to_string(offset) + ": " + problem +
                            "; fetch or write the file again");
 }
@@ -60,6 +66,8 @@ json parse_header(const std::string& path, const char* text, int64_t num_bytes) 
   std::set<std::string> names;
   std::string twice;
   const auto watch = [&](int depth, json::parse_event_t event, json& value) {
+    // Deeper values would overflow the stack of whoever walks them.
+    if (depth > kMostDepth) fail(path, 8, "the header is nested deeper than the format");
     if (depth == 1 && event == json::parse_event_t::key &&
         !names.insert(value.get<std::string>()).second) {
       twice = value.get<std::string>();
@@ -71,13 +79,18 @@ json parse_header(const std::string& path, const char* text, int64_t num_bytes) 
     header = json::parse(text, text + num_bytes, watch);
   } catch (const json::parse_error& error) {
     fail(path, 8 + static_cast<int64_t>(error.byte), "the header is not valid JSON");
+  } catch (const json::out_of_range&) {  // a number that is none
+    fail(path, 8, "the header is not valid JSON");
   }
   if (!header.is_object()) fail(path, 8, "expected a JSON object as header");
   if (!twice.empty()) fail(path, 8, "the header names tensor " + twice + " twice");
   return header;
 }
 
-bool is_count(const json& value) { return value.is_number_unsigned(); }
+// Small enough for sums of them.
+bool is_count(const json& value) {
+  return value.is_number_unsigned() && value.get<uint64_t>() <= uint64_t{1} << 62;
+}
 
 SafetensorsEntry parse_entry(const std::string& path, const std::string& name, const json& value) {
   const auto shape = value.find("shape"), range = value.find("data_offsets");

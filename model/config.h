@@ -31,9 +31,13 @@ struct RopeConfig {
   bool truncate = true;               // yarn
   std::vector<double> long_factor;    // longrope, HS/2
   std::vector<double> short_factor;   // longrope, HS/2
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct ModelConfig {
+  static constexpr int64_t kMostLayers = 10'000;
+
   std::string family;              // llama, minicpm, qwen2, qwen3, mistral, minicpm_sala
   int64_t num_layers = 0;          // L
   int64_t width = 0;               // C

@@ -11,6 +11,13 @@ using Kind = RopeConfig::Kind;
 Kind parse_rope_kind(const ConfigReader& scaling) {
   const char* key = scaling.has("rope_type") ? "rope_type" : "type";
   const std::string kind = scaling.text(key, "default");
+  if (scaling.text("type", kind) != kind) {
+    scaling.fail("type", "says \"" + scaling.text("type", "") + "\", rope_type says \"" + kind +
+                             "\": releases of transformers differ in which they follow");
+  }
+  if (!scaling.has(key) && scaling.has("factor")) {
+    scaling.fail("rope_type", "expected the kind of scaling that factor belongs to");
+  }
   if (kind == "default") return Kind::kDefault;
   if (kind == "linear") return Kind::kLinear;
   if (kind == "llama3") return Kind::kLlama3;
@@ -31,8 +38,13 @@ void parse_rope_scaling(const ConfigReader& top, const ConfigReader& scaling, in
   }
   const bool scaled = rope.kind != Kind::kLinear;
   if (scaled) {  // transformers lets the top-level key win, and falls back to the context length
-    const int64_t inner = scaling.integer("original_max_position_embeddings", max_position);
-    rope.original_max_position = top.integer("original_max_position_embeddings", inner);
+    const char* key = "original_max_position_embeddings";
+    const int64_t inner = scaling.integer(key, max_position);
+    rope.original_max_position = top.integer(key, inner);
+    if (scaling.has(key) && rope.original_max_position != inner) {
+      scaling.fail(key, "is " + std::to_string(inner) + ", but beside it stands " +
+                            std::to_string(rope.original_max_position));
+    }
     if (rope.original_max_position <= 1) {
       scaling.fail("original_max_position_embeddings", "expected a length above 1");
     }
@@ -62,38 +74,87 @@ void parse_rope_scaling(const ConfigReader& top, const ConfigReader& scaling, in
   }
 }
 
-}  // namespace
-
-RopeConfig parse_rope(const ConfigReader& reader, int64_t max_position) {
-  if (reader.number("partial_rotary_factor", 1.0) != 1.0) {
-    reader.fail("partial_rotary_factor", "only 1 is supported, every dimension rotates");
-  }
+// One of the two objects, alone.
+RopeConfig parse_rope_object(const ConfigReader& reader, const char* key, double theta,
+                             int64_t max_position) {
   RopeConfig rope;
-  rope.theta = reader.number("rope_theta", 10000.0);
-  for (const char* key :
-       {"rope_scaling", "rope_parameters"}) {  // the second wins, as in transformers
-    if (!reader.has(key) || reader.value(key).empty()) continue;
-    const ConfigReader scaling = reader.object(key);
-    if (scaling.has("full_attention") || scaling.has("sliding_attention")) {
-      reader.fail(key, "different rotary embeddings by layer type are not supported");
-    }
-    parse_rope_scaling(reader, scaling, max_position, rope);
+  rope.theta = theta;
+  const ConfigReader scaling = reader.object(key);
+  if (scaling.has("full_attention") || scaling.has("sliding_attention")) {
+    reader.fail(key, "different rotary embeddings by layer type are not supported");
+  }
+  parse_rope_scaling(reader, scaling, max_position, rope);
+  if (reader.has("rope_theta") && rope.theta != theta) {
+    reader.fail("rope_theta", "stands beside " + std::string(key) +
+                                  ".rope_theta and is another number; releases of transformers "
+                                  "differ in which they follow: keep one");
   }
   return rope;
 }
 
+}  // namespace
+
+// transformers 5 lets rope_scaling replace the whole of rope_parameters, its theta included;
+// transformers 4 takes rope_scaling with the top-level theta. Nobody who states a thing twice and
+// differently can mean both.
+RopeConfig parse_rope(const ConfigReader& reader, int64_t max_position) {
+  if (reader.number("partial_rotary_factor", 1.0) != 1.0) {
+    reader.fail("partial_rotary_factor", "only 1 is supported, every dimension rotates");
+  }
+  const auto stated = [&](const char* key) {
+    return reader.has(key) && !reader.value(key).empty();
+  };
+  const double theta = reader.number("rope_theta", 10000.0);
+  RopeConfig rope;
+  rope.theta = theta;
+  if (stated("rope_scaling")) {
+    rope = parse_rope_object(reader, "rope_scaling", theta, max_position);
+  }
+  if (!stated("rope_parameters")) return rope;
+  const RopeConfig newer = parse_rope_object(reader, "rope_parameters", theta, max_position);
+  if (stated("rope_scaling") && !(newer == rope)) {
+    reader.fail("rope_scaling",
+                "stands beside rope_parameters and says something else; releases of transformers "
+                "differ in which they follow: keep one, with kind, factor and rope_theta in it");
+  }
+  return newer;
+}
+
+namespace {
+
+// What an absent key means differs between the families, what null means does not.
+int64_t parse_kv_heads(const ConfigReader& reader, int64_t num_heads, int64_t family_default) {
+  const char* key = "num_key_value_heads";
+  if (reader.has(key)) return reader.integer(key);
+  if (reader.is_null(key) || family_default == 0) return num_heads;
+  if (num_heads % family_default != 0) {
+    reader.fail(key, "is not stated, and the family's default, " + std::to_string(family_default) +
+                         ", does not divide num_attention_heads (" + std::to_string(num_heads) +
+                         ")");
+  }
+  return family_default;
+}
+
+}  // namespace
+
 ModelConfig parse_common(const ConfigReader& reader, const FamilyDefaults& defaults) {
   ModelConfig c;
+  for (const char* key :
+       {"rope_theta", "rms_norm_eps", "tie_word_embeddings", "hidden_act", "attention_bias"}) {
+    if (reader.is_null(key)) reader.fail(key, "expected a value or no such key, got null");
+  }
   c.num_layers = reader.integer("num_hidden_layers");
   c.width = reader.integer("hidden_size");
   c.ffn_width = reader.integer("intermediate_size");
   c.vocab_size = reader.integer("vocab_size");
   c.num_heads = reader.integer("num_attention_heads");
   c.max_position = reader.integer("max_position_embeddings");
-  if (c.num_layers <= 0) reader.fail("num_hidden_layers", "expected a positive number");
+  if (c.num_layers < 1 || c.num_layers > ModelConfig::kMostLayers) {  // a list of them is made here
+    reader.fail("num_hidden_layers", "expected 1 to " + std::to_string(ModelConfig::kMostLayers) +
+                                         ", got " + std::to_string(c.num_layers));
+  }
   if (c.num_heads <= 0) reader.fail("num_attention_heads", "expected a positive number");
-  const int64_t kv_heads = defaults.kv_heads > 0 ? defaults.kv_heads : c.num_heads;
-  c.num_kv_heads = reader.integer("num_key_value_heads", kv_heads);
+  c.num_kv_heads = parse_kv_heads(reader, c.num_heads, defaults.kv_heads);
   c.lightning_kv_heads = c.num_heads;
   if (!reader.has("head_dim") && defaults.head_dim == 0 && c.width % c.num_heads != 0) {
     reader.fail("hidden_size",
@@ -132,9 +193,13 @@ void parse_mup(const ConfigReader& reader, ModelConfig& config) {
       static_cast<double>(config.dim_model_base) / static_cast<double>(config.width);
 }
 
+int64_t parse_window(const ConfigReader& reader) {
+  return reader.is_null("sliding_window") ? 0 : reader.integer("sliding_window", 4096);
+}
+
 int64_t parse_qwen_window(const ConfigReader& reader, int64_t num_layers) {
   if (!reader.flag("use_sliding_window", false)) return 0;
-  const int64_t window = reader.integer("sliding_window", 4096);
+  const int64_t window = parse_window(reader);
   if (!reader.has("layer_types")) {
     return reader.integer("max_window_layers", 28) < num_layers ? window : 0;
   }

@@ -12,12 +12,13 @@
 
 namespace sala {
 
-// `null` counts as absent, as transformers treats it. `where` is the file named in errors.
+// `null` counts as absent unless is_null() is asked. `where` is the file named in errors.
 class ConfigReader {
  public:
   ConfigReader(const nlohmann::json& object, std::string where, std::string prefix = "");
 
-  bool has(const char* key) const;  // present and not null
+  bool has(const char* key) const;      // present and not null
+  bool is_null(const char* key) const;  // present and null, where that differs from absent
   int64_t integer(const char* key) const;
   int64_t integer(const char* key, int64_t fallback) const;
   double number(const char* key) const;
@@ -38,7 +39,7 @@ class ConfigReader {
 };
 
 // Sizes, norms, token ids, RoPE, mixers (all full). `kv_heads_default`: what an absent
-// num_key_value_heads means (0: as many as query heads); `head_dim_default` likewise
+// num_key_value_heads means (0: as many as query heads, as null does); `head_dim_default` likewise
 // (0: hidden_size / num_attention_heads). Refuses quantized weights and activations other than
 // SiLU.
 struct FamilyDefaults {
@@ -49,10 +50,14 @@ struct FamilyDefaults {
 ModelConfig parse_common(const ConfigReader& reader, const FamilyDefaults& defaults);
 
 // Both forms: top-level rope_theta + rope_scaling ("type" or "rope_type"), and rope_parameters.
+// What is stated in both and differs is refused.
 RopeConfig parse_rope(const ConfigReader& reader, int64_t max_position);
 
 // muP scalings of the MiniCPM families: scale_emb, scale_depth, dim_model_base.
 void parse_mup(const ConfigReader& reader, ModelConfig& config);
+
+// sliding_window where it is on: 4096 when absent, 0 (none) when null.
+int64_t parse_window(const ConfigReader& reader);
 
 // Qwen's window: layers named "sliding_attention", or from max_window_layers on. 0 = none.
 int64_t parse_qwen_window(const ConfigReader& reader, int64_t num_layers);

@@ -115,4 +115,22 @@ ExportVerdict export_verdict(const ModelConfig& config) {
   return verdict;
 }
 
+std::vector<std::string> loader_lines(const ExportVerdict& verdict) {
+  Lines lines;
+  const auto add = [&](const std::string& loader, const std::string& needs, const Lines& blockers) {
+    std::string reasons;
+    for (const std::string& blocker : blockers) reasons += (reasons.empty() ? "" : "; ") + blocker;
+    lines.push_back(blockers.empty() ? loader + " loads it" + needs
+                                     : loader + " does not load it: " + reasons);
+  };
+  add("transformers",
+      " with the official modelling code: trust_remote_code=True, which fetches it from the hub; "
+      "transformers 4 (it was written for 4.56, 5 cannot import it); a CUDA GPU with flash-attn, "
+      "infllm_v2 and flash-linear-attention below 0.5",
+      verdict.transformers_blockers);
+  add("SGLang", " where it has minicpm_sala, on a CUDA GPU", verdict.sglang_blockers);
+  lines.insert(lines.end(), verdict.notes.begin(), verdict.notes.end());
+  return lines;
+}
+
 }  // namespace sala

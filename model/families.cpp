@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 
+#include "model/config_reader.h"
+
 // One line per family, by its model_type.
 #define SALA_FAMILIES(X) \
   X(llama)               \
@@ -43,8 +45,8 @@ ModelConfig parse_model_config(const nlohmann::json& config, const std::string& 
     }
     known += (known.empty() ? "" : ", ") + std::string(family.model_type);
   }
-  throw std::runtime_error(where + ": model_type: unknown family \"" + type->get<std::string>() +
-                           "\"; known: " + known);
+  ConfigReader(config, where)
+      .fail("model_type", "known: " + known + "; got \"" + type->get<std::string>() + "\"");
 }
 
 }  // namespace sala

@@ -28,12 +28,14 @@ nlohmann::json hybrid_config_json(const ModelConfig& config);
 
 // Why a hybrid cannot be written in the minicpm_sala format (empty = it can), and which of the two
 // loaders (transformers with the official modelling code, SGLang) will load it, with reasons why
-// not.
+// not. Of a model of full attention, which keeps its own format, the verdict has nothing to say.
 struct ExportVerdict {
   std::vector<std::string> refusals;
   std::vector<std::string> transformers_blockers, sglang_blockers;
   std::vector<std::string> notes;  // it loads, but with this limit or this option
 };
 ExportVerdict export_verdict(const ModelConfig& config);
+// The verdict for people: who loads the folder and what that takes, who does not and why, notes.
+std::vector<std::string> loader_lines(const ExportVerdict& verdict);
 
 }  // namespace sala

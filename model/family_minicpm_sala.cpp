@@ -36,7 +36,11 @@ void parse_sparse_config(const ConfigReader& reader, ModelConfig& c) {
 
 double parse_lightning_scale(const ConfigReader& reader, int64_t head_size) {
   if (!reader.has("lightning_scale")) return 0;
-  if (reader.value("lightning_scale").is_number()) return reader.number("lightning_scale");
+  if (reader.value("lightning_scale").is_number()) {
+    const double scale = reader.number("lightning_scale");
+    if (scale == 0) reader.fail("lightning_scale", "expected a number other than 0");
+    return scale;
+  }
   const std::string scale = reader.text("lightning_scale", "");
   if (scale == "1/sqrt(d)") return 0;  // the default, see ModelConfig
   if (scale == "1/d") return 1.0 / static_cast<double>(head_size);

@@ -6,9 +6,7 @@ namespace sala {
 ModelConfig parse_mistral(const nlohmann::json& config, const std::string& where) {
   const ConfigReader reader(config, where);
   ModelConfig c = parse_common(reader, {.kv_heads = 8});
-  // Absent means 4096 to transformers; only an explicit null switches the window off.
-  const bool off = config.contains("sliding_window") && !reader.has("sliding_window");
-  c.sliding_window = off ? 0 : reader.integer("sliding_window", 4096);
+  c.sliding_window = parse_window(reader);
   return c;
 }
 

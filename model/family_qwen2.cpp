@@ -5,7 +5,7 @@ namespace sala {
 
 ModelConfig parse_qwen2(const nlohmann::json& config, const std::string& where) {
   const ConfigReader reader(config, where);
-  ModelConfig c = parse_common(reader, {});
+  ModelConfig c = parse_common(reader, {.kv_heads = 32});
   c.qkv_bias = true;
   c.sliding_window = parse_qwen_window(reader, c.num_layers);
   return c;

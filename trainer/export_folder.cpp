@@ -1,15 +1,21 @@
-// Export of the hybrid as a minicpm_sala folder. Everything is written into FOLDER.tmp, which gets
-// its name last: a reader never sees half a model.
+// What an export consists of, and the order in which it is written.
+#include "trainer/export_folder.h"
+
+#include <fmt/format.h>
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <stdexcept>
+#include <system_error>
 
 #include "data/atomic_file.h"
+#include "data/input_file.h"
 #include "data/safetensors.h"
 #include "model/families.h"
 #include "model/layouts.h"
-#include "trainer/hf_folder.h"
+#include "trainer/export_target.h"
+#include "trainer/folder_hashes.h"
 
 namespace sala {
 namespace {
@@ -18,31 +24,41 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr int64_t kBytesPerElement = 2;  // bf16
+constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr const char* kCard = "README.md";
+constexpr const char* kGeneration = "generation_config.json";
 
-// What a tokenizer consists of, as the hub's folders name it.
-const char* const kTokenizerFiles[] = {"tokenizer.json",
-                                       "tokenizer.model",
-                                       "tokenizer_config.json",
-                                       "special_tokens_map.json",
-                                       "added_tokens.json",
-                                       "chat_template.jinja",
-                                       "vocab.json",
-                                       "merges.txt",
-                                       "generation_config.json"};
-
-std::string join(const std::vector<std::string>& list) {
-  std::string text;
-  for (const std::string& item : list) text += (text.empty() ? "" : "; ") + item;
-  return text;
+// What belongs to a tokenizer, as the hub's folders name it, and what must go where the weights go.
+bool travels(const std::string& name, bool with_code) {
+  for (const char* start : {"tokenizer", "vocab.", "chat_template.", "LICENSE", "NOTICE"}) {
+    if (name.starts_with(start)) return true;
+  }
+  for (const char* whole : {"special_tokens_map.json", "added_tokens.json", "merges.txt",
+                            "tekken.json", "spiece.model", kGeneration}) {
+    if (name == whole) return true;
+  }
+  return name.ends_with(".py") && (with_code || name.starts_with("tokenization"));
 }
 
-void check_target(const std::string& folder) {
-  if (!fs::exists(folder)) return;
-  if (!fs::is_directory(folder) || !fs::is_empty(folder)) {
-    throw std::runtime_error(folder +
-                             ": expected a new or empty folder for the export, this one "
-                             "has content; choose another or remove it");
+// Names of the source's files that the export gets too.
+std::vector<std::string> find_travellers(const ExportOptions& options) {
+  std::vector<std::string> names;
+  if (options.source_folder.empty()) return names;
+  std::error_code error;
+  if (!fs::is_directory(options.source_folder, error)) {
+    throw std::runtime_error(options.source_folder +
+                             ": expected the folder of the tokenizer, there is none");
   }
+  // config.json names classes in files beside it unless it says "repository--file.Class".
+  const bool with_code =
+      options.source_config.is_object() && options.source_config.contains("auto_map");
+  for (const auto& entry : fs::directory_iterator(options.source_folder)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.is_directory(error) || !travels(name, with_code)) continue;
+    require_input_file(entry.path().string());
+    names.push_back(name);
+  }
+  return names;
 }
 
 // The tensors handed over must be those of the format, by name and shape: SGLang checks neither.
@@ -91,7 +107,16 @@ std::string shard_name(size_t index, size_t count) {
   return name;
 }
 
-void write_weights(const std::string& folder, const std::vector<Layout>& parts, int64_t max_bytes,
+int64_t weight_bytes(const std::vector<Layout>& parts) {
+  int64_t total = 0;
+  for (const Layout& part : parts) {
+    for (const Entry& entry : part.entries) total += entry.num_elements() * kBytesPerElement;
+  }
+  return total;
+}
+
+void write_weights(const std::string& folder,
+                   const std::vector<std::vector<SafetensorsSpec>>& shards, int64_t total_bytes,
                    const std::function<at::Tensor(const std::string&)>& tensor) {
   const auto finite = [&](const std::string& name) {
     at::Tensor t = tensor(name).to(at::kBFloat16);
@@ -100,95 +125,88 @@ void write_weights(const std::string& folder, const std::vector<Layout>& parts, 
     }
     return t;
   };
-  const auto shards = plan_shards(parts, max_bytes);
   json weight_map;
-  int64_t total = 0;
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string file = shard_name(i, shards.size());
     write_safetensors(folder + "/" + file, shards[i], finite);
     for (const SafetensorsSpec& spec : shards[i]) weight_map[spec.name] = file;
   }
-  for (const Layout& part : parts) {
-    for (const Entry& entry : part.entries) total += entry.num_elements() * kBytesPerElement;
-  }
   if (shards.size() == 1) return;
-  const json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
-  write_file_atomically(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
+  const json index = {{"metadata", {{"total_size", total_bytes}}}, {"weight_map", weight_map}};
+  write_file_atomically(folder + "/" + kIndex, index.dump(2) + "\n");
 }
 
-void copy_tokenizer(const std::string& from, const std::string& folder) {
-  if (from.empty()) return;
-  if (!fs::is_directory(from)) {
-    throw std::runtime_error(from + ": expected the folder of the tokenizer, there is none");
-  }
-  for (const char* name : kTokenizerFiles) {
-    const std::string file = from + "/" + name;
-    if (fs::exists(file)) write_file_atomically(folder + "/" + name, read_text_file(file));
-  }
-}
-
-void write_generation_config(const json& config, const std::string& folder) {
-  const std::string path = folder + "/generation_config.json";
-  if (fs::exists(path)) return;  // the source's own
+std::string generation_config(const json& config) {
   json out;
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
     if (!config[key].is_null()) out[key] = config[key];
   }
   out["transformers_version"] = config["transformers_version"];
-  write_file_atomically(path, out.dump(2) + "\n");
+  return out.dump(2) + "\n";
 }
 
-std::vector<std::string> describe(const ExportVerdict& verdict) {
-  std::vector<std::string> lines;
-  const auto add = [&](const std::string& loader, const std::vector<std::string>& blockers) {
-    lines.push_back(blockers.empty() ? loader + " loads it"
-                                     : loader + " does not load it: " + join(blockers));
-  };
-  add("transformers (official modelling code, trust_remote_code)", verdict.transformers_blockers);
-  add("SGLang", verdict.sglang_blockers);
-  lines.insert(lines.end(), verdict.notes.begin(), verdict.notes.end());
-  return lines;
-}
-
-// Removes the unfinished folder on every way out but the good one.
-struct Unfinished {
-  std::string folder;
-  bool done = false;
-  ~Unfinished() {
-    std::error_code ignored;
-    if (!done) fs::remove_all(folder, ignored);
+// The source's own, but for what is no longer so.
+json own_config(json config) {
+  if (!config.contains("dtype")) config["torch_dtype"] = "bfloat16";
+  for (const char* key : {"dtype", "torch_dtype"}) {  // the newer name, the older one
+    if (config.contains(key)) config[key] = "bfloat16";
   }
-};
+  return config;
+}
+
+std::vector<std::string> describe(const ModelConfig& config, const json& written) {
+  if (config.is_hybrid()) return loader_lines(export_verdict(config));
+  std::string line = "transformers loads it as it loads the source (" + config.family;
+  if (written.contains("auto_map")) line += ", with the source's own code: trust_remote_code=True";
+  return {line + ")"};
+}
+
+void check_expressible(const ModelConfig& config, const ExportOptions& options) {
+  if (!options.source_config.is_null()) return;  // it was read from this very format
+  std::string reasons;
+  for (const std::string& reason : export_verdict(config).refusals) {
+    reasons += (reasons.empty() ? "" : "; ") + reason;
+  }
+  if (reasons.empty()) return;
+  throw std::runtime_error("export to " + options.folder +
+                           ": the minicpm_sala format cannot hold this model: " + reasons);
+}
 
 }  // namespace
 
-std::vector<std::string> export_hybrid(const ModelConfig& config, const std::vector<Layout>& parts,
-                                       const std::function<at::Tensor(const std::string&)>& tensor,
-                                       const ExportOptions& options) {
-  const ExportVerdict verdict = export_verdict(config);
-  if (!verdict.refusals.empty()) {
-    throw std::runtime_error(
-        "export to " + options.folder +
-        ": the minicpm_sala format cannot hold this model: " + join(verdict.refusals));
-  }
-  const std::string target = (fs::path(options.folder) / "").parent_path().string();
-  check_target(target);
+std::vector<std::string> export_model(const ModelConfig& config, const std::vector<Layout>& parts,
+                                      const std::function<at::Tensor(const std::string&)>& tensor,
+                                      const ExportOptions& options) {
+  check_expressible(config, options);
   check_parts(config, parts);
-  Unfinished temporary{target + ".tmp"};
-  fs::remove_all(temporary.folder);  // left by an export that was killed
-  fs::create_directories(temporary.folder);
-  const json config_json = hybrid_config_json(config);
-  write_file_atomically(temporary.folder + "/config.json", config_json.dump(2) + "\n");
-  copy_tokenizer(options.tokenizer_folder, temporary.folder);
-  write_generation_config(config_json, temporary.folder);
-  if (!options.model_card.empty()) {
-    write_file_atomically(temporary.folder + "/README.md", options.model_card);
+  const bool converted = options.source_config.is_null();
+  const json written = converted ? hybrid_config_json(config) : own_config(options.source_config);
+  const auto shards = plan_shards(parts, options.max_shard_bytes);
+  const std::vector<std::string> travellers = find_travellers(options);
+  std::vector<std::string> files = travellers;
+  const bool generation = converted && std::count(files.begin(), files.end(), kGeneration) == 0;
+  if (generation) files.emplace_back(kGeneration);
+  if (!options.model_card.empty()) files.emplace_back(kCard);
+  if (shards.size() > 1) files.emplace_back(kIndex);
+  for (size_t i = 0; i < shards.size(); ++i) files.push_back(shard_name(i, shards.size()));
+  files.emplace_back(kHashFile);
+  std::sort(files.begin(), files.end());
+  ExportTarget target(options.folder, options.maker, files);
+  const std::string folder = target.folder() + "/";
+  for (const std::string& name : travellers) {
+    write_file_atomically(folder + name, read_text_file(options.source_folder + "/" + name));
   }
-  write_weights(temporary.folder, parts, options.max_shard_bytes, tensor);
-  fs::rename(temporary.folder, target);
-  temporary.done = true;
-  fsync_folder(fs::path(target).parent_path().string());
-  return describe(verdict);
+  if (generation) write_file_atomically(folder + kGeneration, generation_config(written));
+  if (!options.model_card.empty()) write_file_atomically(folder + kCard, options.model_card);
+  const int64_t num_bytes = weight_bytes(parts);
+  write_weights(target.folder(), shards, num_bytes, tensor);
+  target.finish(written);
+  std::vector<std::string> lines{
+      fmt::format("exported to {}: {}, {} bf16 weights in {} file(s), {:.1f} MB", options.folder,
+                  written.value("model_type", config.family), num_bytes / kBytesPerElement,
+                  shards.size(), static_cast<double>(num_bytes) / 1e6)};
+  for (const std::string& line : describe(config, written)) lines.push_back(line);
+  return lines;
 }
 
 }  // namespace sala

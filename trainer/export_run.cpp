@@ -3,44 +3,25 @@
 
 #include <fmt/format.h>
 #include <filesystem>
+#include <random>
 #include <unordered_map>
 
 #include "data/atomic_file.h"
+#include "data/hash.h"
+#include "trainer/export_folder.h"
 #include "trainer/hf_folder.h"
-#include "trainer/report.h"
+#include "trainer/model_card.h"
 
 namespace sala {
 
-namespace {
+namespace fs = std::filesystem;
 
-std::string model_card(const Run& run, const ModelConfig& hybrid) {
-  std::string kept;
-  for (int64_t layer : kept_layers(hybrid)) kept += fmt::format(" {}", layer);
-  return fmt::format(
-      "# Hybrid of {}\n\nMade by sala-train: {} of {} layers keep (block-sparse) softmax attention "
-      "(layers{}); the others are lightning attention. Tokens seen in conversion: {}.\n\n"
-      "Held-out results (nats per token; KL to the source model):\n\n```\n{}```\n\n"
-      "Recipe, every value stated:\n\n```yaml\n{}```\n",
-      std::filesystem::path(run.recipe.source).filename().string(), kept_layers(hybrid).size(),
-      hybrid.num_layers, kept, run.tokens_seen, evaluation_table(run.evaluations),
-      resolved_yaml(run.recipe));
-}
-
-// An export that this very run had finished when it was killed before its checkpoint: made again.
-void remove_same_export(const std::string& folder, const std::string& card) {
-  const std::string path = folder + "/README.md";
-  if (std::filesystem::exists(path) && read_text_file(path) == card) {
-    std::filesystem::remove_all(folder);
-  }
-}
-
-}  // namespace
-
-void export_student(Run& run, const std::string& folder, int64_t max_shard_bytes) {
+std::vector<std::string> export_student(Run& run, const std::string& folder,
+                                        const std::string& maker, int64_t max_shard_bytes) {
   std::vector<std::string> lines;
   run.world.together("export to " + folder, [&] {
-    if (!run.student.model || !run.student.model->config().is_hybrid()) {
-      throw std::runtime_error("nothing to export: no swap has made a hybrid in this run yet");
+    if (!run.student.model) {
+      throw std::runtime_error("nothing to export: this run has not converted or trained a model");
     }
     if (run.world.rank() != 0) return;
     const Model& model = *run.student.model;
@@ -59,14 +40,40 @@ void export_student(Run& run, const std::string& folder, int64_t max_shard_bytes
     };
     ExportOptions options;
     options.folder = folder;
-    options.tokenizer_folder = run.recipe.source;
+    options.maker = maker;
+    options.source_folder = run.recipe.source;
+    if (model.config().is_hybrid() == run.source.is_hybrid()) {  // no swap has changed its format
+      options.source_config = read_config_json(run.recipe.source);
+    }
     options.max_shard_bytes = max_shard_bytes;
     options.model_card = model_card(run, model.config());
-    remove_same_export(folder, options.model_card);
-    lines = export_hybrid(model.config(), layouts, tensor, options);
+    lines = export_model(model.config(), layouts, tensor, options);
   });
-  for (const std::string& line : lines) run.metrics.note(line);
   run.metrics.event({{"event", "export"}, {"folder", folder}, {"notes", lines}});
+  return lines;
+}
+
+std::string run_as_maker(const std::string& run_folder) {
+  const std::string path = run_folder + "/run_id";
+  if (!path_exists(path)) {
+    std::random_device random;
+    write_file_atomically(path, fmt::format("{:08x}{:08x}\n", random(), random()));
+  }
+  return run_as_maker_if_known(run_folder);
+}
+
+std::string run_as_maker_if_known(const std::string& run_folder) {
+  const std::string path = run_folder + "/run_id";
+  if (!path_exists(path)) return "";
+  std::string id = read_text_file(path);
+  while (!id.empty() && id.back() == '\n') id.pop_back();
+  return "run " + id;
+}
+
+// A hash: the marker is published with the export, paths of this machine need not be.
+std::string checkpoint_as_maker(const std::string& checkpoint) {
+  const std::string path = fs::weakly_canonical(checkpoint).string();
+  return "checkpoint " + xxh3_64_hex(path.data(), path.size());
 }
 
 }  // namespace sala

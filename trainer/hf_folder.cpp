@@ -1,41 +1,30 @@
-// Import of Hugging Face folders: which files hold the tensors, and that they are exactly ours.
+// Import of Hugging Face folders: that their tensors are exactly ours, and that they are sound.
 #include "trainer/hf_folder.h"
 
 #include <ATen/core/grad_mode.h>
 
-#include <deque>
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <stdexcept>
+#include <system_error>
 
-#include "data/atomic_file.h"
-#include "data/safetensors.h"
+#include "data/input_file.h"
 #include "model/families.h"
+#include "trainer/folder_hashes.h"
+#include "trainer/folder_tensors.h"
 
 namespace sala {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
-json read_json(const std::string& path) {
-  const std::string text = read_text_file(path);
-  try {
-    return json::parse(text);
-  } catch (const json::exception& error) {
-    const std::string what = error.what();  // "[json.exception.…] parse error at line 3, …"
-    const size_t end = what.find("] ");
-    throw std::runtime_error(
-        path + ": not valid JSON: " + (end == what.npos ? what : what.substr(end + 2)));
-  }
-}
-
-std::string join(const std::vector<std::string>& list) {
-  std::string text;
-  for (const std::string& item : list) text += (text.empty() ? "" : ", ") + item;
-  return text;
-}
+constexpr int64_t kMostConfigBytes = 16'000'000;
+const char* const kEmbedding = "model.embed_tokens.weight";
+const char* const kHead = "lm_head.weight";
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text;
@@ -43,96 +32,45 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return "[" + text + "]";
 }
 
-// The tensors of a folder, by name, over one or more open files.
-class Checkpoint {
- public:
-  explicit Checkpoint(const std::string& folder) {
-    const std::string single = folder + "/model.safetensors";
-    const std::string index = folder + "/model.safetensors.index.json";
-    if (fs::exists(single)) {
-      add_file(single);
-    } else if (fs::exists(index)) {
-      add_index(folder, index);
-    } else {
-      const bool old = fs::exists(folder + "/pytorch_model.bin") ||
-                       fs::exists(folder + "/pytorch_model.bin.index.json");
-      throw std::runtime_error(folder +
-                               ": expected model.safetensors or model.safetensors.index.json, " +
-                               (old ? "found only pytorch_model.bin; save the model with "
-                                      "safe_serialization=True"
-                                    : "found neither"));
-    }
-  }
-
-  std::set<std::string> names() const {
-    std::set<std::string> all;
-    for (const auto& [name, file] : files_of_) all.insert(name);
-    return all;
-  }
-  bool has(const std::string& name) const { return files_of_.count(name) > 0; }
-  const SafetensorsEntry& entry(const std::string& name) const {
-    return files_of_.at(name)->entries().at(name);
-  }
-  at::Tensor tensor(const std::string& name) const { return files_of_.at(name)->tensor(name); }
-
- private:
-  void add_file(const std::string& path) {
-    readers_.emplace_back(path);
-    for (const auto& [name, entry] : readers_.back().entries()) {
-      const auto [at, inserted] = files_of_.emplace(name, &readers_.back());
-      if (!inserted) {
-        throw std::runtime_error(path + ": tensor " + name + " is also in " + at->second->path());
-      }
-    }
-  }
-
-  void add_index(const std::string& folder, const std::string& index) {
-    const json content = read_json(index);
-    if (!content.is_object() || !content.contains("weight_map") ||
-        !content["weight_map"].is_object()) {
-      throw std::runtime_error(index + ": weight_map: expected an object of tensor: file");
-    }
-    std::set<std::string> shards;
-    for (const auto& [name, shard] : content["weight_map"].items()) {
-      const bool plain = shard.is_string() &&
-                         shard.get<std::string>() == fs::path(shard.get<std::string>()).filename();
-      if (!plain)
-        throw std::runtime_error(index + ": " + name + ": expected a file of this folder");
-      shards.insert(shard.get<std::string>());
-    }
-    std::vector<std::string> absent;
-    for (const std::string& shard : shards) {
-      if (!fs::exists(folder + "/" + shard)) absent.push_back(shard);
-    }
-    if (!absent.empty()) {
-      throw std::runtime_error(index + ": names files that are absent: " + join(absent));
-    }
-    for (const std::string& shard : shards) add_file(folder + "/" + shard);
-    for (const auto& [name, shard] : content["weight_map"].items()) {
-      const std::string file = shard.get<std::string>();
-      if (!has(name) || fs::path(files_of_.at(name)->path()).filename().string() != file) {
-        throw std::runtime_error(index + ": says that " + file + " holds " + name +
-                                 ", it does not");
-      }
-    }
-  }
-
-  std::deque<SafetensorsReader> readers_;  // a deque: its elements stay where they are
-  std::map<std::string, const SafetensorsReader*> files_of_;
-};
-
-bool ends_with(const std::string& text, std::string_view end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // Everything that is wrong with the folder, gathered before the first byte is copied.
 struct Mismatches {
   std::vector<std::string> missing, unexpected, shapes, dtypes;
 
+  // How the folder names all that is missing, if other names are all that is wrong: a model inside
+  // of another one, without its head, or wrapped when it was saved.
+  std::string other_naming() const {
+    std::vector<std::string> wanted = missing;  // a model without its head lacks that as well
+    std::erase(wanted, kHead);
+    if (wanted.empty()) return "";
+    const std::set<std::string> there(unexpected.begin(), unexpected.end());
+    const auto holds_all = [&](const auto& renamed) {
+      return std::all_of(wanted.begin(), wanted.end(),
+                         [&](const std::string& name) { return there.count(renamed(name)) > 0; });
+    };
+    const std::string ours = "model.";
+    if (holds_all(
+            [&](const std::string& n) { return n.substr(std::min(n.size(), ours.size())); })) {
+      return "without the \"model.\" that the names of a language model with its head begin with";
+    }
+    for (const std::string& name : unexpected) {
+      if (!name.ends_with(wanted[0])) continue;
+      const std::string before = name.substr(0, name.size() - wanted[0].size());
+      if (holds_all([&](const std::string& n) { return before + n; })) {
+        return "with \"" + list_text({before}) + "\" before the names of a language model";
+      }
+    }
+    return "";
+  }
+
   void raise(const std::string& folder) const {
+    if (const std::string naming = other_naming(); !naming.empty()) {
+      throw std::runtime_error(folder + ": its tensors are named " + list_text({unexpected[0]}) +
+                               " and so on, " + naming +
+                               ": load it as a causal language model and save that alone");
+    }
     std::string text;
     const auto add = [&](const char* what, const std::vector<std::string>& list) {
-      if (!list.empty()) text += (text.empty() ? "" : "; ") + (what + join(list));
+      if (!list.empty()) text += (text.empty() ? "" : "; ") + (what + list_text(list));
     };
     add("missing tensors: ", missing);
     add("unexpected tensors: ", unexpected);
@@ -142,86 +80,165 @@ struct Mismatches {
   }
 };
 
-void compare(const Checkpoint& checkpoint, const Entry& entry, Mismatches& found) {
-  if (!checkpoint.has(entry.name)) {
+void compare(const FolderTensors& stored, const Entry& entry, const std::string& name,
+             Mismatches& found) {
+  if (!stored.has(name)) {
     found.missing.push_back(entry.name);
     return;
   }
-  const SafetensorsEntry& stored = checkpoint.entry(entry.name);
-  if (stored.shape != entry.shape) {
-    found.shapes.push_back(entry.name + " expected " + shape_text(entry.shape) + ", got " +
-                           shape_text(stored.shape));
+  const SafetensorsEntry& there = stored.entry(name);
+  if (there.shape != entry.shape) {
+    found.shapes.push_back(name + " expected " + shape_text(entry.shape) + ", got " +
+                           shape_text(there.shape));
   }
-  if (stored.dtype != "F32" && stored.dtype != "F16" && stored.dtype != "BF16") {
-    found.dtypes.push_back(entry.name + " is " + stored.dtype);
+  if (there.dtype != "F32" && there.dtype != "F16" && there.dtype != "BF16") {
+    found.dtypes.push_back(name + " is " + there.dtype);
   }
+}
+
+bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
+  return a.nbytes() == b.nbytes() &&
+         std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
 }
 
 // Tensors that old files carry and no model needs: rotary buffers, and the copy that a tied head
 // is.
-bool is_harmless(const Checkpoint& checkpoint, const std::string& name, bool compare_values) {
-  const std::string embedding = "model.embed_tokens.weight";
-  if (ends_with(name, "rotary_emb.inv_freq")) return true;
-  if (name != "lm_head.weight" || !checkpoint.has(embedding)) return false;
-  const SafetensorsEntry &head = checkpoint.entry(name), &tied = checkpoint.entry(embedding);
+bool is_harmless(const FolderTensors& stored, const std::string& name, bool compare_values) {
+  if (name.ends_with("rotary_emb.inv_freq")) return true;
+  if (name != kHead || !stored.has(kEmbedding)) return false;
+  const SafetensorsEntry &head = stored.entry(kHead), &tied = stored.entry(kEmbedding);
   return head.dtype == tied.dtype && head.shape == tied.shape &&
          SafetensorsReader::can_read(head.dtype) &&
-         (!compare_values || at::equal(checkpoint.tensor(name), checkpoint.tensor(embedding)));
+         (!compare_values || same_bytes(stored.tensor(kHead), stored.tensor(kEmbedding)));
 }
 
-// Throws where the folder's tensors are not exactly those of the layouts.
-void check_tensors(const std::string& folder, const Checkpoint& checkpoint,
-                   const std::vector<const Layout*>& layouts, bool compare_values) {
-  Mismatches found;
+// Where each of the model's tensors lies, by its name in the files. Throws where the folder's
+// tensors are not exactly those of the layouts. Of tied tensors a file may keep either one: the
+// reference library's writer keeps the first by name, lm_head.weight.
+std::map<std::string, std::string> match_tensors(const std::string& folder,
+                                                 const FolderTensors& stored,
+                                                 const std::vector<const Layout*>& layouts,
+                                                 bool compare_values) {
+  std::map<std::string, std::string> ours;  // by the name in the files
   std::set<std::string> expected;
   for (const Layout* layout : layouts) {
     for (const Entry& entry : layout->entries) {
       TORCH_CHECK(expected.insert(entry.name).second,
                   "read_weights: expected each tensor in one part, ", entry.name, " is in two");
-      compare(checkpoint, entry, found);
     }
   }
-  for (const std::string& name : checkpoint.names()) {
-    if (expected.count(name) > 0 || is_harmless(checkpoint, name, compare_values)) continue;
-    const bool head = name == "lm_head.weight";
+  const bool head_is_embedding =
+      expected.count(kHead) == 0 && stored.has(kHead) && !stored.has(kEmbedding);
+  Mismatches found;
+  for (const Layout* layout : layouts) {
+    for (const Entry& entry : layout->entries) {
+      const std::string name = head_is_embedding && entry.name == kEmbedding ? kHead : entry.name;
+      compare(stored, entry, name, found);
+      ours.emplace(name, entry.name);
+    }
+  }
+  for (const std::string& name : stored.names()) {
+    if (ours.count(name) > 0 || is_harmless(stored, name, compare_values)) continue;
     found.unexpected.push_back(
-        head ? name + " (config.json ties it to the embeddings, yet it differs)" : name);
+        name == kHead ? name + " (config.json ties it to the embeddings, yet it differs)" : name);
   }
   found.raise(folder);
+  return ours;
+}
+
+// Bits of the exponent all set: NaN or infinity.
+template <class Word>
+int64_t count_words(const at::Tensor& t, Word exponent) {
+  const auto* words = static_cast<const Word*>(t.const_data_ptr());
+  int64_t count = 0;
+  for (int64_t i = 0; i < t.numel(); ++i) count += (words[i] & exponent) == exponent;
+  return count;
+}
+
+int64_t count_non_finite(const at::Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kFloat:
+      return count_words<uint32_t>(t, 0x7f800000);
+    case at::kHalf:
+      return count_words<uint16_t>(t, 0x7c00);
+    default:
+      return count_words<uint16_t>(t, 0x7f80);  // bf16
+  }
+}
+
+// Tensors of one file in the order in which they lie there.
+std::vector<std::string> in_file_order(const SafetensorsReader& file) {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : file.entries()) names.push_back(name);
+  std::sort(names.begin(), names.end(), [&](const std::string& a, const std::string& b) {
+    const SafetensorsEntry &x = file.entries().at(a), &y = file.entries().at(b);
+    return std::pair(x.offset, x.num_bytes) < std::pair(y.offset, y.num_bytes);
+  });
+  return names;
 }
 
 }  // namespace
 
 ModelConfig read_model_config(const std::string& folder) {
-  if (!fs::is_directory(folder)) {
+  return parse_model_config(read_config_json(folder), folder + "/config.json");
+}
+
+nlohmann::json read_config_json(const std::string& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) {
     throw std::runtime_error(folder + ": expected a model folder, " +
-                             (fs::exists(folder) ? "this is a file" : "there is none"));
+                             (fs::exists(folder, error) ? "this is a file" : "there is none"));
   }
   const std::string path = folder + "/config.json";
-  if (!fs::exists(path)) {
+  if (!fs::exists(path, error) && !error) {
     throw std::runtime_error(folder +
                              ": expected a Hugging Face model folder, it has no config.json");
   }
-  return parse_model_config(read_json(path), path);
+  return read_json_file(path, kMostConfigBytes);
 }
 
 void check_weights(const std::string& folder, const std::vector<Layout>& layouts) {
   std::vector<const Layout*> pointers;
   for (const Layout& layout : layouts) pointers.push_back(&layout);
-  check_tensors(folder, Checkpoint(folder), pointers, false);
+  match_tensors(folder, FolderTensors(folder), pointers, false);
 }
 
 void read_weights(const std::string& folder, const std::vector<Weights*>& parts) {
-  const Checkpoint checkpoint(folder);
+  const FolderTensors stored(folder);
   std::vector<const Layout*> layouts;
   for (const Weights* part : parts) layouts.push_back(&part->layout());
-  check_tensors(folder, checkpoint, layouts, true);
-  at::NoGradGuard no_grad;
+  const auto ours = match_tensors(folder, stored, layouts, true);
+  std::map<std::string, at::Tensor> views;
   for (Weights* part : parts) {
     for (size_t i = 0; i < part->views().size(); ++i) {
-      at::Tensor view = part->views()[i];
-      view.copy_(checkpoint.tensor(part->layout().entries[i].name));
+      views[part->layout().entries[i].name] = part->views()[i];
     }
+  }
+  at::NoGradGuard no_grad;
+  std::vector<std::string> non_finite;
+  for (const SafetensorsReader& file : stored.files()) {
+    const StatedHash stated = stated_hash(folder, fs::path(file.path()).filename().string());
+    std::optional<FileHash> hash;
+    if (!stated.hex.empty()) hash.emplace(file.path());
+    for (const std::string& name : in_file_order(file)) {
+      const auto at = ours.find(name);
+      if (at == ours.end() && !hash) continue;
+      const at::Tensor values = file.tensor(name);
+      if (hash) hash->update(values);
+      if (at == ours.end()) continue;
+      if (const int64_t count = count_non_finite(values); count > 0) {
+        non_finite.push_back(name + " (" + std::to_string(count) + " of " +
+                             std::to_string(values.numel()) + ")");
+      }
+      views.at(at->second).copy_(values);
+    }
+    if (hash) hash->check(stated);
+  }
+  if (!non_finite.empty()) {
+    throw std::runtime_error(folder + ": NaN or infinity among the values of " +
+                             list_text(non_finite) +
+                             ": the download is damaged or the model diverged before it was "
+                             "saved; fetch it again or take an earlier one");
   }
 }
 

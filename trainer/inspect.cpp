@@ -4,14 +4,20 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "data/atomic_file.h"
 #include "data/hdf5_file.h"
+#include "data/input_file.h"
 #include "model/convert.h"
 #include "model/families.h"
 #include "model/generate.h"
+#include "model/layouts.h"
 #include "model/model.h"
+#include "trainer/checkpoint.h"
 #include "trainer/device_info.h"
 #include "trainer/flops.h"
 #include "trainer/hf_folder.h"
@@ -20,15 +26,18 @@ namespace sala {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 using Rows = std::vector<std::vector<int64_t>>;
+
+constexpr int64_t kMostIdsBytes = 1'000'000'000;
 
 Rows read_ids(const std::string& path, int64_t vocab_size) {
   Rows rows;
   try {
-    rows = nlohmann::json::parse(read_text_file(path)).get<Rows>();
-  } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(fmt::format(
-        "{}: expected JSON rows of token ids, [[1, 2, 3], [4, 5, 6]]: {}", path, error.what()));
+    rows = read_json_file(path, kMostIdsBytes).get<Rows>();
+  } catch (const nlohmann::json::exception&) {
+    throw std::runtime_error(path + ": expected JSON rows of token ids, [[1, 2, 3], [4, 5, 6]]");
   }
   for (size_t b = 0; b < rows.size(); ++b) {
     if (rows[b].empty()) throw std::runtime_error(fmt::format("{}: row {} is empty", path, b));
@@ -74,12 +83,7 @@ std::string mixer_line(const ModelConfig& c) {
   return text;
 }
 
-std::string blockers(const char* loader, const std::vector<std::string>& reasons) {
-  if (reasons.empty()) return fmt::format("  {} loads it\n", loader);
-  return fmt::format("  {} does not load it: {}\n", loader, fmt::join(reasons, "; "));
-}
-
-// What a folder's hybrid could not say in the export format, and who would load it.
+// Who loads the folder's hybrid, or the one that a conversion would make of it.
 std::string export_lines(const ModelConfig& c) {
   const ModelConfig hybrid =
       c.is_hybrid() ? c : hybrid_config(c, {0, c.num_layers - 1}, SparseConfig{}, false);
@@ -89,13 +93,68 @@ std::string export_lines(const ModelConfig& c) {
   if (!verdict.refusals.empty()) {
     text += fmt::format("  cannot be written: {}\n", fmt::join(verdict.refusals, "; "));
   }
-  return text + blockers("transformers", verdict.transformers_blockers) +
-         blockers("SGLang", verdict.sglang_blockers);
+  for (const std::string& line : loader_lines(verdict)) text += fmt::format("  {}\n", line);
+  return text;
+}
+
+// A checkpoint of a run, by what its manifest and its run's state say.
+std::string describe_checkpoint(const std::string& folder) {
+  const CheckpointId id = Checkpoints::id(folder);
+  const auto recipe = Checkpoints::recipe(folder);
+  const auto reader = Checkpoints::open(folder);
+  const auto state = reader->json("run");
+  const bool student = state.value("has_student", false);
+  double num_elements = 0;
+  for (const std::string& part : reader->parts()) {
+    num_elements += static_cast<double>(reader->layout(part).num_elements);
+  }
+  std::string model = "not converted or trained yet";
+  if (student) {
+    model = "full attention, trained further";
+    if (state.value("hybrid", false)) {
+      const auto kept = state.at("kept").get<std::vector<int64_t>>();
+      model = fmt::format("hybrid, kept layers {}", fmt::join(kept, ", "));
+    }
+  }
+  return fmt::format(
+      "checkpoint  {}, {} steps done in it\nsource      {}\nmodel       {}\n"
+      "tensors     {} parts, {:.1f} M elements\ntokens      {} seen in training\n"
+      "evaluations {}\n{}",
+      id.stage == "done" ? "of the finished run" : "stage " + id.stage, id.step,
+      recipe.value("source", "not stated"), model, reader->parts().size(), num_elements / 1e6,
+      state.value("tokens_seen", int64_t{0}), state.value("evaluations", nlohmann::json()).size(),
+      student
+          ? fmt::format("as a model folder: sala-train RECIPE --from {} --export FOLDER\n", folder)
+          : "");
+}
+
+// The newest checkpoint below a run folder, by name; empty when it has none.
+std::string newest_checkpoint(const std::string& run_folder) {
+  std::string newest;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(run_folder + "/checkpoints", none)) {
+    if (!fs::exists(entry.path() / "manifest.json", none)) continue;
+    newest = std::max(newest, entry.path().string());
+  }
+  return newest;
+}
+
+// Replacing a device or FIFO by a file would destroy it.
+void require_replaceable(const std::string& path) {
+  std::error_code none;
+  const fs::file_status status = fs::status(path, none);
+  if (path.empty() || !fs::exists(status) || fs::is_regular_file(status)) return;
+  throw std::runtime_error(path + ": expected a file or nothing there, to write to");
 }
 
 }  // namespace
 
 std::string describe_folder(const std::string& folder) {
+  std::error_code none;
+  if (fs::exists(folder + "/manifest.json", none)) return describe_checkpoint(folder);
+  if (const std::string newest = newest_checkpoint(folder); !newest.empty()) {
+    return "run folder; its newest checkpoint is " + newest + "\n" + describe_checkpoint(newest);
+  }
   const ModelConfig c = read_model_config(folder);
   int64_t counts[3] = {0, 0, 0};
   for (Mixer mixer : c.mixers) ++counts[static_cast<int>(mixer)];
@@ -122,7 +181,10 @@ void inspect(const InspectOptions& o) {
     fmt::print("{}", describe_folder(o.folder));
     return;
   }
+  require_replaceable(o.logits_file);
+  require_replaceable(o.out_file);
   const ModelConfig config = read_model_config(o.folder);
+  check_weights(o.folder, model_layouts(config));  // before memory is taken for what it claims
   const Rows rows = read_ids(o.ids_file, config.vocab_size);
   const bool cuda = o.device == "cuda";
   if (cuda && num_gpus() < 1) {

@@ -1,4 +1,5 @@
-// What sala-inspect does: describes a model folder, runs token ids through it, continues them.
+// What sala-inspect does: describes a model folder or a checkpoint, runs token ids through it,
+// continues them.
 #pragma once
 
 #include <string>
@@ -18,7 +19,8 @@ struct InspectOptions {
 // Errors: std::runtime_error with one line.
 void inspect(const InspectOptions& options);
 
-// The description alone: family, layers and mixers, parameters, context, what cannot be exported.
+// The description alone: family, layers and mixers, parameters, context, what cannot be exported;
+// of a checkpoint or a run folder (its newest one) stage, step, source and kept layers.
 std::string describe_folder(const std::string& folder);
 
 }  // namespace sala

@@ -1,5 +1,5 @@
-// sala-inspect FOLDER: what a model folder is; its logits and greedy continuations for given token
-// ids.
+// sala-inspect FOLDER: what a model folder or a checkpoint is; its logits and greedy continuations
+// for given token ids.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -11,7 +11,9 @@ int main(int argc, char** argv) {
   CLI::App app{
       "Describes a Hugging Face model folder, source or hybrid, and runs token ids through it"};
   sala::InspectOptions options;
-  app.add_option("folder", options.folder, "Folder with config.json and safetensors")->required();
+  app.add_option("folder", options.folder,
+                 "Folder with config.json and safetensors, a run folder or a checkpoint")
+      ->required();
   app.add_option("--ids", options.ids_file, "JSON rows of token ids: [[1, 2], [3, 4]]");
   app.add_option("--logits", options.logits_file, "Write logits (B, T, V) fp32 to this HDF5 file");
   app.add_option("--generate", options.generate, "Continue every row by N tokens, greedily");

@@ -39,7 +39,7 @@ void add_options(CLI::App& app, Arguments& a) {
                "Read all token stores and compare their checksums, also of those that an earlier "
                "start of this run found right and that have not changed since");
   app.add_option("--export", a.runner.export_to,
-                 "Write the hybrid of the run's newest checkpoint (or of --from) there, and stop");
+                 "Write the model of the run's newest checkpoint (or of --from) there, and stop");
 }
 
 // fmt::print throws where nobody can read any more; what we have to say is not worth that.

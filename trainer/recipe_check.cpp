@@ -74,9 +74,15 @@ void check_order(const Stages& stages, bool all, Problems& problems) {
                                "the source and would drop what was trained",
                                swap_at));
     }
-    if ((type == "distill" || type == "export") && i < swap && (swaps || all)) {
+    if (type == "distill" && i < swap && (swaps || all)) {
       problems.add(path, fmt::format("{} needs the hybrid: {}", type,
                                      swaps ? "move it behind swap" : "put a swap stage before it"));
+    }
+    const bool made = i > swap || find_before(stages, "train", i) < i;
+    if (type == "export" && !made && (swaps || all)) {
+      problems.add(path,
+                   "export needs a model that was converted or trained: put it behind swap or "
+                   "train");
     }
   }
 }

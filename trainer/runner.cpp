@@ -11,6 +11,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/device_info.h"
 #include "trainer/evaluate.h"
+#include "trainer/export_folder.h"
 #include "trainer/export_run.h"
 #include "trainer/input_identity.h"
 #include "trainer/own_files.h"
@@ -65,13 +66,14 @@ class Runner {
     if (reader_) world_.together("loading " + start_folder_, [&] { run_->load(*reader_); });
     if (!options_.from.empty()) run_->forked_from = options_.from;
     if (!options_.export_to.empty()) {
-      export_student(*run_, options_.export_to, 5'000'000'000);
+      export_now();
       return 0;
     }
     describe_run();
     for (size_t s = start_.stage_index; s < recipe_.stages.size(); ++s) {
       if (run_stage(s) == kExitCheckpointed) return kExitCheckpointed;
     }
+    if (start_.stage_index == static_cast<int64_t>(recipe_.stages.size())) look_after_end();
     finish();
     return 0;
   }
@@ -93,6 +95,21 @@ class Runner {
       recipe_.problems.raise();
       for (const std::string& line : warnings) notes_.push_back("warning: " + line);
     });
+  }
+
+  void export_now() {
+    const auto lines = export_student(*run_, options_.export_to, checkpoint_as_maker(start_folder_),
+                                      kMaxShardBytes);
+    for (const std::string& line : lines) std::fputs((line + "\n").c_str(), stdout);
+  }
+
+  // Everything was done when this start began.
+  void look_after_end() {
+    bool model_is_final = true;
+    for (size_t s = recipe_.stages.size(); s-- > 0;) {
+      recipe_.stages[s]->look_after_end(*run_, model_is_final);
+      model_is_final = model_is_final && !recipe_.stages[s]->changes_model();
+    }
   }
 
   // Where to begin: the newest valid checkpoint of this folder, else --from, else the start.

@@ -12,8 +12,7 @@ namespace sala {
 struct RunnerOptions {
   std::string from;  // a checkpoint folder: forks a new run from it; empty = continue or start
   bool verify_data = false;  // read all token stores again, also those known to be right
-  std::string
-      export_to;  // write the hybrid of the newest checkpoint (or of `from`) there, and stop
+  std::string export_to;  // write the model of the newest checkpoint (or of `from`) there, and stop
 };
 
 // Exit code: 0 = finished, kExitCheckpointed = stopped on a signal after a checkpoint. Errors that

@@ -82,6 +82,10 @@ class Stage {
   virtual void load(StateReader& in) = 0;
   virtual int64_t step() const = 0;  // steps done
   virtual int64_t num_steps() const = 0;
+  virtual bool changes_model() const { return true; }
+  // Of a run that had ended before: whether its results are still there. `model_is_final`: no later
+  // stage changed the model.
+  virtual void look_after_end(Run&, bool /*model_is_final*/) {}
 
   std::string name;            // unique in the recipe; the type unless the recipe names it
   std::string path;            // in the recipe: "stages[2].distill"

@@ -76,6 +76,7 @@ bool held_out_has_target(const EvaluateOptions& options, const Recipe& recipe,
 class EvaluateStage : public Stage {
  public:
   std::string type() const override { return "evaluate"; }
+  bool changes_model() const override { return false; }
   void describe(Fields& fields) override { options.describe(fields); }
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     options.check(recipe, path, problems);

@@ -1,7 +1,8 @@
-// Writes the hybrid as a minicpm_sala folder that other people's software loads.
+// Writes the model as a Hugging Face folder that other people's software loads.
 #include <fmt/format.h>
 
 #include "trainer/export_run.h"
+#include "trainer/export_target.h"
 #include "trainer/field_values.h"
 #include "trainer/flops.h"
 #include "trainer/plan.h"
@@ -53,7 +54,7 @@ class ExportStage : public Stage {
 
   void check_inputs(const StageInputs& inputs, Problems& problems) const override {
     if (!inputs.writes) return;
-    const std::string why_not = why_no_export(folder_);
+    const std::string why_not = why_no_export(folder_, run_as_maker_if_known(inputs.recipe.run.folder));
     if (!why_not.empty()) problems.add(path + ".folder", why_not);
   }
 
@@ -67,9 +68,22 @@ class ExportStage : public Stage {
   void begin(Run&) override {}
   bool advance(Run& run) override {
     if (done_) return false;
-    export_student(run, folder_, max_shard_bytes_);
+    write(run);
     done_ = true;
     return true;
+  }
+  bool changes_model() const override { return false; }
+  void look_after_end(Run& run, bool model_is_final) override {
+    bool there = true;
+    run.world.together("export to " + folder_, [&] {
+      if (run.world.rank() == 0) there = has_export(folder_);
+    });
+    if (!run.world.any(!there)) return;
+    run.metrics.note(fmt::format("stage {}: the export {} is gone{}", name, folder_,
+                                 model_is_final ? ": making it again"
+                                                : ", and the model was trained further since: "
+                                                  "--from its checkpoint --export makes it again"));
+    if (model_is_final) write(run);
   }
   void end(Run&) override {}
   void save(StateWriter& out) const override { out.json("export", {{"done", done_}}); }
@@ -78,6 +92,16 @@ class ExportStage : public Stage {
   int64_t num_steps() const override { return 1; }
 
  private:
+  void write(Run& run) const {
+    std::string maker;
+    run.world.together("run folder " + run.folder, [&] {
+      if (run.world.rank() == 0) maker = run_as_maker(run.folder);
+    });
+    for (const std::string& line : export_student(run, folder_, maker, max_shard_bytes_)) {
+      run.metrics.note(line);
+    }
+  }
+
   std::string folder_;
   int64_t max_shard_bytes_ = 5'000'000'000;
   bool done_ = false;

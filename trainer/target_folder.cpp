@@ -14,6 +14,7 @@
 
 #include <fmt/format.h>
 
+#include "trainer/export_target.h"
 #include "trainer/field_values.h"
 
 namespace sala {
@@ -70,12 +71,9 @@ std::string why_not_writable(const std::string& folder) {
   return "";
 }
 
-std::string why_no_export(const std::string& folder) {
-  std::error_code error;
-  if (fs::is_directory(folder, error) && !fs::is_empty(folder, error)) {
-    return fmt::format("{} has content: choose a new or empty folder, or remove it", shown(folder));
-  }
-  return why_not_writable(folder);
+std::string why_no_export(const std::string& folder, const std::string& maker) {
+  const std::string obstacle = export_obstacle(folder, maker);
+  return obstacle.empty() ? why_not_writable(folder) : shown(folder) + " " + obstacle;
 }
 
 bool lies_in(const std::string& path, const std::string& folder) {

@@ -9,8 +9,8 @@ namespace sala {
 // a folder inside of it, which is gone again afterwards.
 std::string why_not_writable(const std::string& folder);
 
-// The same for the folder of an export, which must be new or empty.
-std::string why_no_export(const std::string& folder);
+// The same for the folder of an export by `maker` (trainer/export_target.h).
+std::string why_no_export(const std::string& folder, const std::string& maker);
 
 // Whether `path` is FOLDER or lies in it, by their names alone.
 bool lies_in(const std::string& path, const std::string& folder);

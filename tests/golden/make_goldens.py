@@ -63,6 +63,7 @@ CASES = {
                                             head_dim=32, sliding_window=None, rope_parameters=dict(
                                                 rope_type="default", rope_theta=1e6)),
                         "bfloat16", "new", True),
+    "llama_rope_twice": (LlamaConfig, dict(rope_parameters=YARN), "bfloat16", "both", False),
 }
 # MiniCPM4: keys beside BASE, sharded. Tokens reach 40, so the second one uses its long factors.
 MINICPM = {
@@ -129,6 +130,11 @@ def make_transformers_case(name, index):
     model.tie_weights()
     model.save_pretrained(folder, max_shard_size="120KB" if sharded else "5GB")
     (folder / "generation_config.json").unlink(missing_ok=True)
+    if form == "both":  # as users write it who follow a card: beside what transformers 5 saved
+        written = json.loads((folder / "config.json").read_text())
+        written["rope_scaling"] = written["rope_parameters"]
+        text = json.dumps(written, indent=2, sort_keys=True)
+        (folder / "config.json").write_text(text + "\n")
     if form == "hub":
         written = json.loads((folder / "config.json").read_text())
         text = json.dumps(to_hub_form(written, dtype), indent=2, sort_keys=True)

@@ -112,6 +112,76 @@ TEST(Families, BothFormsOfRopeAreTheSame) {
   }
 }
 
+// transformers 5 takes rope_scaling and forgets the theta of rope_parameters, transformers 4 takes
+// rope_scaling with the theta at top level: whoever states both and differently is asked.
+TEST(Families, RopeStatedTwiceMustAgree) {
+  const json yarn = {
+      {"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 128}};
+  const json plain = {{"rope_type", "default"}, {"rope_theta", 1e6}};
+  const auto both = [](const json& scaling, const json& parameters) {
+    return with(base("llama"), {{"rope_scaling", scaling}, {"rope_parameters", parameters}});
+  };
+  const json theta = {{"rope_theta", 1e6}};
+  for (const json& bad :
+       {both(yarn, plain), both(yarn, with(yarn, theta)), both(with(yarn, {{"factor", 2.0}}), yarn),
+        with(both(yarn, plain), theta), both({{"type", "linear"}, {"factor", 2.0}}, yarn)}) {
+    EXPECT_NE(error_of(bad).find("rope_scaling: stands beside rope_parameters"), std::string::npos)
+        << error_of(bad);
+  }
+  for (const json& good :
+       {both(yarn, yarn), both(with(yarn, theta), with(yarn, theta)),
+        with(both(yarn, with(yarn, theta)), theta), both(nullptr, with(yarn, theta)),
+        both(json::object(), with(yarn, theta)), with(both(yarn, nullptr), theta)}) {
+    EXPECT_EQ(parse(good).rope.kind, Kind::kYarn);
+  }
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    EXPECT_NE(error_of(with(base("llama"), {{"rope_theta", 3e5}, {key, with(yarn, theta)}}))
+                  .find("rope_theta: stands beside " + std::string(key)),
+              std::string::npos);
+  }
+  EXPECT_NE(error_of(with(base("llama"), {{"rope_scaling", with(yarn, {{"type", "linear"}})}}))
+                .find("rope_scaling.type: says \"linear\""),
+            std::string::npos);
+  EXPECT_NE(error_of(with(base("llama"), {{"rope_scaling", {{"factor", 4.0}}}}))
+                .find("rope_scaling.rope_type: expected"),
+            std::string::npos);
+}
+
+TEST(Families, NullIsNotTheFamilysDefault) {
+  const auto heads = [](const char* family, const json& value) {
+    return parse(with(base(family), {{"num_key_value_heads", value}, {"head_dim", 16}}));
+  };
+  for (const char* family : {"llama", "qwen2", "qwen3", "mistral", "minicpm"}) {
+    EXPECT_EQ(heads(family, nullptr).num_kv_heads, 4) << family;
+  }
+  json absent = base("mistral");
+  absent.erase("num_key_value_heads");
+  EXPECT_NE(error_of(absent).find("is not stated, and the family's default, 8"), std::string::npos);
+  EXPECT_EQ(parse(with(base("qwen2"), {{"use_sliding_window", true},
+                                       {"max_window_layers", 1},
+                                       {"sliding_window", nullptr}}))
+                .sliding_window,
+            0);
+  for (const char* key : {"rope_theta", "rms_norm_eps", "tie_word_embeddings"}) {
+    const std::string error = error_of(with(base("llama"), {{key, nullptr}}));
+    EXPECT_NE(error.find(std::string(key) + ": expected a value"), error.npos) << error;
+  }
+}
+
+TEST(Families, SizesThatNoModelHasAreRefusedBeforeTheyTakeMemory) {
+  for (const char* key : {"num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
+                          "num_attention_heads", "max_position_embeddings", "head_dim"}) {
+    for (const json& size : {json(-1), json(INT64_MAX - 1), json(INT64_MIN), json(UINT64_MAX)}) {
+      const std::string error = error_of(with(base("llama"), {{key, size}}));
+      EXPECT_NE(error.find(key), error.npos) << error;
+    }
+  }
+  EXPECT_NE(error_of(with(base("llama"), {{"num_hidden_layers", 10'000'000}})).find("1 to 10000"),
+            std::string::npos);
+  EXPECT_NE(error_of(with(hybrid(), {{"sparse_config", {{"topk", INT64_MAX}}}})).find("from 0 to"),
+            std::string::npos);
+}
+
 TEST(Families, YarnTakesTheContextWhereNoOriginalIsStated) {
   const json scaling = {{"type", "yarn"}, {"factor", 2.0}};
   const ModelConfig c = parse(with(base("qwen2"), {{"rope_scaling", scaling}}));
@@ -228,6 +298,12 @@ TEST(Families, WhatCannotBeRepresentedIsOneLineThatNamesTheKey) {
        "unknown mixer \"mamba\""},
       {"nh", with(hybrid(), {{"lightning_nh", 8}}), "lightning_nh"},
       {"scale", with(hybrid(), {{"lightning_scale", "1/log(d)"}}), "lightning_scale"},
+      {"scale no float holds", with(hybrid(), {{"lightning_scale", 1e308}}), "lightning_scale"},
+      {"no scale", with(hybrid(), {{"lightning_scale", 0}}), "lightning_scale"},
+      {"rope parameter",
+       with(base("qwen2"),
+            rope({{"rope_type", "yarn"}, {"factor", 2.0}, {"attention_factor", 1e308}})),
+       "its parameters must be positive"},
       {"decay", with(hybrid(), {{"lightning_layerwise_decay", true}}), "lightning_layerwise_decay"},
       {"no sparse", with(hybrid(), {{"sparse_config", nullptr}}),
        "sparse_config: expected an object"},

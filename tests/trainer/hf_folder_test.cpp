@@ -1,98 +1,27 @@
-// Model folders: every golden folder imports whole; what is wrong with a folder is one line that
-// names it; export → import → export is the same bytes.
+// Model folders as sources: every golden folder imports whole; what is wrong with a folder is one
+// line that names it, however large or hostile the folder is.
 #include "trainer/hf_folder.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <map>
+#include <limits>
+#include <tuple>
 
 #include "data/atomic_file.h"
 #include "data/safetensors.h"
-#include "model/families.h"
-#include "model/layouts.h"
+#include "data/sha256.h"
+#include "tests/trainer/model_folders.h"
 
-namespace sala {
+namespace sala::test {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
-const std::string kGolden = SALA_SOURCE_DIR "/tests/golden";
-
-struct Loaded {
-  ModelConfig config;
-  std::vector<Layout> layouts;
-  std::vector<Weights> parts;
-
-  std::vector<Weights*> pointers() {
-    std::vector<Weights*> list;
-    for (Weights& part : parts) list.push_back(&part);
-    return list;
-  }
-  at::Tensor tensor(const std::string& name) const {
-    for (const Weights& part : parts) {
-      if (part.layout().find(name)) return part[name];
-    }
-    throw std::runtime_error("no tensor " + name);
-  }
-};
-
-Loaded allocate(const ModelConfig& config, at::ScalarType dtype) {
-  Loaded loaded{config, model_layouts(config), {}};
-  for (const Layout& layout : loaded.layouts) loaded.parts.emplace_back(layout, dtype, at::kCPU);
-  return loaded;
-}
-
-Loaded load(const std::string& folder, at::ScalarType dtype = at::kFloat) {
-  Loaded loaded = allocate(read_model_config(folder), dtype);
-  read_weights(folder, loaded.pointers());
-  return loaded;
-}
-
-std::vector<std::string> export_to(const std::string& folder, const Loaded& model,
-                                   ExportOptions options = {}) {
-  options.folder = folder;
-  return export_hybrid(
-      model.config, model.layouts, [&](const std::string& name) { return model.tensor(name); },
-      options);
-}
-
-std::map<std::string, std::string> contents(const std::string& folder) {
-  std::map<std::string, std::string> files;
-  for (const auto& file : fs::directory_iterator(folder)) {
-    files[file.path().filename()] = read_text_file(file.path());
-  }
-  return files;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const std::runtime_error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-class HfFolder : public ::testing::Test {
- protected:
-  void SetUp() override { fs::create_directories(root_); }
-  void TearDown() override { fs::remove_all(root_); }
-  std::string path(const std::string& name) const { return root_ + "/" + name; }
-  std::string copy_of(const std::string& golden) {
-    const std::string to = path("copy");
-    fs::remove_all(to);
-    fs::copy(kGolden + "/" + golden, to);
-    return to;
-  }
-
-  const std::string root_ =
-      fs::temp_directory_path() / ("hf_folder_test_" + std::to_string(::getpid()));
-};
+class HfFolder : public ModelFolders {};
 
 TEST_F(HfFolder, EveryGoldenFolderImportsWhole) {
   int folders = 0;
@@ -108,7 +37,7 @@ TEST_F(HfFolder, EveryGoldenFolderImportsWhole) {
       ++folders;
     }
   }
-  EXPECT_EQ(folders, 18);
+  EXPECT_EQ(folders, 19);
 }
 
 TEST_F(HfFolder, ValuesAreTheFilesValuesInEveryDtype) {
@@ -206,8 +135,7 @@ TEST_F(HfFolder, BadFoldersAreRefusedInOneLine) {
   const char* shard = "model-00002-of-00004.safetensors";
   const BadFolder cases[] = {
       {"no config", "llama_default", remove("config.json"), "it has no config.json"},
-      {"JSON syntax", "llama_default", edit("\"eos", "eos"),
-       "config.json: not valid JSON: parse error at line"},
+      {"JSON syntax", "llama_default", edit("\"eos", "eos"), "config.json: not valid JSON at line"},
       {"no model", "llama_default", remove("model.safetensors"), "expected model.safetensors or"},
       {"old weights", "llama_default",
        [](const std::string& f) { fs::rename(f + "/model.safetensors", f + "/pytorch_model.bin"); },
@@ -252,95 +180,169 @@ TEST_F(HfFolder, BadFoldersAreRefusedInOneLine) {
   EXPECT_NE(error_of([&] { load(path("nowhere")); }).find("there is none"), std::string::npos);
 }
 
-TEST_F(HfFolder, ExportImportExportIsByteIdentical) {
-  for (const char* name : {"group1_bias", "group2", "group3", "odd_length"}) {
-    const Loaded first = load(kGolden + "/hybrid/" + name);
-    ExportOptions options;
-    options.max_shard_bytes = 500'000;
-    options.model_card = "# A hybrid\n";
-    export_to(path("a"), first, options);
-    const Loaded second = load(path("a"));
-    for (size_t i = 0; i < first.parts.size(); ++i) {
-      EXPECT_TRUE(at::equal(first.parts[i].flat, second.parts[i].flat)) << name;
+// Rewrites the folder's one file with some tensors changed or under other names.
+void rewrite(const std::string& folder, const std::function<std::string(const std::string&)>& name,
+             const std::function<void(const std::string&, at::Tensor&)>& change) {
+  const std::string file = folder + "/model.safetensors";
+  std::map<std::string, at::Tensor> tensors;
+  std::vector<SafetensorsSpec> specs;
+  {
+    const SafetensorsReader reader(file);
+    for (const auto& [stored, entry] : reader.entries()) {
+      at::Tensor values = reader.tensor(stored).clone();
+      change(stored, values);
+      const std::string renamed = name(stored);
+      if (renamed.empty()) continue;
+      tensors[renamed] = values;
+      specs.push_back({renamed, values.scalar_type(), entry.shape});
     }
-    options.tokenizer_folder = path("a");
-    export_to(path("b"), second, options);
-    EXPECT_EQ(contents(path("a")), contents(path("b"))) << name;
-    EXPECT_EQ(contents(path("a")).count("model.safetensors.index.json"), 1u) << name;
-    fs::remove_all(path("a"));
-    fs::remove_all(path("b"));
+  }
+  write_safetensors(file, specs, [&](const std::string& n) { return tensors.at(n); });
+}
+
+const auto kSameName = [](const std::string& name) { return name; };
+const auto kSameValues = [](const std::string&, at::Tensor&) {};
+
+TEST_F(HfFolder, ATiedModelMayKeepItsMatrixUnderEitherName) {
+  const std::string folder = copy_of("llama_default");
+  const Loaded before = load(folder);
+  rewrite(
+      folder,
+      [](const std::string& name) {
+        return name == "model.embed_tokens.weight" ? "lm_head.weight" : name;
+      },
+      kSameValues);
+  const Loaded after = load(folder);
+  for (size_t i = 0; i < before.parts.size(); ++i) {
+    EXPECT_TRUE(at::equal(before.parts[i].flat, after.parts[i].flat));
   }
 }
 
-TEST_F(HfFolder, AnExportKeepsTheGoldenTensors) {
-  const std::string golden = kGolden + "/hybrid/group2";
-  export_to(path("a"), load(golden, at::kBFloat16));
-  // Ours sorts and lays out as the reference library did: the same file.
-  EXPECT_EQ(read_text_file(path("a/model.safetensors")),
-            read_text_file(golden + "/model.safetensors"));
-  EXPECT_FALSE(fs::exists(path("a/model.safetensors.index.json")));
-}
-
-TEST_F(HfFolder, TokenizerFilesTravel) {
-  fs::create_directories(path("tokenizer"));
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-                           "generation_config.json", "unrelated.txt"}) {
-    write_file_atomically(path("tokenizer/") + name, std::string("content of ") + name);
+TEST_F(HfFolder, OtherNamesAreToldOnce) {
+  const std::pair<std::function<std::string(const std::string&)>, const char*> cases[] = {
+      {[](const std::string& n) { return "language_model." + n; },
+       "with \"language_model.\" before"},
+      {[](const std::string& n) { return "_orig_mod." + n; }, "with \"_orig_mod.\" before"},
+      {[](const std::string& n) { return n.substr(6); }, "without the \"model.\""},
+  };
+  for (const auto& [renamed, expected] : cases) {
+    const std::string folder = copy_of("llama_default");
+    rewrite(folder, renamed, kSameValues);
+    const std::string error = error_of([&] { load(folder); });
+    EXPECT_NE(error.find(expected), error.npos) << error;
+    EXPECT_LT(error.size(), 400 + folder.size());
   }
-  ExportOptions options;
-  options.tokenizer_folder = path("tokenizer");
-  export_to(path("a"), load(kGolden + "/hybrid/group2"), options);
-  const auto files = contents(path("a"));
-  EXPECT_EQ(files.at("tokenizer.json"), "content of tokenizer.json");
-  EXPECT_EQ(files.at("generation_config.json"), "content of generation_config.json");
-  EXPECT_EQ(files.count("unrelated.txt"), 0u);
-  EXPECT_EQ(files.count("README.md"), 0u);
 }
 
-TEST_F(HfFolder, ExportSaysWhoLoadsIt) {
-  const auto lines = export_to(path("a"), load(kGolden + "/hybrid/group1_bias"));
-  ASSERT_GE(lines.size(), 2u);
-  EXPECT_EQ(lines[0], "transformers (official modelling code, trust_remote_code) loads it");
-  EXPECT_NE(lines[1].find("SGLang does not load it: attention biases"), std::string::npos)
-      << lines[1];
+TEST_F(HfFolder, NanAndInfinityAreNamedWithTheirTensor) {
+  for (const char* golden : {"llama_default", "qwen2_default"}) {  // BF16, F16
+    const std::string folder = copy_of(golden);
+    rewrite(folder, kSameName, [](const std::string& name, at::Tensor& values) {
+      if (name == "model.norm.weight") values[3] = std::nan("");
+      if (name != "model.layers.1.mlp.up_proj.weight") return;
+      values[0][0] = -std::numeric_limits<float>::infinity();
+      values[5][7] = std::numeric_limits<float>::infinity();
+    });
+    const std::string error = error_of([&] { load(folder); });
+    for (const char* part : {"model.norm.weight (1 of 64)",
+                             "model.layers.1.mlp.up_proj.weight (2 of 6144)", "fetch it again"}) {
+      EXPECT_NE(error.find(part), error.npos) << error;
+    }
+  }
 }
 
-TEST_F(HfFolder, ARefusedOrFailedExportLeavesNothing) {
-  const Loaded good = load(kGolden + "/hybrid/group2");
-  Loaded bad = good;
-  bad.config.sparse_qk_norm = true;
-  EXPECT_NE(error_of([&] {
-              export_to(path("a"), bad);
-            }).find("cannot hold this model: the sparse layers"),
-            std::string::npos);
-  bad = load(kGolden + "/hybrid/group2");
-  bad.tensor("model.norm.weight")[0] = std::nan("");
-  EXPECT_NE(error_of([&] { export_to(path("a"), bad); }).find("model.norm.weight holds NaN"),
-            std::string::npos);
-  bad = good;
-  bad.layouts.pop_back();
-  EXPECT_THROW(export_to(path("a"), bad), c10::Error);
-  ExportOptions options;
-  options.tokenizer_folder = path("nowhere");
-  EXPECT_NE(error_of([&] { export_to(path("a"), good, options); }).find("tokenizer"),
-            std::string::npos);
-  EXPECT_TRUE(fs::is_empty(root_));
-  fs::create_directories(path("a"));
-  write_file_atomically(path("a/precious"), "x");
-  EXPECT_NE(error_of([&] { export_to(path("a"), good); }).find("this one has content"),
-            std::string::npos);
-  EXPECT_EQ(contents(path("a")).size(), 1u);
+// One bit of a weight makes another weight: only a sum sees it.
+TEST_F(HfFolder, AFlippedBitIsSeenWhereTheFolderStatesSums) {
+  for (const char* place :
+       {"SHA256SUMS", ".cache/huggingface/download/model.safetensors.metadata", "blob"}) {
+    for (const int64_t back : {1, 1000, 20'000}) {
+      const std::string folder = copy_of("llama_default");
+      std::string file = folder + "/model.safetensors";
+      const std::string hex = sha256_of_file(file);
+      if (std::string(place) == "blob") {
+        fs::rename(file, path(hex));
+        fs::create_symlink(path(hex), file);
+        file = path(hex);
+      } else {
+        fs::create_directories(fs::path(folder + "/" + place).parent_path());
+        write_file_atomically(folder + "/" + place, place[0] == 'S'
+                                                        ? hex + "  model.safetensors\n"
+                                                        : "commit\n" + hex + "\n1700000000.5\n");
+      }
+      EXPECT_EQ(error_of([&] { load(folder); }), "no error");
+      std::string bytes = read_text_file(file);
+      bytes[bytes.size() - static_cast<size_t>(back)] ^= 1;
+      write_file_atomically(file, bytes);
+      const std::string error = error_of([&] { load(folder); });
+      EXPECT_NE(error.find("its SHA-256 is "), error.npos) << place << ": " << error;
+      EXPECT_NE(error.find(hex), error.npos) << place << ": " << error;
+    }
+  }
 }
 
-TEST_F(HfFolder, AnUnfinishedExportIsReplaced) {
-  fs::create_directories(path("a.tmp"));
-  write_file_atomically(path("a.tmp/half"), "x");
-  fs::create_directories(path("a"));  // empty: allowed
-  export_to(path("a"), load(kGolden + "/hybrid/odd_length"));
-  EXPECT_FALSE(fs::exists(path("a.tmp")));
-  EXPECT_FALSE(fs::exists(path("a/half")));
-  EXPECT_EQ(load(path("a")).config.family, "minicpm_sala");
+TEST_F(HfFolder, WhatIsNoFileIsNotWaitedFor) {
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    for (const char* kind : {"a FIFO", "a folder", "a device"}) {
+      const std::string folder = copy_of("llama_default"), file = folder + "/" + name;
+      fs::remove(file);
+      if (kind[2] == 'F') {
+        ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+      }
+      if (kind[2] == 'f') fs::create_directory(file);
+      if (kind[2] == 'd') fs::create_symlink("/dev/zero", file);
+      const std::string error = error_of([&] { load(folder); });
+      EXPECT_EQ(error, file + ": expected a file, found " + kind);
+    }
+    const std::string folder = copy_of("llama_default");
+    write_file_atomically(folder + "/" + name,
+                          "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n");
+    const std::string error = error_of([&] { load(folder); });
+    EXPECT_NE(error.find("git-lfs pointer"), error.npos) << error;
+  }
+}
+
+TEST_F(HfFolder, TwoModelsInOneFolderAreNotGuessedAt) {
+  const std::string folder = copy_of("llama_llama3");
+  fs::copy(kGolden + "/llama_default/model.safetensors", folder);
+  const std::string error = error_of([&] { load(folder); });
+  EXPECT_NE(error.find("does not name model.safetensors, which is there too"), error.npos) << error;
+}
+
+// Sizes that no folder has end at once, in a line that a terminal holds.
+TEST_F(HfFolder, HostileSizesAreRefused) {
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  const auto config = [](const std::string& key, const std::string& value) {
+    return "{\"model_type\": \"llama\", \"" + key + "\": " + value + "}";
+  };
+  const std::string huge(1'000'000, 'x');
+  std::string index = "{\"weight_map\": {";
+  for (int i = 0; i < 100'000; ++i) {
+    index +=
+        (i > 0 ? "," : "") + ("\"t" + std::to_string(i)) + "\": \"s" + std::to_string(i) + "\"";
+  }
+  index += "}}";
+  uint64_t header_bytes = deep.size();
+  std::string header(reinterpret_cast<const char*>(&header_bytes), 8);
+  const std::tuple<const char*, std::string, const char*> cases[] = {
+      {"config.json", config("hidden_size", deep), "inside each other"},
+      {"config.json", config("unknown_key", deep), "inside each other"},
+      {"config.json", config("num_hidden_layers", "[[[1]]]"), "got a list"},
+      {"config.json", "{\"model_type\": \"" + huge + "\"}", "known: llama"},
+      {"config.json", "{\"model_type\": 1e999}", "not valid JSON"},
+      {"model.safetensors.index.json", deep, "inside each other"},
+      {"model.safetensors.index.json", index, "s1, s10, s100, s1000, s10000"},
+      {"model.safetensors", header + deep, "nested deeper"},
+  };
+  for (const auto& [file, text, expected] : cases) {
+    const std::string folder = copy_of("llama_default");
+    if (std::string(file).ends_with("index.json")) fs::remove(folder + "/model.safetensors");
+    write_file_atomically(folder + "/" + file, text);
+    const std::string error = error_of([&] { load(folder); });
+    EXPECT_NE(error.find(expected), error.npos) << error;
+    EXPECT_LT(error.size(), 700u + folder.size()) << error;
+    EXPECT_EQ(error.find('\n'), error.npos) << error;
+  }
 }
 
 }  // namespace
-}  // namespace sala
+}  // namespace sala::test
