@@ -51,7 +51,8 @@ def read_documents(path, field):
         raise UserError(f"{path}: is a git-lfs pointer, the data were not downloaded: "
                         "`git lfs pull` gets them")
     if start[:2] in UTF16_MARKS and kind_of(path) != "parquet":
-        raise UserError(f"{path}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` converts")
+        raise UserError(f"{path}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` "
+                        "converts")
     readers = {"json": read_jsonl, "parquet": read_parquet, "text": read_text}
     return readers[kind_of(path)](path, field)
 

@@ -92,8 +92,8 @@ class Output:
             self.parts.mkdir()
         elif self.parts.is_symlink() or not self.parts.is_dir() or (
                 any(self.parts.iterdir()) and not plan.exists()):
-            raise UserError(f"{self.parts}: is in the way and was not made by data/prepare; move it "
-                            "or choose another --out")
+            raise UserError(f"{self.parts}: is in the way and was not made by data/prepare; move "
+                            "it or choose another --out")
         if not plan.exists():
             write_atomically(plan, PLAN_TEXT)
         for left in self.parts.glob("*.tmp"):  # of a killed writer

@@ -2,7 +2,6 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -90,7 +89,3 @@ class PrepareCase(unittest.TestCase):
         """The documents of a store, decoded, without their EOS."""
         return [self.tokenizer.decode(store.document(d)[:-1].tolist(), skip_special_tokens=False)
                 for store in self.stores(prefix) for d in range(len(store))]
-
-
-def environment_without_terminal():
-    return {**os.environ, "PYTHONPATH": str(ROOT / "data")}
