@@ -1,19 +1,69 @@
-"""The command line of data/prepare."""
+"""The command line of data/prepare. Whatever goes wrong is one line on stderr."""
 import argparse
+import errno
 import os
+import re
+import signal
 import sys
 
 from . import UserError
 
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # as in recipes
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # as in recipes
+ADVICE = {errno.ENOSPC: "free space and call again; what is finished is kept",
+          errno.EDQUOT: "free space and call again; what is finished is kept",
+          errno.EFBIG: "the size of files is limited (ulimit -f)",
+          errno.EMFILE: "the number of open files is limited (ulimit -n)",
+          errno.EACCES: "check the permissions", errno.EPERM: "check the permissions",
+          errno.EAGAIN: "no more processes could be started; use fewer --workers"}
 
 
 def token_count(text):
     """320M, 64K or a plain number."""
-    number, unit = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1)
-    if not number.isdigit() or int(number) < 1:
+    found = re.fullmatch(r"([0-9]{1,15})([KMG]?)", text)
+    if not found or int(found[1]) < 1:
         raise argparse.ArgumentTypeError(f"expected a count such as 320M, 64K or 5000: '{text}'")
-    return int(number) * unit
+    return int(found[1]) * UNITS[found[2]]
+
+
+def number_between(low, high):
+    def read(text):
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low} to {high}: '{text}'")
+        return int(text)
+    return read
+
+
+def plain_text(text):
+    """Text that a file can hold and a line can show."""
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected printable text, got {text!r}")
+    return text
+
+
+seed = number_between(0, (1 << 53) - 1)
+
+
+def add_tokens_options(tokens):
+    cores = min(len(os.sched_getaffinity(0)), 1024)
+    tokens.add_argument("inputs", nargs="+", metavar="INPUT",
+                        help="JSONL (also .xz, .gz, .zst), Parquet, text files, or folders")
+    tokens.add_argument("--out", required=True, metavar="PREFIX",
+                        help="makes PREFIX-00000.h5, PREFIX-00001.h5, ...")
+    tokens.add_argument("--source", required=True, metavar="NAME", type=plain_text,
+                        help="name in losses by source")
+    tokens.add_argument("--field", default="text", help="JSONL field or Parquet column (text)")
+    tokens.add_argument("--eos", type=plain_text,
+                        help="id or token at a document's end (from the folder)")
+    tokens.add_argument("--bos", type=plain_text,
+                        help="id or token at a document's start (none)")
+    tokens.add_argument("--shard-tokens", type=token_count, default=token_count("96M"),
+                        metavar="N", help="most tokens in a shard (96M); documents stay whole")
+    tokens.add_argument("--limit-tokens", type=token_count, metavar="N", help="stop at N tokens")
+    tokens.add_argument("--shuffle", type=seed, metavar="SEED", help="shuffle the documents")
+    tokens.add_argument("--skip-bad", action="store_true",
+                        help="leave out documents that cannot be read, and count them")
+    tokens.add_argument("--workers", type=number_between(1, 1024), default=cores,
+                        help="processes (all cores)")
 
 
 def parse_args(argv):
@@ -25,58 +75,68 @@ def parse_args(argv):
     for command in (tokens, needles, choices):
         command.add_argument("--tokenizer", required=True, metavar="FOLDER",
                              help="Hugging Face folder with tokenizer.json and config.json")
-
-    tokens.add_argument("inputs", nargs="+", metavar="INPUT",
-                        help="JSONL (also .xz, .gz, .zst), Parquet, text files, or folders")
-    tokens.add_argument("--out", required=True, metavar="PREFIX",
-                        help="makes PREFIX-00000.h5, PREFIX-00001.h5, ...")
-    tokens.add_argument("--source", required=True, metavar="NAME", help="name in losses by source")
-    tokens.add_argument("--field", default="text", help="JSONL field or Parquet column (text)")
-    tokens.add_argument("--eos", help="id or token at a document's end (from the folder)")
-    tokens.add_argument("--bos", help="id or token at a document's start (none)")
-    tokens.add_argument("--shard-tokens", type=token_count, default=token_count("96M"),
-                        metavar="N", help="most tokens in a shard (96M); documents stay whole")
-    tokens.add_argument("--limit-tokens", type=token_count, metavar="N", help="stop at N tokens")
-    tokens.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the documents")
-    tokens.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (all cores)")
+    add_tokens_options(tokens)
 
     needles.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
-    needles.add_argument("--count", type=int, default=64, help="number of items (64)")
-    needles.add_argument("--seed", type=int, default=1, help="seed of words and numbers (1)")
+    needles.add_argument("--count", type=number_between(1, 1_000_000), default=64,
+                         help="number of items (64)")
+    needles.add_argument("--seed", type=seed, default=1, help="seed of words and numbers (1)")
 
     choices.add_argument("inputs", nargs="+", metavar="INPUT",
                          help="JSONL: contexts, choices, answer, task")
     choices.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
-    args = parser.parse_args(argv)
-    for name in ("workers", "count"):
-        if getattr(args, name, 1) < 1:
-            parser.error(f"--{name} expects a positive number, got {getattr(args, name)}")
-    return args
+    for command in (tokens, choices):
+        command.add_argument("--special-tokens", action="store_true",
+                             help="text that spells a special token, such as <|im_start|>, becomes "
+                             "that token (by default it stays text)")
+    return parser.parse_args(argv)
+
+
+def describe(error):
+    """An OSError as 'file: what; what to do'."""
+    text = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
+    advice = ADVICE.get(error.errno)
+    return f"{text}; {advice}" if advice else text
+
+
+def complain(text):
+    """One line, whatever is in names of files and in messages of libraries."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    print(f"data/prepare: {line}", file=sys.stderr, flush=True)
+    return 1
+
+
+def run(args):
+    if args.command == "tokens":
+        from .tokens import prepare_tokens as prepare
+    elif args.command == "needles":
+        from .needles import prepare_needles as prepare
+    else:
+        from .choices import prepare_choices as prepare
+    prepare(args)
 
 
 def main(argv=None):
     args = parse_args(argv)
     try:
-        if args.command == "tokens":
-            from .tokens import prepare_tokens as run
-        elif args.command == "needles":
-            from .needles import prepare_needles as run
-        else:
-            from .choices import prepare_choices as run
         run(args)
     except ModuleNotFoundError as error:
-        print(f"data/prepare: needs the Python package {error.name}; `make` installs it into .venv",
-              file=sys.stderr)
-        return 1
-    except (UserError, OSError) as error:
-        print(f"data/prepare: {error}", file=sys.stderr)
-        return 1
+        return complain(f"needs the Python package {error.name}; `make` installs it into .venv")
+    except UserError as error:
+        return complain(str(error))
+    except OSError as error:
+        return complain(describe(error))
+    except MemoryError:
+        return complain("memory ran out; use fewer --workers or smaller --shard-tokens, what is "
+                        "finished is kept")
     except KeyboardInterrupt:
-        print("data/prepare: interrupted; the same call goes on from here", file=sys.stderr,
-              flush=True)
-        os._exit(130)  # the ordinary way out waits for the workers, which end with us
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        complain("interrupted; the same call goes on from here")
+        return 130
     return 0
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
     sys.exit(main())

@@ -1,9 +1,8 @@
 """Multiple-choice questions as ids: score log p(choice | context), compare with the answer."""
-from pathlib import Path
-
-from . import UserError
-from .documents import find_files, read_records
-from .needles import write_json
+from . import UserError, say
+from .documents import check_unicode, parse_record, read_lines
+from .inputs import find_files
+from .item_file import ItemFile
 from .vocabulary import Vocabulary
 
 
@@ -14,31 +13,47 @@ def encode_pair(vocabulary, context, choice):
     return whole[:len(context_ids)], whole[len(context_ids):]
 
 
-def make_item(vocabulary, record, where):
-    contexts, choices = record.get("contexts"), record.get("choices")
-    answer = record.get("answer")
+def check_record(record, where):
+    contexts, choices, answer = (record.get(k) for k in ("contexts", "choices", "answer"))
     if not (isinstance(contexts, list) and isinstance(choices, list) and choices
-            and len(contexts) == len(choices) and isinstance(answer, int)
+            and len(contexts) == len(choices) and type(answer) is int
             and 0 <= answer < len(choices)):
         raise UserError(f"{where}: expected as many 'contexts' as 'choices' and 'answer', the "
                         "index of one of them")
-    pairs = [encode_pair(vocabulary, *pair) for pair in zip(contexts, choices)]
+    texts = [*contexts, *choices, record.get("task", "")]
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"{where}: expected text in 'contexts', 'choices' and 'task', found "
+                            f"{str(text)[:40]!r}")
+        check_unicode(text, where)
+
+
+def make_item(vocabulary, record, where):
+    check_record(record, where)
+    pairs = [encode_pair(vocabulary, *pair) for pair in zip(record["contexts"], record["choices"])]
     if not all(context and choice for context, choice in pairs):
         raise UserError(f"{where}: expected at least one token in each context and choice")
-    return {"task": record.get("task", ""), "answer": answer,
+    largest = max(max(context + choice) for context, choice in pairs)
+    if largest >= vocabulary.size:
+        raise UserError(f"{vocabulary.folder}: the tokenizer gave id {largest}, config.json's "
+                        f"vocab_size is {vocabulary.size}")
+    return {"task": record.get("task", ""), "answer": record["answer"],
             "contexts": [context for context, _ in pairs],
             "choices": [choice for _, choice in pairs],
-            "choice_bytes": [len(choice.encode()) for choice in choices]}
+            "choice_bytes": [len(choice.encode()) for choice in record["choices"]]}
 
 
 def prepare_choices(options):
-    vocabulary = Vocabulary(options.tokenizer, eos=0)
-    items = [make_item(vocabulary, record, f"{file}:{number}")
-             for file in find_files(options.inputs)
-             for number, record, _ in read_records(Path(file))]
+    out = ItemFile(options.out, "sala-choices")
+    files, _ = find_files(options.inputs, kinds=("json",))
+    vocabulary = Vocabulary(options.tokenizer, eos=0, special_tokens=options.special_tokens)
+    items = []
+    for file in files:
+        for number, line, _ in read_lines(file):
+            where = f"{file}:{number}"
+            items.append(make_item(vocabulary, parse_record(line, where), where))
     if not items:
         raise UserError(f"{options.inputs[0]}: expected questions, found none")
-    write_json(options.out, {"format": "sala-choices", "tokenizer_hash": vocabulary.hash,
-                             "vocab_size": vocabulary.size, "items": items})
+    out.write(vocabulary, items)
     tasks = {item["task"] for item in items}
-    print(f"{options.out}: {len(items)} questions, tasks: {', '.join(sorted(tasks))}")
+    say(f"{options.out}: {len(items)} questions, tasks: {', '.join(sorted(tasks))}")

@@ -1,17 +1,23 @@
-"""Reads documents, in a fixed order, from JSONL (plain, .xz, .gz, .zst), Parquet and text files."""
-import gzip
-import io
+"""Reads documents, in a fixed order, from JSONL (plain, .xz, .gz, .zst), Parquet and text files.
+
+A document that cannot be used comes as a BadDocument in its place, so that the caller decides
+whether it ends the work. What concerns a whole file (damage, no such column) is raised."""
+import codecs
 import json
-import lzma
-import zlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from . import UserError
+from . import BadDocument, UserError
+from .compression import DAMAGE, decompressed
+from .inputs import kind_of
 
-TEXT_SUFFIXES = {".txt", ".md", ".rst"}
-JSON_SUFFIXES = {".jsonl", ".json", ".ndjson"}
-COMPRESSED_SUFFIXES = {".xz", ".gz", ".zst"}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_LISTED = 10
+JSON_TYPES = {type(None): "null", bool: "true or false", int: "a number", float: "a number",
+              str: "a string", list: "an array", dict: "an object"}
 
 
 class Document(NamedTuple):
@@ -20,149 +26,143 @@ class Document(NamedTuple):
     bytes_read: int  # of its file, compressed: for the progress bar
 
 
-def find_files(inputs):
-    """The files behind the inputs; a folder stands for all text, JSONL and Parquet files in it."""
-    files = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and reader_of(p))
-            if not inside:
-                raise UserError(f"{path}: expected text, JSONL or Parquet files in this folder, "
-                                "found none")
-            files += inside
-        elif not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        elif not reader_of(path):
-            raise UserError(f"{path}: expected .jsonl (also .xz, .gz, .zst), .parquet or "
-                            f"{', '.join(sorted(TEXT_SUFFIXES))}")
-        else:
-            files.append(path)
-    return files
+def type_name(value):
+    return JSON_TYPES.get(type(value), type(value).__name__)
 
 
-def reader_of(path):
-    suffixes = [s.lower() for s in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix in JSON_SUFFIXES:
-        return read_jsonl
-    if path.suffix.lower() == ".parquet":
-        return read_parquet
-    return read_text if path.suffix.lower() in TEXT_SUFFIXES else None
+def listed(names):
+    dots = ", ..." if len(names) > MAX_LISTED else ""
+    return ", ".join(map(str, names[:MAX_LISTED])) + dots
+
+
+def check_unicode(text, where, what="the text"):
+    """Half of a UTF-16 pair alone, which JSON can spell and UTF-8 cannot, is no character."""
+    found = SURROGATE.search(text)
+    if found:
+        raise BadDocument(f"{where}: {what} has the lone surrogate \\u{ord(found[0]):04x} at "
+                          f"character {found.start()}, which is no Unicode text")
 
 
 def read_documents(path, field):
-    """Documents of one file, in its order."""
-    return reader_of(path)(path, field)
+    """Documents (or BadDocuments) of one file, in its order."""
+    with open(path, "rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise UserError(f"{path}: is a git-lfs pointer, the data were not downloaded: "
+                        "`git lfs pull` gets them")
+    if start[:2] in UTF16_MARKS and kind_of(path) != "parquet":
+        raise UserError(f"{path}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` "
+                        "converts")
+    readers = {"json": read_jsonl, "parquet": read_parquet, "text": read_text}
+    return readers[kind_of(path)](path, field)
 
 
-def read_records(path):
-    """(line number, JSON object, bytes read) of a JSONL file."""
+def read_lines(path):
+    """(line number, line, bytes read) of a file that may be compressed, without empty lines."""
     number = 0
-    with open(path, "rb") as raw, decompressed(raw, path) as stream:
-        try:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, parse_record(path, number, line), raw.tell()
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(f"{path}:{number + 1}: compressed data is damaged or ends early "
-                            f"({error})") from error
+    with open(path, "rb") as raw:
+        if path.stat().st_size == 0 and kind_of(path.with_suffix("")) == "json":
+            raise UserError(f"{path}: compressed data are missing, the file is empty")
+        with decompressed(raw, path) as stream:
+            try:
+                for number, line in enumerate(stream, 1):
+                    if line.strip():
+                        yield number, line, raw.tell()
+            except DAMAGE as error:
+                raise UserError(f"{path}:{number + 1}: compressed data is damaged or ends early "
+                                f"({error})") from error
 
 
-def parse_record(path, number, line):
+def parse_record(line, where):
+    """A JSON object; a byte-order mark, which ends up inside where files were joined, is passed
+    over."""
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8").removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise BadDocument(f"{where}: expected one JSON object a line in UTF-8, byte "
+                          f"{error.start} of the line is none ({error.reason})") from error
     except ValueError as error:
-        raise UserError(f"{path}:{number}: expected one JSON object a line ({error})") from error
+        raise BadDocument(f"{where}: expected one JSON object a line ({error})") from error
+    except RecursionError as error:
+        raise BadDocument(f"{where}: the JSON is nested too deeply") from error
     if not isinstance(record, dict):
-        raise UserError(f"{path}:{number}: expected a JSON object, found a "
-                        f"{type(record).__name__}")
+        raise BadDocument(f"{where}: expected a JSON object, found {type_name(record)}")
     return record
 
 
+def text_of(record, field, where):
+    if field not in record:
+        raise BadDocument(f"{where}: expected a string in field '{field}', the line has the "
+                          f"fields {listed(sorted(record))} (--field names another)")
+    text = record[field]
+    if not isinstance(text, str):
+        raise BadDocument(f"{where}: expected a string in field '{field}', found {type_name(text)}")
+    check_unicode(text, where)
+    return text
+
+
 def read_jsonl(path, field):
-    for number, record, bytes_read in read_records(path):
-        text = record.get(field)
-        if not isinstance(text, str):
-            raise UserError(f"{path}:{number}: expected a string in field '{field}', the line has "
-                            f"the fields {sorted(record)} (--field names another)")
-        yield Document(text, f"{path}:{number}", bytes_read)
-
-
-class ZstdFile(io.RawIOBase):
-    """Decompressed bytes of a .zst file; unlike the library's reader, an unfinished frame is an
-    error."""
-
-    def __init__(self, raw):
-        self.raw, self.frame, self.rest, self.ready = raw, None, b"", b""
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        while not self.ready and self.advance():
-            pass
-        count = min(len(buffer), len(self.ready))
-        buffer[:count], self.ready = self.ready[:count], self.ready[count:]
-        return count
-
-    def advance(self):
-        import zstandard
-        data = self.rest or self.raw.read(1 << 16)
-        if not data:
-            if self.frame is not None:
-                raise EOFError("unfinished frame")
-            return False
-        if self.frame is None:
-            self.frame = zstandard.ZstdDecompressor().decompressobj()
+    for number, line, bytes_read in read_lines(path):
+        where = f"{path}:{number}"
         try:
-            self.ready = self.frame.decompress(data)
-        except zstandard.ZstdError as error:
-            raise EOFError(str(error)) from error
-        self.rest = b""
-        if self.frame.eof:
-            self.rest, self.frame = self.frame.unused_data, None
-        return True
+            yield Document(text_of(parse_record(line, where), field, where), where, bytes_read)
+        except BadDocument as error:
+            yield error
 
 
-def decompressed(raw, path):
-    suffix = path.suffix.lower()
-    if suffix == ".xz":
-        return lzma.LZMAFile(raw)
-    if suffix == ".gz":
-        return gzip.GzipFile(fileobj=raw)
-    if suffix == ".zst":
-        return io.BufferedReader(ZstdFile(raw), 1 << 20)
-    return io.BufferedReader(raw)
+def check_column(path, file, field):
+    import pyarrow
+    names = file.schema_arrow.names
+    if names.count(field) != 1:
+        raise UserError(f"{path}: expected a column '{field}', the file has {listed(names)} "
+                        "(--field names another)")
+    kind = file.schema_arrow.field(field).type
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    types = pyarrow.types
+    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+            or types.is_null(kind)):
+        raise UserError(f"{path}: expected strings in column '{field}', found {kind}")
 
 
 def read_parquet(path, field):
     import pyarrow
     import pyarrow.parquet
+    row = 0
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        if field not in file.schema_arrow.names:
-            raise UserError(f"{path}: expected a column '{field}', the file has "
-                            f"{file.schema_arrow.names} (--field names another)")
-        row, num_rows, size = 0, file.metadata.num_rows, path.stat().st_size
-        for batch in file.iter_batches(batch_size=256, columns=[field]):
-            for text in batch.column(0).to_pylist():
-                row += 1
-                if not isinstance(text, str):
-                    raise UserError(f"{path} (row {row}): expected a string in column '{field}', "
-                                    f"found {type(text).__name__}")
-                yield Document(text, f"{path} (row {row})", size * row // num_rows)
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            check_column(path, file, field)
+            num_rows, size = file.metadata.num_rows, path.stat().st_size
+            for batch in file.iter_batches(batch_size=256, columns=[field]):
+                for value in batch.column(batch.schema.get_field_index(field)):
+                    row += 1
+                    yield parquet_document(value, field, f"{path} (row {row})",
+                                           size * row // num_rows)
     except (pyarrow.ArrowException, OSError) as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"{path}: expected a Parquet file ({line})") from error
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: expected a Parquet file; it is damaged or of a kind that is not "
+                        f"supported, after row {row} ({line})") from error
+
+
+def parquet_document(value, field, where, bytes_read):
+    """One row as a Document or BadDocument."""
+    try:
+        text = value.as_py()
+    except UnicodeDecodeError as error:
+        return BadDocument(f"{where}: expected UTF-8 in column '{field}' ({error.reason})")
+    if not isinstance(text, str):
+        return BadDocument(f"{where}: expected a string in column '{field}', found "
+                           f"{type_name(text)}")
+    return Document(text, where, bytes_read)
 
 
 def read_text(path, field):
-    del field  # a text file is one document
-    data = path.read_bytes()
+    """A text file is one document; its lines end in \\n, whichever system wrote it."""
+    del field
+    data = Path(path).read_bytes()
     try:
-        yield Document(data.decode("utf-8"), str(path), len(data))
+        text = data.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
+        yield Document(text, str(path), len(data))
     except UnicodeDecodeError as error:
         line = data[:error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: expected UTF-8 ({error.reason})") from error
+        yield BadDocument(f"{path}:{line}: expected UTF-8 ({error.reason})")

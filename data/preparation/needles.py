@@ -1,10 +1,8 @@
 """Needle sets: a fact to hide in a long text, the question about it, and the answer, as ids."""
-import json
 import random
-from pathlib import Path
 
-from . import UserError
-from .store import sync_and_rename
+from . import UserError, say
+from .item_file import ItemFile
 from .vocabulary import Vocabulary
 
 WORDS = (
@@ -38,6 +36,7 @@ def make_item(vocabulary, word, number):
 
 
 def prepare_needles(options):
+    out = ItemFile(options.out, "sala-needles")
     vocabulary = Vocabulary(options.tokenizer, eos=0)
     rng = random.Random(options.seed)
     items = []
@@ -52,14 +51,5 @@ def prepare_needles(options):
     if len(items) < options.count:
         raise UserError(f"{options.tokenizer}: this tokenizer joins question and answer into one "
                         f"token too often ({len(items)} of {options.count} items could be made)")
-    write_json(options.out, {"format": "sala-needles", "tokenizer_hash": vocabulary.hash,
-                             "vocab_size": vocabulary.size, "items": items})
-    print(f"{options.out}: {len(items)} needles; \"{items[0]['text']}\"")
-
-
-def write_json(path, content):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync_and_rename(temporary, path)
+    out.write(vocabulary, items)
+    say(f"{options.out}: {len(items)} needles; \"{items[0]['text']}\"")

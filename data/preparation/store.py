@@ -1,12 +1,10 @@
 """Token stores: HDF5 files of token ids and document offsets. FORMAT.md has the bytes."""
-import os
-from pathlib import Path
-
 import h5py
 import numpy as np
 import xxhash
 
 from . import UserError
+from .atomic_file import write_atomically
 
 FORMAT = "sala-token-store"
 CHUNK_ELEMENTS = 65536
@@ -22,34 +20,30 @@ def checksum(tokens, offsets):
     return digest.hexdigest()
 
 
-def sync_and_rename(temporary, path):
-    """Gives a finished file its name, so that no half-written file ever has it."""
-    for target in (temporary, Path(path).parent):
-        handle = os.open(target, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    os.replace(temporary, path)
-
-
 def write_store(path, tokens, offsets, vocabulary, source, **extra):
-    """tokens: (num_tokens,) ids; offsets: (num_documents + 1,) from 0 to num_tokens."""
+    """tokens: (num_tokens,) ids; offsets: (num_documents + 1,) from 0 to num_tokens. Returns the
+    number of bytes and the checksum."""
     if len(tokens) and int(tokens.max()) >= vocabulary.size:
         raise UserError(f"{vocabulary.folder}: the tokenizer gave id {int(tokens.max())}, "
                         f"config.json's vocab_size is {vocabulary.size}")
     tokens = np.ascontiguousarray(tokens, token_dtype(vocabulary.size))
     offsets = np.ascontiguousarray(offsets, "<i8")
-    temporary = f"{path}.tmp"
-    with h5py.File(temporary, "w") as file:
+    xxh3 = checksum(tokens, offsets)
+    # The file is made in memory: on a disk that is full, HDF5 ends the process when it closes.
+    with h5py.File("store", "w", driver="core", backing_store=False) as file:
         for name, data in (("tokens", tokens), ("document_offsets", offsets)):
             chunk = (min(len(data), CHUNK_ELEMENTS),) if len(data) else None
             file.create_dataset(name, data=data, chunks=chunk)
         file.attrs.update({
             "format": FORMAT, "vocab_size": np.int64(vocabulary.size),
             "eos_id": np.int64(vocabulary.eos), "tokenizer_hash": vocabulary.hash,
+            "special_tokens": vocabulary.special_tokens_are,
             "source": source, "num_tokens": np.int64(len(tokens)),
-            "num_documents": np.int64(len(offsets) - 1), "xxh3": checksum(tokens, offsets),
-            **extra})
-    sync_and_rename(temporary, path)
+            "num_documents": np.int64(len(offsets) - 1), "xxh3": xxh3, **extra})
+        file.flush()
+        image = file.id.get_file_image()
+    write_atomically(path, image)
+    return len(image), xxh3
 
 
 class Store:
@@ -60,6 +54,12 @@ class Store:
         self.tokens = self.file["tokens"]
         self.offsets = self.file["document_offsets"][:]
         self.attributes = dict(self.file.attrs)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
 
     def is_whole(self):
         return self.attributes.get("xxh3") == checksum(self.tokens[:], self.offsets)

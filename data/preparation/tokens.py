@@ -1,244 +1,228 @@
 """Documents -> token stores, by several processes, continued where it was interrupted.
 
-The documents, in order, are cut into units of a few megabytes. A unit becomes a part: a small token
-store in PREFIX.parts/ that carries a hash of its text and settings, so a later call keeps the parts
-that are whole and still right. Parts then become shards PREFIX-00000.h5, ..., which get their
-names only when all are written and PREFIX.json lists them.
+Parts (parts.py) are made in PREFIX.parts/, then shards of them (shards.py). Shards get their names
+PREFIX-00000.h5, ... only when all are written and PREFIX.json, the listing, names them. PREFIX.lock
+keeps a second call out meanwhile.
 """
-import collections
-import concurrent.futures
 import json
-import multiprocessing
 import os
+import re
 import shutil
-import signal
-import threading
 from pathlib import Path
 
-import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from . import UserError
-from .documents import find_files, read_documents
-from .store import Store, sync_and_rename, write_store
+from . import UserError, say
+from .atomic_file import sync, write_atomically
+from .documents import listed
+from .inputs import find_files
+from .lock import Lock
+from .parts import LeftOut, make_parts, read_units, unit_key
+from .shards import write_shards
+from .store import Store
 from .vocabulary import Vocabulary
 
-UNIT_CHARS = 4_000_000
+PLAN = "plan"  # in PREFIX.parts/: that the folder is ours
+PLAN_TEXT = b"parts of token stores that data/prepare is making\n"
 
 
-class InThisProcess(concurrent.futures.Executor):
-    """Runs each call at once: for one worker, and so that small inputs start quickly."""
+class Output:
+    """The files that one --out stands for."""
 
-    def submit(self, function, /, *args, **kwargs):
-        future = concurrent.futures.Future()
-        future.set_result(function(*args, **kwargs))
-        return future
+    def __init__(self, out):
+        self.prefix = Path(out)
+        if not self.prefix.name or self.prefix.name == "..":
+            raise UserError(f"--out {out}: expected a prefix of file names, such as stores/books")
+        self.folder, self.name = self.prefix.parent, self.prefix.name
+        self.listing = self.beside(".json")
+        self.parts = self.beside(".parts")
+        self.lock = self.beside(".lock")
 
+    def beside(self, ending):
+        return self.prefix.with_name(self.name + ending)
 
-_vocabulary = None  # of a worker process
+    def shards(self):
+        """Files that have the name of a shard: en-00000.h5 of `en`, not en-2024-00000.h5."""
+        pattern = re.compile(re.escape(self.name) + r"-[0-9]{5,}\.h5")
+        return sorted(n for n in os.listdir(self.folder) if pattern.fullmatch(n))
 
+    def make_folder(self):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {self.prefix}: cannot make the folder {self.folder}: "
+                            f"{error.strerror}") from error
 
-def load_vocabulary(vocabulary_args):
-    global _vocabulary
-    _vocabulary = Vocabulary(*vocabulary_args)
+    def read_listing(self):
+        """What PREFIX.json says; {} if there is none."""
+        try:
+            content = json.loads(self.listing.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError):
+            content = None
+        if not (isinstance(content, dict) and isinstance(content.get("settings"), dict)
+                and isinstance(content.get("shards"), list)
+                and all(isinstance(s, dict) and "file" in s for s in content["shards"])):
+            raise UserError(
+                f"{self.listing}: expected the listing of a token store, found something else or a "
+                f"damaged one; choose another --out, or, if it is one, delete it and "
+                f"{self.prefix}-*.h5 and call again")
+        return content
 
+    def is_complete(self, listing):
+        """True if the shards that are named are there and the ones that were written."""
+        for shard in listing["shards"]:
+            file = self.folder / shard["file"]
+            try:
+                if file.stat().st_size != shard.get("num_bytes"):
+                    return False
+                with Store(file) as store:
+                    if store.attributes.get("xxh3") != shard.get("xxh3"):
+                        return False
+            except (OSError, KeyError, RuntimeError):
+                return False
+        return True
 
-def start_worker(vocabulary_args):
-    def end_with_parent():  # a killed parent would leave workers waiting for ever
-        multiprocessing.parent_process().join()
-        os._exit(1)
+    def begin_parts(self):
+        """Makes PREFIX.parts/, or takes over what an earlier call left, never someone else's."""
+        plan = self.parts / PLAN
+        if not os.path.lexists(self.parts):
+            self.parts.mkdir()
+        elif self.parts.is_symlink() or not self.parts.is_dir() or (
+                any(self.parts.iterdir()) and not plan.exists()):
+            raise UserError(f"{self.parts}: is in the way and was not made by data/prepare; move "
+                            "it or choose another --out")
+        if not plan.exists():
+            write_atomically(plan, PLAN_TEXT)
+        for left in self.parts.glob("*.tmp"):  # of a killed writer
+            left.unlink()
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    load_vocabulary(vocabulary_args)
+    def put_in_place(self, listing):
+        """Moves shards out of the parts folder, if they are there."""
+        for shard in listing["shards"]:
+            made = self.parts / shard["file"]
+            if made.exists():
+                os.replace(made, self.folder / shard["file"])
+        sync(self.folder)
 
-
-def make_pool(workers, vocabulary_args):
-    if workers == 1:
-        load_vocabulary(vocabulary_args)
-        return InThisProcess()
-    return concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), start_worker, (vocabulary_args,))
-
-
-def tokenize_unit(part, key, source, texts):
-    """Writes one part and returns its number of tokens."""
-    documents = [np.array(_vocabulary.encode_document(t), np.int64) for t in texts]
-    offsets = np.cumsum([0] + [len(d) for d in documents])
-    write_store(part, np.concatenate(documents), offsets, _vocabulary, source, unit=key)
-    return int(offsets[-1])
-
-
-def finished_part(part, key):
-    """Number of tokens of a part that is already there, whole, and of this text; else None."""
-    try:
-        store = Store(part)
-        if store.attributes.get("unit") == key and store.is_whole():
-            return int(store.offsets[-1])
-    except (OSError, KeyError):
-        pass  # absent or torn: made again
-    return None
-
-
-def read_units(files, field, bar):
-    """Lists of texts, each a work unit. Empty documents are left out."""
-    texts, chars = [], 0
-    for file in files:
-        before = 0
-        for document in read_documents(file, field):
-            bar.update(document.bytes_read - before)
-            before = document.bytes_read
-            if document.text.strip():
-                texts.append(document.text)
-                chars += len(document.text)
-            if chars >= UNIT_CHARS:
-                yield texts
-                texts, chars = [], 0
-    if texts:
-        yield texts
-
-
-def unit_key(texts, settings_key):
-    digest = xxhash.xxh3_64(settings_key)
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def make_parts(options, files, vocabulary_args, settings_key, parts):
-    """All parts, in order, as paths. Without shuffling stops when the token limit is reached."""
-    pool = make_pool(options.workers, vocabulary_args)
-    try:
-        return fill_parts(pool, options, files, settings_key, parts)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    def remove_parts(self):
+        if (self.parts / PLAN).exists():
+            shutil.rmtree(self.parts, ignore_errors=True)
 
 
-def fill_parts(pool, options, files, settings_key, parts):
-    limit = options.limit_tokens if options.shuffle is None else None
-    paths, pending, num_tokens, kept = [], collections.deque(), 0, 0
-    total = sum(f.stat().st_size for f in files)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=options.source,
-              disable=None) as bar:
-        for index, texts in enumerate(read_units(files, options.field, bar)):
-            path = parts / f"part-{index:06d}.h5"
-            key = unit_key(texts, settings_key)
-            known = finished_part(path, key)
-            paths.append(path)
-            kept += known is not None
-            pending.append(known if known is not None else
-                           pool.submit(tokenize_unit, path, key, options.source, texts))
-            while pending and (len(pending) > 2 * options.workers or isinstance(pending[0], int)):
-                num_tokens += count(pending.popleft())
-                bar.set_postfix_str(f"{num_tokens:,} tokens")
-            if limit is not None and num_tokens >= limit:
-                break
-        num_tokens += sum(count(p) for p in pending)
-    if kept:
-        print(f"{options.out}: kept {kept} of {len(paths)} parts of an earlier call")
-    return paths
-
-
-def count(result):
-    return result if isinstance(result, int) else result.result()
-
-
-def documents_in_order(paths, shuffle, limit):
-    """Arrays of ids, one a document; the last one is cut where the limit is reached."""
-    stores = [Store(p) for p in paths]
-    order = [(s, d) for s, store in enumerate(stores) for d in range(len(store))]
-    if shuffle is not None:
-        order = [order[i] for i in np.random.default_rng(shuffle).permutation(len(order))]
-    num_tokens = 0
-    for store_idx, document_idx in order:
-        ids = stores[store_idx].document(document_idx)
-        if limit is not None and num_tokens + len(ids) > limit:
-            ids[limit - num_tokens - 1] = ids[-1]  # EOS
-            ids = ids[:limit - num_tokens]
-        num_tokens += len(ids)
-        yield ids
-        if limit is not None and num_tokens >= limit:
-            return
-
-
-def write_shards(options, paths, vocabulary, folder):
-    """Shards in `folder`, under their final names; a shard holds at least one document."""
-    shards, documents = [], []
-
-    def flush():
-        name = f"{Path(options.out).name}-{len(shards):05d}.h5"
-        offsets = np.cumsum([0] + [len(d) for d in documents])
-        write_store(folder / name, np.concatenate(documents), offsets, vocabulary, options.source)
-        shards.append({"file": name, "num_tokens": int(offsets[-1]),
-                       "num_documents": len(documents)})
-        documents.clear()
-
-    size = 0
-    for ids in documents_in_order(paths, options.shuffle, options.limit_tokens):
-        if documents and size + len(ids) > options.shard_tokens:
-            flush()
-            size = 0
-        documents.append(ids)
-        size += len(ids)
-    flush()
-    return shards
-
-
-def settings_of(options, files, vocabulary):
-    return {"inputs": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
-            "field": options.field, "source": options.source, "tokenizer_hash": vocabulary.hash,
+def settings_of(options, vocabulary):
+    """All that decides what the store holds, but the inputs."""
+    return {"field": options.field, "source": options.source, "tokenizer_hash": vocabulary.hash,
             "vocab_size": vocabulary.size, "eos_id": vocabulary.eos, "bos_id": vocabulary.bos,
+            "special_tokens": vocabulary.special_tokens_are, "skip_bad": options.skip_bad,
             "shard_tokens": options.shard_tokens, "limit_tokens": options.limit_tokens,
             "shuffle": options.shuffle}
 
 
-def put_in_place(prefix, shards, parts):
-    """Moves shards out of the parts folder; true if all are now where they belong."""
-    for shard in shards:
-        made, final = parts / shard["file"], prefix.parent / shard["file"]
-        if made.exists():
-            os.replace(made, final)
-        if not final.exists():
+def inputs_of(files):
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+def hash_of(keys):
+    digest = xxhash.xxh3_64()
+    for key in keys:
+        digest.update(key.encode())
+    return digest.hexdigest()
+
+
+class Plan:
+    """What a call is to make, and whether a listing is of the same."""
+
+    def __init__(self, options, files, vocabulary):
+        self.options, self.files = options, files
+        self.settings = settings_of(options, vocabulary)
+        self.inputs = inputs_of(files)
+        of_part = ("tokenizer_hash", "vocab_size", "eos_id", "bos_id", "special_tokens")
+        self.part_settings = repr([self.settings[name] for name in of_part]).encode()
+
+    def differences(self, listing):
+        """Names of what is not as in the listing; empty if it is of this plan."""
+        settings = listing["settings"]
+        names = [n for n in self.settings if settings.get(n, "none") != self.settings[n]]
+        same_files = listing.get("inputs") == self.inputs
+        return names or ([] if same_files or self.same_texts(listing) else ["inputs"])
+
+    def same_texts(self, listing):
+        """Inputs that were moved or touched count as the same if their documents are: then they
+        are read again, not tokenised."""
+        inputs, texts = listing.get("inputs"), listing.get("texts")
+        sizes = [size for _, size, _ in self.inputs]
+        if not isinstance(inputs, list) or not texts or [i[1] for i in inputs] != sizes:
             return False
-    shutil.rmtree(parts, ignore_errors=True)
-    return True
+        keys = []
+        for unit in read_units(self.files, self.options.field, tqdm(disable=True),
+                               LeftOut(self.options.skip_bad)):
+            keys.append(unit_key(unit, self.part_settings))
+            if self.options.limit_tokens is not None and len(keys) == texts["units"]:
+                break
+        return {"units": len(keys), "xxh3": hash_of(keys)} == texts
+
+    def check_unchanged(self):
+        for before, after in zip(self.inputs, inputs_of(self.files)):
+            if before != after:
+                raise UserError(f"{before[0]}: was changed while it was read; call again when it "
+                                "is finished")
 
 
-def report(prefix, shards, note=""):
-    for shard in shards:
-        print(f"{prefix.parent / shard['file']}: {shard['num_documents']:,} documents, "
-              f"{shard['num_tokens']:,} tokens{note}")
+def report(output, listing, note=""):
+    for shard in listing["shards"]:
+        say(f"{output.folder / shard['file']}: {shard['num_documents']:,} documents, "
+            f"{shard['num_tokens']:,} tokens{note}")
+    if listing.get("left_out"):
+        say(f"{output.prefix}: {listing['left_out']}")
+
+
+def finished(output, plan):
+    """The listing of a store that is complete and of this plan, else None. Refuses another's."""
+    listing = output.read_listing()
+    if listing and not (differences := plan.differences(listing)):
+        return listing if output.is_complete(listing) else None
+    existing = output.shards() if output.folder.is_dir() else []
+    if existing:
+        what = f"in {listed(differences)}" if listing else "or unlisted"
+        raise UserError(f"{output.folder / existing[0]}: made from other inputs or options ({what}"
+                        f"); delete {output.prefix}-?????.h5 and {output.listing}, or choose "
+                        "another --out")
+    return None
+
+
+def make_store(output, plan, vocabulary, vocabulary_args):
+    output.begin_parts()
+    parts, left_out = make_parts(plan.options, plan.files, vocabulary_args, plan.part_settings,
+                                 output.parts)
+    shards = write_shards(plan.options, parts, vocabulary, output.parts, output.name)
+    plan.check_unchanged()
+    listing = {"settings": plan.settings, "inputs": plan.inputs,
+               "texts": {"units": len(parts), "xxh3": hash_of(part.key for part in parts)},
+               "left_out": str(left_out), "shards": shards}
+    write_atomically(output.listing, (json.dumps(listing, indent=1) + "\n").encode())
+    output.put_in_place(listing)
+    return listing
 
 
 def prepare_tokens(options):
-    files = find_files(options.inputs)
-    vocabulary_args = (options.tokenizer, options.eos, options.bos)
+    output = Output(options.out)
+    files, skipped = find_files(options.inputs)
+    if skipped.reasons:
+        say(f"skipped: {skipped}")
+    vocabulary_args = (options.tokenizer, options.eos, options.bos, options.special_tokens)
     vocabulary = Vocabulary(*vocabulary_args)
-    settings = settings_of(options, files, vocabulary)
-    prefix = Path(options.out)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    listing, parts = prefix.with_name(prefix.name + ".json"), prefix.with_name(
-        prefix.name + ".parts")
-
-    listed = json.loads(listing.read_text()) if listing.exists() else {}
-    if listed.get("settings") == settings:
-        if put_in_place(prefix, listed["shards"], parts):
-            return report(prefix, listed["shards"], " (already complete)")
-    elif existing := sorted(prefix.parent.glob(f"{prefix.name}-[0-9]*.h5")):
-        raise UserError(f"{existing[0]}: made from other inputs or options; delete "
-                        f"{prefix}-*.h5 and {listing}, or choose another --out")
-
-    parts.mkdir(exist_ok=True)
-    part_settings = [vocabulary.hash, vocabulary.size, vocabulary.eos, vocabulary.bos]
-    paths = make_parts(options, files, vocabulary_args, repr(part_settings).encode(), parts)
-    if not paths:
-        raise UserError(f"{files[0]}: expected documents with text, found none")
-    shards = write_shards(options, paths, vocabulary, parts)
-    temporary = parts / listing.name
-    temporary.write_text(json.dumps({"settings": settings, "shards": shards}, indent=1) + "\n")
-    sync_and_rename(temporary, listing)
-    put_in_place(prefix, shards, parts)
-    return report(prefix, shards)
+    plan = Plan(options, files, vocabulary)
+    if listing := finished(output, plan):
+        return report(output, listing, " (already complete)")
+    output.make_folder()
+    with Lock(output.lock, output.prefix):
+        listing = output.read_listing()
+        if listing and output.parts.is_dir() and not plan.differences(listing):
+            output.put_in_place(listing)  # a call that was killed while it did
+        if not (listing := finished(output, plan)):
+            listing = make_store(output, plan, vocabulary, vocabulary_args)
+        output.remove_parts()
+    return report(output, listing)

@@ -1,50 +1,69 @@
 """The tokenizer of a Hugging Face folder, and documents as ids."""
-import json
 import os
+import re
 from pathlib import Path
 
 import xxhash
 
 from . import UserError
+from .special_tokens import SpecialTokens, read_json
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # we use processes
 
 PIECE_CHARS = 40_000  # some tokenizers take quadratic time in the length of a text
+MAX_VOCABULARY = 1 << 31  # ids are stored as u32, and read as i64 below this
 
 
-def read_json(path):
+def is_count(value):
+    return type(value) is int and 0 < value < MAX_VOCABULARY
+
+
+def load_tokenizer(file, content):
+    from tokenizers import Tokenizer
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON ({error})") from error
+        tokenizer = Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{file}: expected a tokenizer ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 class Vocabulary:
-    """Tokenizer with its hash, number of ids, EOS and (only if asked for) BOS."""
+    """Tokenizer with its hash, number of ids, EOS and (only if asked for) BOS. Text that spells a
+    special token is ordinary text unless `special_tokens`."""
 
-    def __init__(self, folder, eos=None, bos=None):
-        from tokenizers import Tokenizer
-        file = Path(folder) / "tokenizer.json"
+    def __init__(self, folder, eos=None, bos=None, special_tokens=False):
+        self.folder = Path(folder)
+        file = self.folder / "tokenizer.json"
         if not file.exists():
             raise UserError(f"{file}: no such file; --tokenizer names a Hugging Face folder")
         content = file.read_bytes()
-        try:
-            self.tokenizer = Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{file}: expected a tokenizer ({error})") from error
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.tokenizer = load_tokenizer(file, content)
         self.hash = xxhash.xxh3_64_hexdigest(content)
-        self.folder = Path(folder)
         config = read_json(self.folder / "config.json")
-        self.size = config.get("vocab_size") or self.tokenizer.get_vocab_size()
+        self.size = config.get("vocab_size", self.tokenizer.get_vocab_size())
+        if not is_count(self.size):
+            raise UserError(f"{self.folder / 'config.json'}: expected a number of tokens in "
+                            f"vocab_size, found {self.size!r}")
         self.eos = self.id_of(eos) if eos is not None else self.default_eos(config)
         self.bos = self.id_of(bos) if bos is not None else None
+        ends = {i for i in (self.eos, self.bos) if i is not None}
+        self.special = SpecialTokens(self.tokenizer, self.folder, ends)
+        self.special_tokens = special_tokens
+        if not special_tokens:
+            self.special.make_ordinary()
         self.cut = self.find_cut()
+
+    @property
+    def special_tokens_are(self):
+        """As the stores' attribute says it."""
+        return "ids" if self.special_tokens else "text"
 
     def id_of(self, token):
         """An id given as number or as token."""
-        index = int(token) if str(token).isdigit() else self.tokenizer.token_to_id(token)
+        number = re.fullmatch(r"[0-9]{1,18}", str(token))
+        index = int(token) if number else self.tokenizer.token_to_id(token)
         if index is None or not 0 <= index < self.size:
             raise UserError(f"{self.folder}: expected an id below {self.size} or a token of the "
                             f"vocabulary, got '{token}'")
@@ -54,17 +73,23 @@ class Vocabulary:
         for source in (config, read_json(self.folder / "generation_config.json")):
             eos = source.get("eos_token_id")
             eos = eos[0] if isinstance(eos, list) and eos else eos
-            if isinstance(eos, int):
+            if type(eos) is int:
                 return self.id_of(eos)
         token = read_json(self.folder / "tokenizer_config.json").get("eos_token")
         token = token.get("content") if isinstance(token, dict) else token
-        if not token:
+        if not isinstance(token, str) or not token:
             raise UserError(f"{self.folder}: found no EOS token in config.json, "
                             "generation_config.json, tokenizer_config.json; name it with --eos")
         return self.id_of(token)
 
     def encode(self, text):
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.without_special(text, ids)
+
+    def without_special(self, text, ids):
+        if self.special_tokens or not self.special.in_text(ids):
+            return ids
+        return self.special.encode_ordinary(text)
 
     def find_cut(self):
         """Where to cut at a blank line, in characters from its first newline, so that the pieces
@@ -87,6 +112,8 @@ class Vocabulary:
                 if found > 0:
                     end = found + cut
                     break
+            if self.special_tokens:
+                end = max(start + 1, self.special.cut_before(text, end))
             yield text[start:end]
             start = end
         yield text[start:]
@@ -95,7 +122,8 @@ class Vocabulary:
         """Ids of a document: BOS if asked for, the text, EOS."""
         ids = [] if self.bos is None else [self.bos]
         pieces = list(self.pieces(text))
-        for encoding in self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False):
-            ids += encoding.ids
+        encodings = self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        for piece, encoding in zip(pieces, encodings):
+            ids += self.without_special(piece, encoding.ids)
         ids.append(self.eos)
         return ids

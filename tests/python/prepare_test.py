@@ -1,14 +1,11 @@
-"""data/prepare: what the stores hold, that nothing is lost or torn, and what errors say."""
-import contextlib
+"""data/prepare: what the stores hold, and that nothing is lost or torn."""
 import gzip
-import io
 import json
 import lzma
 import os
-import subprocess
 import sys
-import tempfile
 import unittest
+from argparse import Namespace
 from pathlib import Path
 
 import h5py
@@ -18,55 +15,17 @@ import pyarrow.parquet
 import xxhash
 import zstandard
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "data"), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from preparation import UserError, tokens, vocabulary  # noqa: E402
-from preparation.__main__ import main  # noqa: E402
-from preparation.documents import find_files, read_documents  # noqa: E402
+from prepare_case import PrepareCase, make_folder, sample_texts  # noqa: E402
+from preparation import parts, vocabulary  # noqa: E402
+from preparation.documents import read_documents  # noqa: E402
+from preparation.inputs import find_files  # noqa: E402
 from preparation.store import Store  # noqa: E402
 from preparation.vocabulary import Vocabulary  # noqa: E402
-from toy_tokenizer import make_folder  # noqa: E402
 
 
-def sample_texts(count=23, seed=3):
-    rng = np.random.default_rng(seed)
-    words = "the quick brown fox jumps over a lazy dog in 1999 and — naïvely — it rains".split()
-    return [("\n\n".join(" ".join(rng.choice(words, rng.integers(1, 30)))
-                         for _ in range(rng.integers(1, 12)))) for _ in range(count)]
-
-
-class PrepareTest(unittest.TestCase):
-    def setUp(self):
-        self.temporary = tempfile.TemporaryDirectory()
-        self.addCleanup(self.temporary.cleanup)
-        self.folder = Path(self.temporary.name)
-        self.tokenizer = make_folder(self.folder / "model")
-
-    def write_jsonl(self, name, texts, opener=open):
-        path = self.folder / name
-        with opener(path, "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
-        return path
-
-    def prepare(self, *args, command="tokens", expect=0):
-        """What the command prints to stdout, or to stderr where it has to fail."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main([command, "--tokenizer", str(self.folder / "model"), *map(str, args)])
-        self.assertEqual(code, expect, err.getvalue())
-        return err.getvalue() if expect else out.getvalue()
-
-    def prepare_tokens(self, prefix, *args, **kwargs):
-        out = self.folder / prefix
-        self.prepare("--source", "toy", "--workers", "1", "--out", out, *args, **kwargs)
-        return [Store(p) for p in sorted(out.parent.glob(f"{out.name}-*.h5"))]
-
-    def expected_ids(self, text):
-        return self.tokenizer.encode(text, add_special_tokens=False).ids + [1]
-
-
-class StoresTest(PrepareTest):
+class StoresTest(PrepareCase):
     def test_store_holds_the_ids_of_every_document_in_order(self):
         texts = sample_texts()
         store, = self.prepare_tokens("out", self.write_jsonl("a.jsonl", texts))
@@ -87,7 +46,8 @@ class StoresTest(PrepareTest):
             self.assertEqual(dict(file.attrs), {
                 "format": "sala-token-store", "vocab_size": 512, "eos_id": 1, "source": "toy",
                 "tokenizer_hash": xxhash.xxh3_64_hexdigest(content), "num_tokens": len(stored),
-                "num_documents": 23, "xxh3": xxhash.xxh3_64_hexdigest(data)})
+                "num_documents": 23, "special_tokens": "text",
+                "xxh3": xxhash.xxh3_64_hexdigest(data)})
 
     def test_large_vocabulary_is_stored_in_32_bits(self):
         make_folder(self.folder / "model", vocab_size=65537)
@@ -106,7 +66,7 @@ class StoresTest(PrepareTest):
         (self.folder / "in/f").mkdir()
         for index, text in enumerate(texts):
             (self.folder / f"in/f/{index}.txt").write_text(text)
-        files = find_files([self.folder / "in"])
+        files, _ = find_files([self.folder / "in"])
         documents = [d.text for f in files for d in read_documents(f, "text")]
         self.assertEqual(documents, texts * 6)
 
@@ -161,37 +121,29 @@ class StoresTest(PrepareTest):
             self.assertEqual((ids[0], ids[-1]), (0, 7))
 
 
-class ResumeTest(PrepareTest):
-    def options(self, path, prefix):
-        from argparse import Namespace
-        return Namespace(inputs=[path], out=str(self.folder / prefix), source="toy", field="text",
-                         eos=None, bos=None, tokenizer=self.folder / "model", shard_tokens=10**6,
-                         limit_tokens=None, shuffle=None, workers=1)
+class ResumeTest(PrepareCase):
+    def make_parts(self, path, folder):
+        before = parts.UNIT_CHARS
+        self.addCleanup(setattr, parts, "UNIT_CHARS", before)
+        parts.UNIT_CHARS = 2000
+        options = Namespace(out="out", source="toy", field="text", limit_tokens=None,
+                            shuffle=None, workers=1, skip_bad=False)
+        made, _ = parts.make_parts(options, [path], (self.folder / "model",), b"key", folder)
+        return [Path(part.path) for part in made]
 
     def test_parts_are_kept_if_whole_and_made_again_if_torn(self):
-        before = tokens.UNIT_CHARS
-        self.addCleanup(setattr, tokens, "UNIT_CHARS", before)
-        tokens.UNIT_CHARS = 2000
         path = self.write_jsonl("a.jsonl", sample_texts())
-        parts = self.folder / "parts"
-        parts.mkdir()
-
-        def made():
-            with contextlib.redirect_stdout(io.StringIO()):
-                return tokens.make_parts(self.options(path, "out"), [path],
-                                         (self.folder / "model", None, None), b"key", parts)
-
-        paths = made()
+        paths = self.make_parts(path, self.folder)
         self.assertGreater(len(paths), 3)
-        content = [p.read_bytes() for p in paths]
+        before = [Store(p).tokens[:].tolist() for p in paths]
         times = [p.stat().st_mtime_ns for p in paths]
-        paths[0].write_bytes(content[0][:len(content[0]) // 2])
+        content = paths[0].read_bytes()
+        paths[0].write_bytes(content[:len(content) // 2])
         with h5py.File(paths[1], "r+") as file:
             file["tokens"][3] ^= 1
         paths[2].unlink()
-        self.assertEqual(made(), paths)
-        self.assertEqual([Store(p).tokens[:].tolist() for p in paths[:3]],
-                         [Store(p).tokens[:].tolist() for p in made()[:3]])
+        self.assertEqual(self.make_parts(path, self.folder), paths)
+        self.assertEqual([Store(p).tokens[:].tolist() for p in paths], before)
         self.assertTrue(all(Store(p).is_whole() for p in paths))
         self.assertEqual([p.stat().st_mtime_ns for p in paths[3:]], times[3:])
 
@@ -199,19 +151,17 @@ class ResumeTest(PrepareTest):
         path = self.write_jsonl("a.jsonl", sample_texts(60) * 150)
         args = ["--source", "toy", "--workers", "2", path, "--shuffle", "2"]
         self.prepare("--out", self.folder / "whole", *args)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "preparation", "tokens", "--tokenizer", self.folder / "model",
-             "--out", self.folder / "killed", *args], stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "data")})
-        parts = self.folder / "killed.parts"
-        while process.poll() is None and not list(parts.glob("part-*.h5")):
+        process = self.start("--out", self.folder / "killed", *args[2:])
+        folder = self.folder / "killed.parts"
+        while process.poll() is None and not list(folder.glob("part-*.h5")):
             pass
         process.kill()
-        process.wait()
+        process.communicate()
         self.prepare("--out", self.folder / "killed", *args)
         self.assertEqual((self.folder / "killed-00000.h5").read_bytes(),
                          (self.folder / "whole-00000.h5").read_bytes())
-        self.assertFalse(parts.exists())
+        self.assertEqual({p.name for p in self.folder.glob("killed*")},
+                         {"killed-00000.h5", "killed.json"})
 
     def test_second_call_changes_nothing_and_other_settings_are_refused(self):
         path = self.write_jsonl("a.jsonl", sample_texts())
@@ -220,59 +170,46 @@ class ResumeTest(PrepareTest):
         before = file.stat().st_mtime_ns
         self.prepare_tokens("out", path)
         self.assertEqual(file.stat().st_mtime_ns, before)
-        message = self.prepare("--source", "toy", "--out", self.folder / "out", path,
-                               "--shuffle", "1", expect=1)
-        self.assertIn("made from other inputs or options", message)
+        for option, value in (("--shuffle", "1"), ("--special-tokens", None), ("--eos", "7")):
+            args = [option] if value is None else [option, value]
+            message = self.prepare("--source", "toy", "--out", self.folder / "out", path, *args,
+                                   expect=1)
+            self.assertIn(f"other inputs or options (in {option[2:].replace('-', '_')[:3]}",
+                          message)
         self.assertEqual(file.stat().st_mtime_ns, before)
 
+    def test_inputs_that_moved_or_were_touched_are_the_same_and_changed_ones_are_not(self):
+        path = self.write_jsonl("a.jsonl", ["one", "two"])
+        self.prepare_tokens("out", path)
+        os.utime(path, (1, 1))
+        args = ["--source", "toy", "--out", self.folder / "out"]
+        self.assertIn("already complete", self.prepare(*args, path))
+        moved = path.rename(self.folder / "b.jsonl")
+        self.assertIn("already complete", self.prepare(*args, moved))
+        moved.write_text(moved.read_text().replace("two", "six"))
+        self.assertIn("(in inputs)", self.prepare(*args, moved, expect=1))
 
-class ErrorsTest(PrepareTest):
-    def test_each_bad_input_is_one_line_that_says_where(self):
-        good = json.dumps({"text": "fine"}).encode() + b"\n"
-        packed = lzma.compress(good * 5000)
-        squeezed = zstandard.compress(os.urandom(100000).hex().encode())
-        cases = [
-            ("torn.jsonl", good + b'{"text": "half', "torn.jsonl:2: expected one JSON object"),
-            ("list.jsonl", b"[1]\n", "list.jsonl:1: expected a JSON object"),
-            ("field.jsonl", good + b'{"body": "x"}\n', "field.jsonl:2: expected a string in field"),
-            ("number.jsonl", b'{"text": 3}\n', "number.jsonl:1: expected a string"),
-            ("bytes.jsonl", b'{"text": "\xff"}\n', "bytes.jsonl:1: expected one JSON object"),
-            ("cut.jsonl.xz", packed[:len(packed) // 2], "damaged or ends early"),
-            ("cut.jsonl.zst", squeezed[:len(squeezed) // 2], "damaged or ends early"),
-            ("cut.jsonl.gz", gzip.compress(good)[:-9], "damaged or ends early"),
-            ("plain.jsonl.xz", good, "damaged or ends early"),
-            ("bad.parquet", b"PAR1 no", "expected a Parquet file"),
-            ("latin.txt", b"one\ntwo \xe9\n", "latin.txt:2: expected UTF-8"),
-            ("empty.jsonl", b"\n", "expected documents with text, found none"),
-            ("image.png", b"x", "expected .jsonl"),
-        ]
-        for name, content, expected in cases:
-            with self.subTest(name):
-                (self.folder / name).write_bytes(content)
-                message = self.prepare("--source", "toy", "--workers", "1", "--out",
-                                       self.folder / "bad", self.folder / name, expect=1)
-                self.assertIn(expected, message)
-                self.assertEqual(message.strip().splitlines()[-1:], [message.strip()])
-                self.assertEqual(list(self.folder.glob("bad-*")), [])
+    def test_a_shard_that_is_gone_or_not_the_one_listed_is_made_again(self):
+        path = self.write_jsonl("a.jsonl", sample_texts())
+        self.prepare_tokens("out", path)
+        file = self.folder / "out-00000.h5"
+        right = file.read_bytes()
+        self.prepare_tokens("other", self.write_jsonl("b.jsonl", ["another"]))
+        for damage in (lambda: file.unlink(), lambda: file.write_bytes(right[:-9]),
+                       lambda: file.write_bytes((self.folder / "other-00000.h5").read_bytes())):
+            damage()
+            self.prepare_tokens("out", path)
+            self.assertEqual(file.read_bytes(), right)
 
-    def test_tokenizer_folders_that_cannot_work_are_refused(self):
+    def test_a_name_that_begins_like_another_stores_is_free(self):
         path = self.write_jsonl("a.jsonl", ["text"])
-        cases = [
-            ({"eos_token_id": None}, [], "found no EOS token"),
-            ({}, ["--eos", "<nothing>"], "expected an id below"),
-            ({"vocab_size": 3}, [], "vocab_size is 3"),
-        ]
-        for config, args, expected in cases:
-            with self.subTest(expected):
-                make_folder(self.folder / "model", **config)
-                message = self.prepare("--source", "toy", "--workers", "1", "--out",
-                                       self.folder / "bad", path, *args, expect=1)
-                self.assertIn(expected, message)
-        with self.assertRaisesRegex(UserError, "no such file"):
-            Vocabulary(self.folder / "nowhere")
+        self.prepare_tokens("en-2024", path)
+        self.prepare_tokens("en", path, "--shuffle", "1")
+        self.prepare_tokens("e[n]", path)
+        self.assertEqual(len(list(self.folder.glob("*-00000.h5"))), 3)
 
 
-class QuestionsTest(PrepareTest):
+class QuestionsTest(PrepareCase):
     def test_needles_are_consistent_with_the_text_as_a_whole(self):
         out = self.folder / "needles.json"
         self.prepare("--out", out, "--count", 200, command="needles")
@@ -288,19 +225,99 @@ class QuestionsTest(PrepareTest):
         self.prepare("--out", self.folder / "again.json", "--count", 200, command="needles")
         self.assertEqual(out.read_bytes(), (self.folder / "again.json").read_bytes())
 
+    def prepare_choices(self, records, *args, **kwargs):
+        path = self.folder / "mc.jsonl"
+        path.write_text("".join(json.dumps(r) + "\n" for r in records))
+        message = self.prepare("--out", self.folder / "mc.json", path, *args, command="choices",
+                               **kwargs)
+        return message if kwargs else json.loads((self.folder / "mc.json").read_text())["items"]
+
     def test_choices_are_the_rest_of_the_whole(self):
         record = {"task": "toy", "contexts": ["What is it? It is", "What is it? It is"],
                   "choices": [" a dog", " the best"], "answer": 1}
-        path = self.folder / "mc.jsonl"
-        path.write_text(json.dumps(record) + "\n")
-        self.prepare("--out", self.folder / "mc.json", path, command="choices")
-        item, = json.loads((self.folder / "mc.json").read_text())["items"]
+        item, = self.prepare_choices([record])
         for context, choice, text in zip(item["contexts"], item["choices"], record["choices"]):
             self.assertEqual(self.tokenizer.decode(context + choice), record["contexts"][0] + text)
         self.assertEqual((item["answer"], item["choice_bytes"]), (1, [6, 9]))
-        path.write_text(json.dumps({**record, "answer": 2}) + "\n")
-        message = self.prepare("--out", self.folder / "mc.json", path, command="choices", expect=1)
-        self.assertIn("mc.jsonl:1: expected as many 'contexts' as 'choices'", message)
+
+    def test_questions_that_are_none_are_named(self):
+        record = {"contexts": ["one", "two"], "choices": [" a", " b"], "answer": 1}
+        cases = [({"answer": 2}, "expected as many 'contexts' as 'choices'"),
+                 ({"answer": True}, "expected as many 'contexts' as 'choices'"),
+                 ({"choices": [1, 2]}, "expected text in 'contexts', 'choices' and 'task'"),
+                 ({"contexts": [None, "x"]}, "expected text in"),
+                 ({"task": 3}, "expected text in"),
+                 ({"contexts": ["\ud83d", "x"]}, "lone surrogate"),
+                 ({"choices": ["", "x"]}, "at least one token")]
+        for change, expected in cases:
+            with self.subTest(change):
+                message = self.prepare_choices([record, {**record, **change}], expect=1)
+                self.assertIn("mc.jsonl:2: ", message)
+                self.assertIn(expected, message)
+        self.assertFalse((self.folder / "mc.json").exists())
+
+    def test_an_out_by_mistake_costs_no_file(self):
+        path = self.folder / "notes.txt"
+        path.write_text("mine")
+        self.assertIn("no file of format sala-needles",
+                      self.prepare("--out", path, command="needles", expect=1))
+        self.assertEqual(path.read_text(), "mine")
+        os.mkfifo(self.folder / "pipe")
+        self.assertIn("device or a pipe", self.prepare("--out", self.folder / "pipe",
+                                                       command="needles", expect=1))
+
+
+class SpecialTokensTest(PrepareCase):
+    TEXT = "before<eos>after <bos> \n<eos>"
+
+    def ids_of(self, tokenizer, **settings):
+        """Ids of a text that spells the EOS, from a folder with this tokenizer.json."""
+        tokenizer.save(str(self.folder / "model/tokenizer.json"))
+        (self.folder / "model/config.json").write_text(json.dumps({"eos_token_id": 1, **settings}))
+        return Vocabulary(self.folder / "model").encode_document("a <eos> a<eos>")
+
+    def test_text_that_spells_special_tokens_stays_text_unless_it_means_them(self):
+        path = self.write_jsonl("a.jsonl", [self.TEXT])
+        for name, args, num_special in (("text", [], 0), ("ids", ["--special-tokens"], 3)):
+            store, = self.prepare_tokens(name, path, *args)
+            ids = store.document(0).tolist()
+            self.assertEqual(sum(i in (0, 1) for i in ids), num_special + 1)
+            self.assertEqual(self.tokenizer.decode(ids[:-1], skip_special_tokens=False), self.TEXT)
+            self.assertEqual(store.attributes["special_tokens"], name)
+        record = {"contexts": [self.TEXT], "choices": [" <eos>"], "answer": 0}
+        (self.folder / "q.jsonl").write_text(json.dumps(record) + "\n")
+        for name, args, expected in (("q1", [], False), ("q2", ["--special-tokens"], True)):
+            out = self.folder / f"{name}.json"
+            self.prepare("--out", out, self.folder / "q.jsonl", *args, command="choices")
+            item, = json.loads(out.read_text())["items"]
+            self.assertEqual(1 in item["choices"][0], expected)
+            self.assertEqual(0 in item["contexts"][0], expected)
+
+    def test_tokens_that_only_the_folder_calls_special_and_models_that_know_them_as_words(self):
+        from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+        words = {"<unk>": 0, "<eos>": 1, "a": 2}
+        word_level = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+        word_level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        word_level.add_tokens([AddedToken("<eos>", special=False)])
+        pieces = [("<unk>", 0.0), ("<eos>", 0.0), ("a", -2.0), ("▁", -2.0), ("<", -3.0),
+                  ("e", -3.0), ("o", -3.0), ("s", -3.0), (">", -3.0)]
+        unigram = Tokenizer(models.Unigram(pieces, unk_id=0))
+        unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+        unigram.add_special_tokens([AddedToken("<eos>", special=True)])
+        for tokenizer in (word_level, unigram):
+            ids = self.ids_of(tokenizer)
+            self.assertEqual((ids.count(1), ids[-1]), (1, 1))
+            self.assertIn(2, ids)
+        many = Vocabulary(self.folder / "model").encode_document("a<eos>" * 6000)
+        self.assertEqual(many.count(1), 1)
+
+    def test_a_cut_tears_no_special_token(self):
+        known = Vocabulary(self.folder / "model", special_tokens=True)
+        before = vocabulary.PIECE_CHARS
+        self.addCleanup(setattr, vocabulary, "PIECE_CHARS", before)
+        vocabulary.PIECE_CHARS = 101
+        ids = known.encode_document("abc<eos>" * 500)
+        self.assertEqual(ids.count(1), 501)
 
 
 if __name__ == "__main__":

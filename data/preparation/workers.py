@@ -1,0 +1,111 @@
+"""Tokenizing processes. Each has one unit at a time, sent when it is idle, so nobody waits for a
+full pipe; one that dies (memory that ran out, as a rule) ends the work with a line that says so."""
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import wait
+
+from . import UserError
+from .vocabulary import Vocabulary
+
+
+def attempt(call, *args):
+    """(result, None) or (None, an error that can be sent to another process)."""
+    try:
+        return call(*args), None
+    except (UserError, OSError) as error:
+        return None, error
+    except MemoryError:
+        return None, MemoryError()
+    except Exception as error:  # raised again where it is seen, without a way to send it whole
+        return None, UserError(f"a worker process failed ({type(error).__name__}: {error})")
+
+
+def serve(pipe, make_part, vocabulary_args):
+    """A worker's life."""
+    def end_with_parent():  # a killed parent must not leave writers behind
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    vocabulary, error = attempt(Vocabulary, *vocabulary_args)
+    while True:
+        unit = pipe.recv()
+        pipe.send((None, error) if error else attempt(make_part, vocabulary, *unit))
+
+
+class Worker:
+    def __init__(self, *args):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(other_end, *args), daemon=True)
+        self.process.start()
+        other_end.close()
+
+    def died(self, count):
+        self.process.join()
+        code = self.process.exitcode
+        how = f"ended with code {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        return UserError(
+            f"a tokenizing process {how}, which happens when memory runs out; finished parts are "
+            f"kept: call again, with fewer than {count} --workers if it was memory")
+
+
+class Workers:
+    """Calls make_part(vocabulary, *unit) for each unit given, and `done` with what it returned, in
+    no order. One worker means this process. Use inside a `with`."""
+
+    def __init__(self, count, make_part, vocabulary_args, done):
+        self.count, self.make_part, self.vocabulary_args = count, make_part, vocabulary_args
+        self.done = done
+        self.idle, self.busy = [], []
+        self.vocabulary = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        for worker in self.idle + self.busy:
+            worker.process.kill()  # a part has its name only when it is whole
+            worker.process.join()
+
+    def give(self, *unit):
+        """Returns when a process has begun the unit."""
+        if self.count == 1:
+            self.vocabulary = self.vocabulary or Vocabulary(*self.vocabulary_args)
+            self.done(self.make_part(self.vocabulary, *unit))
+            return
+        self.collect(block=False)
+        if not self.idle and len(self.busy) < self.count:
+            self.idle.append(Worker(self.make_part, self.vocabulary_args))
+        while not self.idle:
+            self.collect(block=True)
+        worker = self.idle.pop()
+        self.busy.append(worker)
+        try:
+            worker.pipe.send(unit)
+        except OSError as error:
+            raise worker.died(self.count) from error
+
+    def finish(self):
+        while self.busy:
+            self.collect(block=True)
+
+    def collect(self, block):
+        """Takes what finished workers sent; blocks until there is something, if asked to."""
+        pipes = {worker.pipe: worker for worker in self.busy}
+        for pipe in wait(list(pipes), None if block else 0):
+            worker = pipes[pipe]
+            try:
+                result, error = pipe.recv()
+            except (EOFError, OSError) as end:
+                raise worker.died(self.count) from end
+            if error:
+                raise error
+            self.busy.remove(worker)
+            self.idle.append(worker)
+            self.done(result)
