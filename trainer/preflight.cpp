@@ -66,14 +66,16 @@ class Preflight {
     });
   }
 
+  // Stores that an earlier start of this run has read are not opened again.
   void check_sources() {
+    if (options_.continues) catalog_ = StoreCatalog(recipe_.run.folder + "/stores");
     for (const auto& [name, options] : recipe_.data.sources) {
       const std::string key = "data.sources." + name + ".files";
       if (!problems_.clean(key)) continue;
       std::vector<std::string> files;
       if (!attempt(key, [&] { files = expand_globs(options.files); })) continue;
       try {
-        sources_.emplace(name, Source({name, files, 1.0}, tokenizer_));
+        sources_.emplace(name, Source({name, files, 1.0}, tokenizer_, catalog_));
       } catch (const std::exception& error) {
         list_bad_stores(key, files, error.what());
       }
@@ -102,14 +104,13 @@ class Preflight {
   // A source folder without a tokenizer has nothing to compare stores with but each other.
   void check_one_tokenizer() {
     for (const auto& [name, source] : sources_) {
-      const TokenStore& first = sources_.begin()->second.stores().front();
-      const TokenStore& mine = source.stores().front();
-      if (mine.tokenizer_hash() == first.tokenizer_hash()) continue;
+      const Source& first = sources_.begin()->second;
+      if (source.tokenizer_hash() == first.tokenizer_hash()) continue;
       problems_.add(
           "data.sources." + name + ".files",
           fmt::format("{} was made with another tokenizer than {}: run data/prepare again "
                       "with one tokenizer.json",
-                      mine.path(), first.path()));
+                      source.first_path(), first.first_path()));
     }
   }
 
@@ -187,6 +188,7 @@ class Preflight {
   std::vector<std::string>& warnings_;
   TokenizerIdentity tokenizer_;
   std::optional<PlanContext> context_;
+  StoreCatalog catalog_;
   std::map<std::string, Source> sources_;
   std::optional<NeedleSet> needles_;
 };
