@@ -16,6 +16,7 @@
 #include "trainer/device_info.h"
 #include "trainer/flops.h"
 #include "trainer/hf_folder.h"
+#include "trainer/plan.h"
 
 namespace sala {
 
@@ -27,23 +28,6 @@ constexpr double kCpuCoreFlops = 60e9;   // fp32 matrix products, one core of a 
 constexpr double kAssumedPeak = 989e12;  // H100 SXM, dense bf16
 constexpr double kAssumedMfu = 0.4;      // of models at least this wide; narrower ones reach less,
 constexpr double kWideModel = 4096;      // about in proportion, because launches then take the time
-
-bool has_stage(const Recipe& recipe, const std::string& type) {
-  return std::any_of(recipe.stages.begin(), recipe.stages.end(),
-                     [&](const auto& stage) { return stage->type() == type; });
-}
-
-// As many sparse layers as the recipe keeps, evenly spread: which ones makes no difference here.
-// Without a swap: all lightning where mixers are aligned, else the source itself (plain training).
-ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
-  const int64_t num_kept = recipe.num_kept();
-  if (num_kept == 0 && !has_stage(recipe, "align") && !has_stage(recipe, "score")) return source;
-  std::vector<int64_t> kept;
-  for (int64_t i = 0; i < num_kept; ++i) {
-    kept.push_back(num_kept == 1 ? 0 : i * (source.num_layers - 1) / (num_kept - 1));
-  }
-  return hybrid_config(source, kept, recipe.model.sparse, recipe.model.qk_norm == "keep");
-}
 
 // fp32 lightning mixers of all layers.
 double mixer_bytes(const PlanContext& context) {
@@ -153,6 +137,7 @@ class Check {
               "activations", "FLOPs", "time");
     double flops = 0;
     double tokens = 0;
+    std::vector<std::string> advice;
     for (const auto& stage : recipe_.stages) {
       const StagePlan plan = stage->plan(context);
       flops += plan.flops;
@@ -163,12 +148,14 @@ class Check {
                 bytes_text(plan.activation_bytes), fmt::format("{:.2g}", plan.flops),
                 time_text(plan.flops / speed(context)));
       check_memory(*stage, plan);
+      if (!plan.advice.empty()) advice.push_back(plan.advice);
     }
     print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
               time_text(flops / speed(context)));
     fmt::print(out_,
                "Activations and time are estimates; evaluations inside stages, start-up and "
                "checkpoints come on top.\n\n");
+    for (const std::string& line : advice) fmt::print(out_, "{}\n", line);
   }
 
   void check_memory(const Stage& stage, const StagePlan& plan) {

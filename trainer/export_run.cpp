@@ -22,7 +22,7 @@ std::string model_card(const Run& run, const ModelConfig& hybrid) {
       "Held-out results (nats per token; KL to the source model):\n\n```\n{}```\n\n"
       "Recipe, every value stated:\n\n```yaml\n{}```\n",
       std::filesystem::path(run.recipe.source).filename().string(), kept_layers(hybrid).size(),
-      hybrid.num_layers, kept, run.tokens_seen, evaluation_table(run.evaluations),
+      hybrid.num_layers, kept, run.tokens_seen, report_text(run.evaluations, run.verdicts),
       resolved_yaml(run.recipe));
 }
 

@@ -34,6 +34,10 @@ class ModelTraining : public Stage {
   LoopOptions loop_options_;
 
  private:
+  double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
+  // One line when the rate came from the model's size or is far above it; empty otherwise.
+  std::string lr_advice(const ModelConfig& config) const;
+
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Sharding> sharding_;

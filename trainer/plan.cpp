@@ -1,9 +1,32 @@
 // Bytes and FLOPs of a stage from configurations alone.
 #include "trainer/plan.h"
 
+#include <algorithm>
+
+#include "model/convert.h"
 #include "trainer/flops.h"
+#include "trainer/recipe.h"
 
 namespace sala {
+
+namespace {
+
+bool has_stage(const Recipe& recipe, const std::string& type) {
+  return std::any_of(recipe.stages.begin(), recipe.stages.end(),
+                     [&](const auto& stage) { return stage->type() == type; });
+}
+
+}  // namespace
+
+ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
+  const int64_t num_kept = recipe.num_kept();
+  if (num_kept == 0 && !has_stage(recipe, "align") && !has_stage(recipe, "score")) return source;
+  std::vector<int64_t> kept;
+  for (int64_t i = 0; i < num_kept; ++i) {
+    kept.push_back(num_kept == 1 ? 0 : i * (source.num_layers - 1) / (num_kept - 1));
+  }
+  return hybrid_config(source, kept, recipe.model.sparse, recipe.model.qk_norm == "keep");
+}
 
 int64_t compute_bytes(const PlanContext& context) { return context.cuda ? 2 : 4; }
 

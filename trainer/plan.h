@@ -7,6 +7,10 @@
 
 namespace sala {
 
+// As many sparse layers as the recipe keeps, evenly spread: which ones makes no difference here.
+// Without a swap: all lightning where mixers are aligned, else the source itself (plain training).
+ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source);
+
 int64_t compute_bytes(const PlanContext& context);  // of one weight: 4 on CPU, 2 on CUDA
 // Kept by autograd for one token of one block, in bytes.
 double block_activation_bytes(const ModelConfig& config, int64_t bytes_per_value);

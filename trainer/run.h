@@ -41,6 +41,7 @@ struct Run {
   Student student;            // null before swap
   nlohmann::json data_state;  // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
+  std::vector<std::string> verdicts;  // stages that ended worse than they began, a line each
   std::string forked_from;  // the checkpoint of another run that this one began with
   int64_t tokens_seen = 0;  // by training stages
 

@@ -25,6 +25,7 @@ struct StagePlan {
   double flops = 0;             // of the whole stage, all ranks together
   double checkpoint_bytes = 0;  // one checkpoint in this stage, all ranks together
   int64_t tokens = 0, steps = 0;
+  std::string advice;  // a line for people; empty = none
   double memory_bytes() const {
     return weights_bytes + gradient_bytes + optimizer_bytes + activation_bytes;
   }
