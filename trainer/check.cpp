@@ -100,6 +100,7 @@ class Check {
               "activations", "FLOPs", "time");
     double flops = 0;
     double tokens = 0;
+    std::vector<std::string> advice;
     for (const auto& stage : recipe_.stages) {
       if (!recipe_.problems.clean(stage->path)) continue;
       const StagePlan plan = stage->plan(context);
@@ -110,12 +111,14 @@ class Check {
                 bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
                 bytes_text(plan.activation_bytes + plan.batch_bytes),
                 fmt::format("{:.2g}", plan.flops), time_text(plan.flops / speed(context)));
+      if (!plan.advice.empty()) advice.push_back(plan.advice);
     }
     print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
               time_text(flops / speed(context)));
     fmt::print(out_,
                "Activations and time are estimates; evaluations inside stages, start-up and "
                "checkpoints come on top.\n\n");
+    for (const std::string& line : advice) fmt::print(out_, "{}\n", line);
   }
 
   void print_disk(const PlanContext& context) {

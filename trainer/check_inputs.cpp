@@ -31,14 +31,7 @@ bool check_inputs(Run& run, bool verify_again) {
   Facts facts;
   run.world.together("", [&] { facts = small_files(run); });
   require_equal_facts(run.world, facts);
-  if (!verify_stores(run, verify_again)) return false;
-  run.world.together("", [&] {
-    if (run.world.rank() != 0) return;
-    for (const auto& stage : run.recipe.stages) {
-      stage->check_data(run.recipe, run.tokenizer, *run.stores);
-    }
-  });
-  return true;
+  return verify_stores(run, verify_again);
 }
 
 }  // namespace sala

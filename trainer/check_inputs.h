@@ -5,9 +5,9 @@
 
 namespace sala {
 
-// That all ranks see the same source folder and needle set, then every token store (verify_stores.h;
-// `verify_again`: also those known from before) and what stages ask of their data. Throws one error
-// on all ranks; false when a signal asked to stop.
+// That all ranks see the same source folder and needle set, then every token store
+// (verify_stores.h; `verify_again`: also those known from before). Throws one error on all ranks;
+// false when a signal asked to stop.
 bool check_inputs(Run& run, bool verify_again);
 
 }  // namespace sala

@@ -99,8 +99,9 @@ nlohmann::json source_result(const std::string& name, const Sums& sums, bool wit
   return result;
 }
 
-nlohmann::json evaluate_source(Run& run, const EvaluateOptions& options, const std::string& name,
-                               const Model& model, const Model* teacher) {
+nlohmann::json evaluate_source(Run& run, const EvaluateOptions& options, const std::string& label,
+                               const std::string& name, const Model& model,
+                               const Model* teacher) {
   std::vector<Row> rows;
   run.world.together("reading held-out source " + name, [&] {
     const auto files = expand_globs(run.recipe.data.sources.at(name).files);
@@ -115,8 +116,15 @@ nlohmann::json evaluate_source(Run& run, const EvaluateOptions& options, const s
       run.world.device().is_cuda() ? std::max<int64_t>(1, kMicroTokens / options.row_length) : 1;
   Sums sums;
   const size_t most = (rows.size() + run.world.size() - 1) / run.world.size();  // rows of any rank
+  const ItemClock clock;
   for (size_t begin = 0; begin < most; begin += per_pass) {
     if (run.world.any(stop_requested())) throw Stopped{};
+    const auto done = static_cast<int64_t>(begin), all = static_cast<int64_t>(most);
+    run.metrics.progress({.stage = label,
+                          .unit = "rows of " + name,
+                          .step = done,
+                          .num_steps = all,
+                          .seconds_left = clock.seconds_left(done, all)});
     if (begin >= mine.size()) continue;
     const auto group = std::span(mine).subspan(begin, std::min(per_pass, mine.size() - begin));
     const Batch batch = make_batch(group, 1.0, run.world.device());
@@ -158,9 +166,9 @@ nlohmann::json evaluate_model(Run& run, const EvaluateOptions& options, const st
                            {"options", identity(options)}};
   const Model* teacher = !is_teacher && options.kl ? &run.teacher() : nullptr;
   for (const std::string& name : options.sources) {
-    result["sources"][name] = evaluate_source(run, options, name, model, teacher);
+    result["sources"][name] = evaluate_source(run, options, label, name, model, teacher);
   }
-  if (!options.needle_lengths.empty()) evaluate_needles(run, options, model, result);
+  if (!options.needle_lengths.empty()) evaluate_needles(run, options, label, model, result);
   return result;
 }
 
@@ -176,6 +184,10 @@ void evaluate_and_record(Run& run, const EvaluateOptions& options, const std::st
       run.metrics.note(fmt::format(
           "{}: {} loss {:.4f}{}", as, name, s.at("loss").get<double>(),
           s.contains("kl") ? fmt::format(", KL {:.4f}", s.at("kl").get<double>()) : ""));
+    }
+    const nlohmann::json rates = result.value("needle_rate", nlohmann::json::object());
+    for (const auto& [length, rate] : rates.items()) {
+      run.metrics.note(fmt::format("{}: needles at {}: {:.2f}", as, length, rate.get<double>()));
     }
   };
   bool teacher_done = false;

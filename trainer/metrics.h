@@ -1,25 +1,16 @@
-// What people see: RUN/metrics.jsonl (one JSON object a line), and one progress line on a terminal
-// or plain lines otherwise. Rank 0 writes; other ranks' objects do nothing.
+// What a run tells: RUN/metrics.jsonl (one JSON object a line) for programs, the console for people.
+// Rank 0 writes; other ranks' objects do nothing.
 #pragma once
 
-#include <chrono>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
+#include "trainer/console.h"
 #include "trainer/metrics_file.h"
 
 namespace sala {
-
-struct Progress {
-  std::string stage;
-  int64_t step = 0, num_steps = 0;
-  double loss = 0;
-  double tokens_per_second = 0;  // all ranks
-  double mfu = 0;                // causal FLOPs / peak; < 0 = unknown peak
-  double memory_bytes = 0;       // of this rank, at most so far
-  double seconds_left = 0;       // of the stage
-};
 
 class Metrics {
  public:
@@ -32,17 +23,18 @@ class Metrics {
   void sync();  // what was written is durable; as event() where it cannot
   bool failed() const { return file_ && !file_->error().empty(); }
   void check() const;  // throws what event() or sync() met first
-  // At most about ten a second on a terminal, one every few seconds otherwise; the last always.
-  void progress(const Progress& progress);
-  void note(const std::string& text);  // a plain line for people (through spdlog)
+  // `later_flops`: of the stages after this one, all ranks together, by the plan.
+  void begin_stage(size_t number, size_t count, double later_flops);
+  void progress(Progress progress);
+  void note(const std::string& text);  // a plain line for people
   int64_t size() const { return file_ ? file_->size() : 0; }  // bytes of metrics.jsonl
 
  private:
   std::string path_;
-  bool writes_ = false, terminal_ = false;
+  bool writes_ = false;
   std::optional<MetricsFile> file_;  // on rank 0
-  std::chrono::steady_clock::time_point last_{};
-  bool line_open_ = false;
+  std::unique_ptr<Console> console_;
+  double later_flops_ = 0;
 };
 
 }  // namespace sala

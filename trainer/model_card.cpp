@@ -106,7 +106,7 @@ std::string model_card(const Run& run, const ModelConfig& exported) {
       "Recipe, every value stated:\n\n```yaml\n{}```\n\n"
       "`SHA256SUMS` has the hashes of the files: `sha256sum -c SHA256SUMS`.\n",
       header(run, exported), what, run.tokens_seen, use(exported, own_code), needs,
-      evaluation_table(run.evaluations), resolved_yaml(run.recipe));
+      report_text(run.evaluations, run.verdicts), resolved_yaml(run.recipe));
 }
 
 }  // namespace sala

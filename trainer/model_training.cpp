@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "trainer/amount_text.h"
 #include "trainer/flops.h"
 #include "trainer/plan.h"
 
@@ -10,7 +11,7 @@ namespace sala {
 
 void ModelTraining::describe(Fields& fields) {
   budget_.describe(fields);
-  optimizer_options_.describe(fields);
+  optimizer_options_.describe(fields, Need::kOptional);
   loop_options_.describe(fields, *this);
   loop_options_.describe_model(fields);
 }
@@ -20,21 +21,22 @@ void ModelTraining::check(const Recipe& recipe, const std::string& path, Problem
   optimizer_options_.check(path, usable ? budget_.num_steps() : 0, problems);
 }
 
-void ModelTraining::check_data(const Recipe& recipe, const TokenizerIdentity& tokenizer,
-                               const StoreCatalog& catalog) const {
-  for (const SourceSpec& spec : source_specs(recipe, budget_.data)) {
-    if (Source(spec, tokenizer, catalog).has_target()) continue;
-    throw std::runtime_error(fmt::format(
-        "stage {}: no token of source {} counts as a target, so nothing can be learned from it; "
-        "look at its loss_mask",
-        name, spec.name));
+void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) const {
+  for (const auto& [source, weight] : budget_.data) {
+    const auto found = inputs.sources.find(source);
+    if (found == inputs.sources.end() || found->second.has_target()) continue;
+    problems.add(path + ".data." + source,
+                 "no token of it counts as a target, so nothing can be learned from it; look at "
+                 "its loss_mask");
   }
 }
 
 StagePlan ModelTraining::plan(const PlanContext& context) const {
   const bool sparse = loop_options_.attention == "sparse";
   const bool recompute = loop_options_.recompute == "full";
-  return plan_model_training(context, budget_, needs_teacher(), sparse, recompute);
+  StagePlan plan = plan_model_training(context, budget_, needs_teacher(), sparse, recompute);
+  plan.advice = lr_advice(context.hybrid);
+  return plan;
 }
 
 void ModelTraining::begin(Run& run) {
@@ -50,13 +52,34 @@ void ModelTraining::begin(Run& run) {
   }
   if (!needs_teacher()) run.drop_teacher();
   loss_ = make_loss(run);
-  optimizer_ = std::make_unique<Optimizer>(run.student.parts, optimizer_options_);
+  OptimizerOptions optimizer = optimizer_options_;
+  optimizer.schedule.lr = peak_lr(run.student.model->config());
+  if (const std::string advice = lr_advice(run.student.model->config()); !advice.empty()) {
+    run.metrics.note(advice);
+  }
+  optimizer_ = std::make_unique<Optimizer>(run.student.parts, optimizer);
   sharding_ = std::make_unique<Replicated>(run.student.model->part_pointers(), run.world.comm());
   const bool sparse = loop_options_.attention == "sparse";
   double flops = 3 * forward_flops(run.student.model->config(), budget_.row_length, sparse);
   if (needs_teacher()) flops += forward_flops(run.source, budget_.row_length, false);
-  loop_ =
-      std::make_unique<TrainingLoop>(run, *this, budget_, optimizer_options_, loop_options_, flops);
+  loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer, loop_options_, flops);
+}
+
+double ModelTraining::peak_lr(const ModelConfig& config) const {
+  const double lr = optimizer_options_.schedule.lr;
+  return lr > 0 ? lr : safe_lr(num_parameters(config));
+}
+
+std::string ModelTraining::lr_advice(const ModelConfig& config) const {
+  constexpr double kFar = 3;  // times the safe rate: rates of recipes that work reach about twice
+  const double lr = optimizer_options_.schedule.lr, safe = safe_lr(num_parameters(config));
+  const std::string size = amount_text(static_cast<double>(num_parameters(config)));
+  if (lr == 0) return fmt::format("stage {}: lr {:.2g}, by its {} parameters", name, safe, size);
+  if (lr <= kFar * safe) return "";
+  return fmt::format(
+      "warning: stage {}: lr {:.2g} is {:.0f} times what HALO's table gives for {} parameters "
+      "({:.2g}); such rates have destroyed pretrained models: look at the first losses",
+      name, lr, lr / safe, size, safe);
 }
 
 bool ModelTraining::advance(Run& run) {

@@ -15,8 +15,7 @@ class ModelTraining : public Stage {
  public:
   void describe(Fields& fields) override;
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override;
-  void check_data(const Recipe& recipe, const TokenizerIdentity& tokenizer,
-                  const StoreCatalog& catalog) const override;
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override;
   StagePlan plan(const PlanContext& context) const override;
   void begin(Run& run) override;
   bool advance(Run& run) override;
@@ -36,6 +35,10 @@ class ModelTraining : public Stage {
   LoopOptions loop_options_;
 
  private:
+  double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
+  // One line when the rate came from the model's size or is far above it; empty otherwise.
+  std::string lr_advice(const ModelConfig& config) const;
+
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Sharding> sharding_;

@@ -22,8 +22,8 @@ bool finds(const Model& model, const NeedlePrompt& prompt, bool sparse) {
 
 }  // namespace
 
-void evaluate_needles(Run& run, const EvaluateOptions& options, const Model& model,
-                      nlohmann::json& result) {
+void evaluate_needles(Run& run, const EvaluateOptions& options, const std::string& label,
+                      const Model& model, nlohmann::json& result) {
   std::unique_ptr<NeedleSet> needles;
   std::unique_ptr<Source> haystack;
   const auto seed = static_cast<uint64_t>(run.recipe.run.seed);
@@ -38,8 +38,14 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const Model& mod
     haystack = std::make_unique<Source>(SourceSpec{options.needle_source, expand_globs(files), 1.0},
                                         run.tokenizer, *run.stores);
   });
+  const ItemClock clock;
   for (int64_t first = 0; first < num_cells * per_cell; first += run.world.size()) {
     if (run.world.any(stop_requested())) throw Stopped{};
+    run.metrics.progress({.stage = label,
+                          .unit = "needles",
+                          .step = first,
+                          .num_steps = num_cells * per_cell,
+                          .seconds_left = clock.seconds_left(first, num_cells * per_cell)});
     const int64_t item = first + run.world.rank();
     run.world.together("needle retrieval", [&] {
       if (item >= num_cells * per_cell) return;

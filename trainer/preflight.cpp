@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "data/file_calls.h"
 #include "data/needles.h"
 #include "data/source.h"
 #include "model/layouts.h"
@@ -68,7 +69,8 @@ class Preflight {
 
   // Stores that an earlier start of this run has read are not opened again.
   void check_sources() {
-    if (options_.continues) catalog_ = StoreCatalog(recipe_.run.folder + "/stores");
+    const std::string known = recipe_.run.folder + "/stores";
+    if (options_.continues && is_folder(known)) catalog_ = StoreCatalog(known);
     for (const auto& [name, options] : recipe_.data.sources) {
       const std::string key = "data.sources." + name + ".files";
       if (!problems_.clean(key)) continue;

@@ -68,4 +68,11 @@ std::string evaluation_table(const nlohmann::json& evaluations) {
   return align_columns(rows);
 }
 
+std::string report_text(const nlohmann::json& evaluations,
+                        const std::vector<std::string>& verdicts) {
+  std::string text = evaluation_table(evaluations);
+  for (const std::string& verdict : verdicts) text += "warning: " + verdict + "\n";
+  return text;
+}
+
 }  // namespace sala

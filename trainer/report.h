@@ -3,10 +3,15 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace sala {
 
 // One row per evaluation: loss and KL per source, needle rate per length. Plain text.
 std::string evaluation_table(const nlohmann::json& evaluations);
+
+// The table and, below it, what went wrong, a line each.
+std::string report_text(const nlohmann::json& evaluations,
+                        const std::vector<std::string>& verdicts);
 
 }  // namespace sala

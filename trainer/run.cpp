@@ -68,6 +68,7 @@ void Run::save(StateWriter& out, bool boundary) const {
   nlohmann::json state = {{"scores", scores},
                           {"data", data_state},
                           {"evaluations", evaluations},
+                          {"verdicts", verdicts},
                           {"tokens_seen", tokens_seen},
                           {"inputs", inputs},
                           {"forked_from", forked_from},
@@ -103,6 +104,7 @@ void Run::load(StateReader& in) {
   scores = state.at("scores");
   data_state = state.at("data");
   evaluations = state.at("evaluations");
+  verdicts = state.at("verdicts").get<std::vector<std::string>>();
   tokens_seen = state.at("tokens_seen").get<int64_t>();
   forked_from = state.at("forked_from").get<std::string>();
   if (state.at("has_student").get<bool>()) {

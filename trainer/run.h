@@ -43,6 +43,7 @@ struct Run {
   nlohmann::json data_state;  // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
   nlohmann::json inputs;    // what it reads, by content (trainer/input_identity.h)
+  std::vector<std::string> verdicts;  // stages that ended worse than they began, a line each
   std::string forked_from;  // the checkpoint of another run that this one began with
   int64_t tokens_seen = 0;  // by training stages
 

@@ -15,6 +15,7 @@
 #include "trainer/export_run.h"
 #include "trainer/input_identity.h"
 #include "trainer/own_files.h"
+#include "trainer/plan.h"
 #include "trainer/rank_agreement.h"
 #include "trainer/recipe_record.h"
 #include "trainer/report.h"
@@ -255,8 +256,21 @@ class Runner {
                      {"step", start_.step}});
   }
 
+  // Of the stages after `s`, all ranks together, by the plan.
+  double later_flops(size_t s) const {
+    const ModelConfig& source = run_->source;
+    const PlanContext context{recipe_, source, planned_hybrid(recipe_, source), world_.size(),
+                              world_.device().is_cuda()};
+    double flops = 0;
+    for (size_t later = s + 1; later < recipe_.stages.size(); ++later) {
+      flops += recipe_.stages[later]->plan(context).flops;
+    }
+    return flops;
+  }
+
   int run_stage(size_t s) {
     Stage& stage = *recipe_.stages[s];
+    metrics_->begin_stage(s + 1, recipe_.stages.size(), later_flops(s));
     metrics_->note(fmt::format("stage {} ({}/{}): {}", stage.name, s + 1, recipe_.stages.size(),
                                stage.type()));
     world_.now_at(stage.name, 0);
@@ -283,6 +297,7 @@ class Runner {
     const bool last = s + 1 == recipe_.stages.size();
     const std::string next = last ? "done" : recipe_.stages[s + 1]->name;
     save({static_cast<int64_t>(s) + 1, next, 0, true}, nullptr);
+    write_report();
     return 0;
   }
 
@@ -347,18 +362,25 @@ class Runner {
                      {"step", id.step},
                      {"folder", folder},
                      {"stall_seconds", took.count()}});
-    metrics_->note(fmt::format("checkpoint {} ({:.1f} s)", folder, took.count()));
+    const std::string what = stage ? fmt::format("stage {}, step {}", id.stage, id.step)
+                                   : id.stage == "done" ? "all stages done" : "before stage " + id.stage;
+    metrics_->note(fmt::format("checkpoint ({}): {} ({:.1f} s)", what, folder, took.count()));
+  }
+
+  void write_report() {
+    world_.together("", [&] {
+      if (world_.rank() != 0) return;
+      write_own_text(recipe_.run.folder + "/" + kReportFile,
+                     report_text(run_->evaluations, run_->verdicts));
+    });
   }
 
   void finish() {
-    const std::string table = evaluation_table(run_->evaluations);
     metrics_->event({{"event", "end"}, {"tokens", run_->tokens_seen}});
     metrics_->sync();
-    world_.together("", [&] {
-      metrics_->check();
-      if (world_.rank() == 0) write_own_text(recipe_.run.folder + "/" + kReportFile, table);
-    });
-    metrics_->note("finished\n" + table);
+    world_.together("", [&] { metrics_->check(); });
+    write_report();
+    metrics_->note("finished\n" + report_text(run_->evaluations, run_->verdicts));
   }
 
   Recipe& recipe_;

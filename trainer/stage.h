@@ -30,6 +30,7 @@ struct StagePlan {
   double flops = 0;             // of the whole stage, all ranks together
   double checkpoint_bytes = 0;  // one checkpoint in this stage, all ranks together
   int64_t tokens = 0, steps = 0;
+  std::string advice;  // a line for people; empty = none
   // All but activations, which are an estimate.
   double exact_bytes() const {
     return weights_bytes + gradient_bytes + optimizer_bytes + batch_bytes;
@@ -68,9 +69,6 @@ class Stage {
   virtual bool needs_full_source() const { return false; }  // a hybrid as source will not do
   virtual bool needs_mixers() const { return false; }       // of an align stage before
   virtual bool needs_scores() const { return false; }       // of a score stage before
-  // What only the token stores can say. Throws one line. Before the run starts; stages that need no
-  // data have nothing to check.
-  virtual void check_data(const Recipe&, const TokenizerIdentity&, const StoreCatalog&) const {}
   virtual StagePlan plan(const PlanContext& context) const = 0;
   virtual int64_t longest_row() const { return 0; }  // tokens the source model sees at once
   virtual int64_t num_kept() const { return 0; }     // swap: sparse layers of the hybrid

@@ -25,13 +25,16 @@ class AlignStage : public Stage {
 
   void describe(Fields& fields) override {
     budget_.describe(fields);
-    optimizer_options_.describe(fields);
+    optimizer_options_.describe(fields, Need::kRequired);
     loop_options_.describe(fields, *this);
   }
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     const bool usable = budget_.check(path, recipe, problems);
     optimizer_options_.check(path, usable ? budget_.num_steps() : 0, problems);
+    if (optimizer_options_.schedule.lr == 0) {
+      problems.add(path + ".lr", "must be more than 0: mixers of every size align at 1e-3");
+    }
     if (evaluate_every > 0) {
       problems.add(path + ".evaluate_every", "there is no hybrid to evaluate before the swap");
     }

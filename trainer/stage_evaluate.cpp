@@ -65,14 +65,6 @@ void EvaluateOptions::check(const Recipe& recipe, const std::string& path,
 
 namespace {
 
-bool held_out_has_target(const EvaluateOptions& options, const Recipe& recipe,
-                         const TokenizerIdentity& tokenizer, const StoreCatalog& catalog,
-                         const std::string& source) {
-  return eval_rows_have_target(expand_globs(recipe.data.sources.at(source).files), tokenizer,
-                               options.row_length, options.num_rows(),
-                               static_cast<uint64_t>(recipe.run.seed), catalog);
-}
-
 class EvaluateStage : public Stage {
  public:
   std::string type() const override { return "evaluate"; }
@@ -80,16 +72,6 @@ class EvaluateStage : public Stage {
   void describe(Fields& fields) override { options.describe(fields); }
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     options.check(recipe, path, problems);
-  }
-  void check_data(const Recipe& recipe, const TokenizerIdentity& tokenizer,
-                  const StoreCatalog& catalog) const override {
-    for (const std::string& source : options.sources) {
-      if (held_out_has_target(options, recipe, tokenizer, catalog, source)) continue;
-      throw std::runtime_error(fmt::format(
-          "stage {}: no token of the held-out rows of source {} counts as a target, so there is no "
-          "loss to measure; look at its loss_mask, or choose another source or row_length",
-          name, source));
-    }
   }
   StagePlan plan(const PlanContext& context) const override {
     const int64_t tokens = options.tokens * static_cast<int64_t>(options.sources.size());

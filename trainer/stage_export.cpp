@@ -54,7 +54,8 @@ class ExportStage : public Stage {
 
   void check_inputs(const StageInputs& inputs, Problems& problems) const override {
     if (!inputs.writes) return;
-    const std::string why_not = why_no_export(folder_, run_as_maker_if_known(inputs.recipe.run.folder));
+    const std::string maker = run_as_maker_if_known(inputs.recipe.run.folder);
+    const std::string why_not = why_no_export(folder_, maker);
     if (!why_not.empty()) problems.add(path + ".folder", why_not);
   }
 

@@ -33,8 +33,13 @@ std::string nearest_multiples(int64_t value, int64_t unit) {
 
 }  // namespace
 
-void Schedule::describe(Fields& fields) {
-  fields.number("lr", lr, Need::kRequired, "Peak learning rate.");
+void Schedule::describe(Fields& fields, Need need) {
+  fields.number("lr", lr, need,
+                need == Need::kRequired
+                    ? "Peak learning rate."
+                    : "Peak learning rate. 0 = by the model's size, as HALO's table: 1e-4, 5e-5 "
+                      "and 3e-5 for 1.7B, 4B and 8B parameters, 1e-4 (1.7B / parameters)^0.8 "
+                      "between and beyond.");
   fields.choice("schedule", kind, {"constant", "cosine", "exponential", "wsd"}, Need::kOptional,
                 "Learning rate after the warm-up: constant; cosine or exponential from lr to "
                 "end_lr; wsd: constant, then linear to end_lr over the last decay_frac of the "
@@ -42,19 +47,23 @@ void Schedule::describe(Fields& fields) {
   fields.number("end_lr", end_lr, Need::kOptional,
                 "Learning rate at the end of the stage (cosine, exponential, wsd).");
   fields.count("warmup_steps", warmup_steps, Need::kOptional,
-               "Steps of linear warm-up from 0 to lr.");
+               "Steps of linear warm-up from 0 to lr. 0 = by warmup_frac.");
+  fields.number("warmup_frac", warmup_frac, Need::kOptional,
+                "Share of the stage's steps that warms up, where warmup_steps is 0. Optimizer "
+                "moments start anew in every stage: without a warm-up its first steps can destroy "
+                "a pretrained model.");
   fields.number("decay_frac", decay_frac, Need::kOptional,
                 "wsd only: the share of the stage's steps, at its end, that decays.");
 }
 
 void Schedule::check(const std::string& path, int64_t num_steps, Problems& problems) const {
-  check_positive(path + ".lr", lr, "peak learning rate", problems);
+  if (!(lr >= 0)) problems.add(path + ".lr", fmt::format("must not be negative: {}", lr));
   if (!(end_lr >= 0)) {
     problems.add(path + ".end_lr", fmt::format("must not be negative: {}", end_lr));
   }
   if (kind == "constant" && end_lr != 0) {
     problems.add(path + ".end_lr", "has no effect with schedule: constant; remove it");
-  } else if (problems.knows(path + ".lr") && end_lr > lr) {
+  } else if (problems.knows(path + ".lr") && lr > 0 && end_lr > lr) {
     problems.add(path + ".end_lr",
                  fmt::format("{} is above lr {}: schedules only go down", end_lr, lr));
   }
@@ -64,6 +73,9 @@ void Schedule::check(const std::string& path, int64_t num_steps, Problems& probl
   if (!(decay_frac > 0 && decay_frac <= 1)) {
     problems.add(path + ".decay_frac", fmt::format("must be in (0, 1], but is {}", decay_frac));
   }
+  if (!(warmup_frac >= 0 && warmup_frac < 1)) {
+    problems.add(path + ".warmup_frac", fmt::format("must be in [0, 1), but is {}", warmup_frac));
+  }
   if (num_steps > 0 && warmup_steps >= num_steps) {
     problems.add(path + ".warmup_steps",
                  fmt::format("{} steps of warm-up, but the stage has only {} steps (tokens / "
@@ -72,13 +84,17 @@ void Schedule::check(const std::string& path, int64_t num_steps, Problems& probl
   }
 }
 
+int64_t Schedule::num_warmup(int64_t num_steps) const {
+  if (warmup_steps > 0) return warmup_steps;
+  return static_cast<int64_t>(std::ceil(warmup_frac * static_cast<double>(num_steps)));
+}
+
 double Schedule::at(int64_t step, int64_t num_steps) const {
-  if (step < warmup_steps) {
-    return lr * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
-  }
+  const int64_t warmup = num_warmup(num_steps);
+  if (step < warmup) return lr * static_cast<double>(step + 1) / static_cast<double>(warmup);
   if (kind == "constant") return lr;
-  const double num_after = static_cast<double>(std::max<int64_t>(num_steps - warmup_steps, 1));
-  const double progress = std::min(1.0, static_cast<double>(step - warmup_steps) / num_after);
+  const double num_after = static_cast<double>(std::max<int64_t>(num_steps - warmup, 1));
+  const double progress = std::min(1.0, static_cast<double>(step - warmup) / num_after);
   if (kind == "cosine") {
     return end_lr + (lr - end_lr) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
   }
@@ -86,6 +102,10 @@ double Schedule::at(int64_t step, int64_t num_steps) const {
   const double num_decay = std::max(1.0, decay_frac * static_cast<double>(num_steps));  // wsd
   const double left = static_cast<double>(num_steps - step) / num_decay;
   return end_lr + (lr - end_lr) * std::clamp(left, 0.0, 1.0);
+}
+
+double safe_lr(int64_t num_parameters) {
+  return 1e-4 * std::pow(1.7e9 / static_cast<double>(num_parameters), 0.8);
 }
 
 void ParameterRule::describe(Fields& fields) {
@@ -96,8 +116,8 @@ void ParameterRule::describe(Fields& fields) {
   fields.flag("freeze", freeze, Need::kOptional, "These tensors do not train.");
 }
 
-void OptimizerOptions::describe(Fields& fields) {
-  schedule.describe(fields);
+void OptimizerOptions::describe(Fields& fields, Need lr_need) {
+  schedule.describe(fields, lr_need);
   fields.number("beta1", beta1, Need::kOptional, "AdamW: decay of the first moment.");
   fields.number("beta2", beta2, Need::kOptional, "AdamW: decay of the second moment.");
   fields.number("eps", eps, Need::kOptional, "AdamW: added to the root of the second moment.");
@@ -230,6 +250,9 @@ void LoopOptions::describe(Fields& fields, Stage& stage) {
                 "rank; then skip the step or stop the run.");
   fields.count("max_skips", max_skips, Need::kOptional,
                "Skipped steps in a row after which the run stops.");
+  fields.choice("on_divergence", on_divergence, {"stop", "warn"}, Need::kOptional,
+                "When the loss of three steps in a row is more than twice its lowest among the "
+                "stage's first five steps and 1 above that: stop the run, or say so and go on.");
 }
 
 void LoopOptions::describe_model(Fields& fields) {

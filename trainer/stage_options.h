@@ -16,23 +16,31 @@ namespace sala {
 class Stage;
 struct Recipe;
 
-// Learning rate by step. Linear warm-up to `lr`, then by `kind`:
+// Learning rate by step. Linear warm-up to `lr` over warmup_steps or, when that is 0, over the first
+// warmup_frac of all steps; then by `kind`:
 //   constant     lr
 //   cosine       half a cosine from lr down to end_lr
 //   exponential  lr * (end_lr / lr)^progress
 //   wsd          lr, then linear to end_lr over the last decay_frac of all steps
 struct Schedule {
   std::string kind = "cosine";
-  double lr = 0;
+  double lr = 0;  // 0 = by the size of the model, see safe_lr
   double end_lr = 0;
   int64_t warmup_steps = 0;
+  double warmup_frac = 0.05;
   double decay_frac = 0.1;
 
-  void describe(Fields& fields);
+  // `need`: whether a stage of this type has no lr of its own when the recipe names none.
+  void describe(Fields& fields, Need need);
   void check(const std::string& path, int64_t num_steps, Problems& problems) const;
+  int64_t num_warmup(int64_t num_steps) const;  // steps
   // `step` counts from 0: the step about to be taken. After the last step: the end of the schedule.
   double at(int64_t step, int64_t num_steps) const;
 };
+
+// A peak rate that distillation of a pretrained model stands: HALO's 1e-4, 5e-5 and 3e-5 for 1.7B,
+// 4B and 8B parameters (arXiv:2601.22156, table of stage 2), which lie on 1e-4 (1.7e9 / N)^0.8.
+double safe_lr(int64_t num_parameters);
 
 // What is different for the tensors whose name holds a match of `match` (name_pattern.h).
 struct ParameterRule {
@@ -49,7 +57,7 @@ struct OptimizerOptions {
   double clip = 1.0;  // norm of the gradient; 0 = off
   std::vector<ParameterRule> rules;
 
-  void describe(Fields& fields);
+  void describe(Fields& fields, Need lr_need);
   void check(const std::string& path, int64_t num_steps, Problems& problems) const;
   // The first rule that matches; lr_scale 1, not frozen, when none does.
   ParameterRule rule_for(const std::string& tensor_name) const;
@@ -81,8 +89,9 @@ struct LoopOptions {
   std::string attention = "sparse";   // sparse | dense: of the hybrid's sparse layers
   std::string on_nonfinite = "skip";  // skip | stop: a step whose loss or gradient is not finite
   int64_t max_skips = 10;             // skipped steps in a row that stop the run
+  std::string on_divergence = "stop";  // stop | warn: the loss left where it began, see LossWatch
 
-  // save_every and evaluate_every (members of Stage), on_nonfinite, max_skips.
+  // save_every and evaluate_every (members of Stage), on_nonfinite, max_skips, on_divergence.
   void describe(Fields& fields, Stage& stage);
   // recompute and attention: stages that train the whole model.
   void describe_model(Fields& fields);

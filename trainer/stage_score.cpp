@@ -123,7 +123,10 @@ class ScoreStage : public Stage {
       score_uniformly(run);
       return true;
     }
-    if (next_ == 0) open(run);
+    if (next_ == 0) {
+      open(run);
+      clock_.emplace();
+    }
     if (next_ >= num_steps()) return false;
     const int64_t document = next_ / num_layers_ * num_ranks_ + run.world.rank();
     const int64_t layer = next_ % num_layers_;
@@ -133,7 +136,11 @@ class ScoreStage : public Stage {
       }
     });
     ++next_;
-    run.metrics.progress({name, next_, num_steps(), 0, 0, -1, 0, 0});
+    run.metrics.progress({.stage = name,
+                          .unit = "scores",
+                          .step = next_,
+                          .num_steps = num_steps(),
+                          .seconds_left = clock_->seconds_left(next_, num_steps())});
     return true;
   }
 
@@ -378,6 +385,7 @@ class ScoreStage : public Stage {
   int64_t num_documents_ = 0, num_layers_ = 0, num_ranks_ = 1, next_ = 0;
   std::string key_;
   std::unique_ptr<ScoreLog> log_;
+  std::optional<ItemClock> clock_;
   std::set<std::pair<int64_t, int64_t>> finished_;
   std::vector<Row> rows_;
   int64_t document_ = -1;  // the one whose block inputs are cached

@@ -91,6 +91,7 @@ class SwapStage : public Stage {
   bool advance(Run& run) override {
     if (done_) return false;
     const std::vector<int64_t> kept = choose(run);
+    say_displaced(run, kept);
     build(run, kept);
     run.metrics.event({{"event", "swap"}, {"stage", name}, {"kept", kept}});
     run.metrics.note(fmt::format("kept layers: {}", fmt::join(kept, ", ")));
@@ -127,12 +128,7 @@ class SwapStage : public Stage {
             name));
       }
       if (force_ends_) add(0), add(L - 1);
-      std::vector<std::pair<double, int64_t>> ranked;
-      for (const auto& s : run.scores.at("layers")) {
-        ranked.emplace_back(-s.at("score").get<double>(), s.at("layer").get<int64_t>());
-      }
-      std::sort(ranked.begin(), ranked.end());  // best first, ties to the lower layer
-      for (const auto& [_, layer] : ranked) add(layer);
+      for (int64_t layer : best(run, L)) add(layer);
     }
     std::sort(kept.begin(), kept.end());
     if (kept.back() >= L || std::adjacent_find(kept.begin(), kept.end()) != kept.end()) {
@@ -140,6 +136,33 @@ class SwapStage : public Stage {
                                            name, fmt::join(kept, ", "), L));
     }
     return kept;
+  }
+
+  // Layers that their scores alone would have kept, had the ends not been forced.
+  void say_displaced(Run& run, const std::vector<int64_t>& kept) const {
+    if (!layers_.empty() || !force_ends_) return;
+    std::vector<int64_t> displaced = best(run, num_kept());
+    std::erase_if(displaced, [&](int64_t layer) {
+      return std::find(kept.begin(), kept.end(), layer) != kept.end();
+    });
+    if (displaced.empty()) return;
+    run.metrics.note(fmt::format(
+        "force_ends keeps the first and the last layer in place of layer(s) {}, whose scores are "
+        "higher; loaders need layer 0",
+        fmt::join(displaced, ", ")));
+  }
+
+  // The `count` layers with the best scores, best first, ties to the lower layer.
+  static std::vector<int64_t> best(const Run& run, int64_t count) {
+    std::vector<std::pair<double, int64_t>> ranked;
+    for (const auto& s : run.scores.at("layers")) {
+      ranked.emplace_back(-s.at("score").get<double>(), s.at("layer").get<int64_t>());
+    }
+    std::sort(ranked.begin(), ranked.end());
+    std::vector<int64_t> layers;
+    for (const auto& [_, layer] : ranked) layers.push_back(layer);
+    layers.resize(std::min<size_t>(layers.size(), static_cast<size_t>(count)));
+    return layers;
   }
 
   void build(Run& run, const std::vector<int64_t>& kept) const {

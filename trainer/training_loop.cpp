@@ -77,6 +77,7 @@ void TrainingLoop::pass_over(const Input& input) {
       fmt::format("stage {} step {}: no token of this step counts as a target (loss_mask is 0 in "
                   "all of its rows); no parameter was changed",
                   stage_.name, step_));
+  if (done()) judge();
 }
 
 void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
@@ -84,10 +85,14 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
   count_step();
 
-  seconds_per_step_ = step_ <= 2 ? took.count() : 0.9 * seconds_per_step_ + 0.1 * took.count();
+  // The first steps also open files and warm up libraries; after them a running mean.
+  ++steps_here_;
+  seconds_per_step_ =
+      steps_here_ <= 2 ? took.count() : 0.9 * seconds_per_step_ + 0.1 * took.count();
   const double tokens_per_second = static_cast<double>(budget_.batch_tokens) / took.count();
   const double peak = device_peak_flops(run_.world.device()) * run_.world.size();
   const double mfu = peak > 0 ? flops_per_token_ * tokens_per_second / peak : -1;
+  const double memory = peak_memory_bytes(run_.world.device());
   line.update({{"event", "step"},
                {"stage", stage_.name},
                {"step", step_},
@@ -96,13 +101,25 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
                {"tokens", run_.tokens_seen},
                {"tokens_per_second", tokens_per_second},
                {"seconds", took.count()},
-               {"memory_bytes", peak_memory_bytes(run_.world.device())}});
+               {"memory_bytes", memory}});
   if (mfu >= 0) line["mfu"] = mfu;
   run_.metrics.event(line);
-  run_.metrics.progress({stage_.name, step_, num_steps_, loss, tokens_per_second, mfu,
-                         peak_memory_bytes(run_.world.device()),
-                         seconds_per_step_ * static_cast<double>(num_steps_ - step_)});
+  Progress progress{.stage = stage_.name, .step = step_, .num_steps = num_steps_, .loss = loss};
+  progress.lr = line.at("lr").get<double>();
+  if (line.contains("grad_norm")) progress.grad_norm = line.at("grad_norm").get<double>();
+  progress.tokens_per_second = tokens_per_second;
+  progress.flops_per_second = flops_per_token_ * tokens_per_second;
+  progress.mfu = mfu;
+  progress.memory_bytes = memory;
+  progress.seconds_left = seconds_per_step_ * static_cast<double>(num_steps_ - step_);
+  run_.metrics.progress(progress);
 
+  check_finite(finite);
+  if (finite) check_divergence(loss, *progress.lr);
+  if (done()) judge();
+}
+
+void TrainingLoop::check_finite(bool finite) {
   skips_in_a_row_ = finite ? 0 : skips_in_a_row_ + 1;
   if (finite) return;
   run_.metrics.note(
@@ -117,14 +134,46 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
   }
 }
 
+// Every rank holds the same losses and comes to the same end.
+void TrainingLoop::check_divergence(double loss, double lr) {
+  const bool before = watch_.diverged();
+  watch_.add(loss);
+  if (before || !watch_.diverged()) return;
+  const std::string what = fmt::format(
+      "stage {} diverged: at step {} the loss is {:.4g}, the lowest of its first steps was {:.4g}",
+      stage_.name, step_, loss, watch_.began());
+  if (options_.on_divergence == "warn") {
+    run_.metrics.note(what + "; on_divergence: warn goes on");
+    return;
+  }
+  throw SharedError(fmt::format(
+      "{}; the model is being destroyed. lr is {:.2g} here (peak {:.2g}): lower it or lengthen the "
+      "warm-up, and start again with --from a checkpoint before this stage, in another run.folder; "
+      "on_divergence: warn would go on",
+      what, lr, optimizer_.schedule.lr));
+}
+
+// A stage that ends worse than it began is said in the log, the report and the model card.
+void TrainingLoop::judge() {
+  const auto compared = watch_.compare();
+  if (!compared || !compared->worse) return;
+  const std::string verdict = fmt::format(
+      "stage {} ended worse than it began: loss {:.4g} in its first steps, {:.4g} in its last",
+      stage_.name, compared->began, compared->ended);
+  run_.verdicts.push_back(verdict);
+  run_.metrics.event({{"event", "verdict"}, {"stage", stage_.name}, {"text", verdict}});
+  run_.metrics.note("warning: " + verdict);
+}
+
 void TrainingLoop::save(StateWriter& out) const {
-  out.json("loop", {{"step", step_}, {"skips_in_a_row", skips_in_a_row_}});
+  out.json("loop", {{"step", step_}, {"skips_in_a_row", skips_in_a_row_}, {"watch", watch_.state()}});
 }
 
 void TrainingLoop::load(StateReader& in) {
   const nlohmann::json state = in.json("loop");
   step_ = state.at("step").get<int64_t>();
   skips_in_a_row_ = state.at("skips_in_a_row").get<int64_t>();
+  watch_.restore(state.at("watch"));
 }
 
 }  // namespace sala

@@ -10,6 +10,7 @@
 
 #include "data/loader.h"
 #include "model/batch.h"
+#include "trainer/loss_watch.h"
 #include "trainer/run.h"
 #include "trainer/stage_options.h"
 
@@ -36,9 +37,10 @@ class TrainingLoop {
   };
   Input next();
 
-  // Ends the step: counts it, keeps the data cursor, writes metrics. `line` holds the stage's own
-  // numbers. A step that is not finite was skipped by the caller on all ranks; too many in a row,
-  // or on_nonfinite: stop, throw.
+  // Ends the step: counts it, keeps the data cursor, writes metrics, and after the last one judges
+  // the stage. `line` holds the stage's own numbers. A step that is not finite was skipped by the
+  // caller on all ranks; too many in a row, on_nonfinite: stop, and a loss that left for good where
+  // it began (LossWatch) throw.
   void finish(double loss, bool finite, nlohmann::json line);
 
   // Ends a step whose loss has no target token on any rank: there is nothing to learn from it and
@@ -51,6 +53,9 @@ class TrainingLoop {
  private:
   void open_loader();
   void count_step();
+  void check_finite(bool finite);
+  void check_divergence(double loss, double lr);
+  void judge();
 
   Run& run_;
   const Stage& stage_;
@@ -59,10 +64,12 @@ class TrainingLoop {
   LoopOptions options_;
   double flops_per_token_ = 0;
   int64_t step_ = 0, num_steps_ = 0, skips_in_a_row_ = 0;
+  LossWatch watch_;
   std::unique_ptr<Loader> loader_;
   nlohmann::json state_after_;
   std::chrono::steady_clock::time_point started_;
-  double seconds_per_step_ = 0;  // running mean, for the time left
+  int64_t steps_here_ = 0;       // since this process began or resumed the stage
+  double seconds_per_step_ = 0;  // running mean over them, for the time left
 };
 
 }  // namespace sala

@@ -129,7 +129,7 @@ TEST(Stores, WithoutAnyTargetAreRefusedBeforeTheFirstStep) {
                               "  - evaluate: {sources: [b], tokens: 1K, row_length: 64}\n"});
   write_masked_store(toy, [](std::int64_t) { return false; });
   EXPECT_NE(toy.run("run", 1), 0);
-  EXPECT_NE(toy.log("run").find("held-out rows of source b counts as a target"), std::string::npos)
+  EXPECT_NE(toy.log("run").find("held-out source b has no token to predict"), std::string::npos)
       << toy.log("run");
   EXPECT_TRUE(toy.events("run", "step").empty());
 }

@@ -109,7 +109,7 @@ TEST(Bench, BadOptionsGetOneLine) {
       {"--op lightnin", "did you mean 'lightning'"},
       {"--tokens 4k", "--tokens: expected a whole number"},
       {"--tokens 1K --documents 3", "cannot be cut into 3 equal documents"},
-      {"--heads 0", "--heads: expected at least 1"},
+      {"--heads 0", "--heads: must be at least 1"},
       {"--head-size 63", "--head-size: expected an even number"},
       {"--dtype fp8", "--dtype: expected bf16 or fp32"},
       {"--faster", "--faster"},

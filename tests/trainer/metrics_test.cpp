@@ -74,7 +74,7 @@ TEST(Metrics, OtherRanksWriteNothing) {
   const ScratchFolder run = scratch("quiet");
   Metrics metrics(run.path, false, 0);
   metrics.event({{"step", 1}});
-  metrics.progress({"train", 1, 1});
+  metrics.progress({.stage = "train", .step = 1, .num_steps = 1});
   metrics.note("nothing");
   EXPECT_EQ(metrics.size(), 0);
   EXPECT_TRUE(std::filesystem::is_empty(run.path));
@@ -83,18 +83,53 @@ TEST(Metrics, OtherRanksWriteNothing) {
 TEST(Metrics, PlainProgressIsThinnedButTheLastLineAlwaysComes) {
   const ScratchFolder run = scratch("progress");
   Metrics metrics(run.path, true, 0);
+  metrics.begin_stage(3, 8, 3.6e15);
   testing::internal::CaptureStdout();
   for (int64_t step = 1; step <= 1000; ++step) {
-    metrics.progress({"distill", step, 1000, 1.25, 12'345, 0.4, 3e9, 3600});
+    metrics.progress({.stage = "distill",
+                      .step = step,
+                      .num_steps = 1000,
+                      .loss = 1.25,
+                      .lr = 5.3e-4,
+                      .grad_norm = 0.82,
+                      .tokens_per_second = 12'345,
+                      .flops_per_second = 1e12,
+                      .mfu = 0.4,
+                      .memory_bytes = 3e9,
+                      .seconds_left = 3600});
   }
   const std::string text = testing::internal::GetCapturedStdout();
   const auto count = std::count(text.begin(), text.end(), '\n');
   EXPECT_GE(count, 2);
   EXPECT_LE(count, 10);
-  EXPECT_NE(text.find("distill  1000/1000  loss 1.2500  12.3K tokens/s  MFU 40.0%  2.8 GiB  "
-                      "1h00m left\n"),
-            std::string::npos)
-      << text;
+  const std::string line =
+      "[3/8] distill 1000/1000  loss 1.2500  lr 5.3e-04  grad 0.82  12.3K tokens/s  MFU 40.0%  "
+      "2.8 GiB  1h00m left  run ~2h00m\n";
+  EXPECT_NE(text.find(line), std::string::npos) << text;
+  EXPECT_EQ(text.find('\033'), std::string::npos) << "colour codes in a pipe: " << text;
+  EXPECT_NE(read_text_file(run.path + "/run.log").find(line), std::string::npos);
+}
+
+TEST(Console, AProgressLineFitsItsTerminal) {
+  const Progress progress{.stage = "distill",
+                          .step = 120,
+                          .num_steps = 256,
+                          .loss = 2.3456,
+                          .lr = 5.3e-4,
+                          .grad_norm = 0.82,
+                          .tokens_per_second = 208'500,
+                          .mfu = 0.279,
+                          .memory_bytes = 27e9,
+                          .seconds_left = 192,
+                          .run_seconds_left = 720};
+  EXPECT_EQ(progress_text(progress, "[4/8] ", 119),
+            "[4/8] distill 120/256  loss 2.3456  lr 5.3e-04  grad 0.82  208.5K tokens/s  "
+            "MFU 27.9%  3m12s left  run ~12m00s");
+  EXPECT_EQ(progress_text(progress, "[4/8] ", 79),
+            "[4/8] distill 120/256  loss 2.3456  208.5K tokens/s  3m12s left  run ~12m00s");
+  EXPECT_EQ(progress_text(progress, "[4/8] ", 10), "[4/8] dist");
+  const Progress needles{.stage = "after", .unit = "needles", .step = 5, .num_steps = 75};
+  EXPECT_EQ(progress_text(needles, "", 0), "after 5/75 needles");
 }
 
 TEST(Metrics, AFolderThatIsNotThereIsNamed) {

@@ -167,8 +167,8 @@ const BadRecipe kBadRecipes[] = {
     {"data: {books: 1}", "data: {books: 0}",
      "bad.yaml:30:21: stages[4].train.data.books: weight must be more than 0, but is 0"},
     {"data: {books: 1}", "data: {}", "bad.yaml:30:13: stages[4].train.data: names no source"},
-    {"lr: 1e-4", "lr: 0",
-     "bad.yaml:31:11: stages[4].train.lr: must be more than 0 (peak learning rate), but is 0"},
+    {"lr: 1e-4", "lr: -1e-4",
+     "bad.yaml:31:11: stages[4].train.lr: must not be negative: -0.0001"},
     {"lr: 1e-4", "lr: 1e-4\n      end_lr: 1e-3",
      "bad.yaml:32:15: stages[4].train.end_lr: 0.001 is above lr 0.0001: schedules only go down"},
     {"schedule: wsd", "schedule: exponential",
@@ -233,9 +233,7 @@ const BadOverride kBadOverrides[] = {
      "--set stages.distill.rules.x.lr_scale: rules is a list: name its elements by number, "
      "rules[0]"},
     {"stages.train.lr=[1", "--set stages.train.lr: '[1': not valid YAML: a [ is not closed with ]"},
-    {"stages.train.lr=0",
-     "--set stages.train.lr: stages[4].train.lr: must be more than 0 (peak "
-     "learning rate), but is 0"},
+    {"stages.train.lr=-1", "--set stages.train.lr: stages[4].train.lr: must not be negative: -1"},
 };
 
 TEST(RecipeErrors, BadOverridesAreNamedAsGiven) {

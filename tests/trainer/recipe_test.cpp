@@ -140,6 +140,25 @@ TEST(Schedule, WarmsUpThenFollowsItsKind) {
   EXPECT_NEAR(schedule.at(91, 104), 0.55, 1e-12);
 }
 
+TEST(Schedule, WarmsUpByAShareOfTheStepsUnlessTold) {
+  Schedule schedule;
+  schedule.lr = 1.0;
+  EXPECT_EQ(schedule.num_warmup(200), 10);
+  EXPECT_EQ(schedule.num_warmup(4), 1);
+  EXPECT_DOUBLE_EQ(schedule.at(0, 200), 0.1);
+  schedule.warmup_steps = 2;
+  EXPECT_EQ(schedule.num_warmup(200), 2);
+  schedule.warmup_steps = 0;
+  schedule.warmup_frac = 0;
+  EXPECT_DOUBLE_EQ(schedule.at(0, 200), 1.0);
+}
+
+TEST(Schedule, TheSafeRateFollowsHalosTable) {
+  EXPECT_NEAR(safe_lr(1'700'000'000), 1e-4, 1e-6);
+  EXPECT_NEAR(safe_lr(4'000'000'000), 5e-5, 1e-6);
+  EXPECT_NEAR(safe_lr(8'000'000'000), 3e-5, 2e-6);
+}
+
 TEST(Optimizer, TheFirstRuleThatMatchesHolds) {
   OptimizerOptions options;
   options.rules = {{"layers\\.0\\..*q_proj", 2.0, true}, {"self_attn", 3.0, false}};
