@@ -110,15 +110,6 @@ std::vector<RowPlan> plan_eval_rows(const Source& source, std::int64_t row_lengt
   return rows;
 }
 
-bool eval_rows_have_target(const std::vector<std::string>& files,
-                           const TokenizerIdentity& tokenizer, std::int64_t row_length,
-                           std::int64_t num_rows, std::uint64_t seed, const StoreCatalog& catalog) {
-  const std::vector<Source> sources = held_out(files, tokenizer, catalog);
-  const auto plans = plan_eval_rows(sources[0], row_length, num_rows, seed);
-  return std::any_of(plans.begin(), plans.end(),
-                     [&](const RowPlan& plan) { return count_targets(sources, plan) > 0; });
-}
-
 std::vector<Row> eval_rows(const std::vector<std::string>& files,
                            const TokenizerIdentity& tokenizer, std::int64_t row_length,
                            std::int64_t num_rows, std::uint64_t seed, const StoreCatalog& catalog) {

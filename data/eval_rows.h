@@ -23,10 +23,4 @@ std::vector<Row> eval_rows(const std::vector<std::string>& files,
                            std::int64_t num_rows, std::uint64_t seed,
                            const StoreCatalog& catalog = {});
 
-// Whether any of these rows has a token that counts as a target: without one there is no loss.
-bool eval_rows_have_target(const std::vector<std::string>& files,
-                           const TokenizerIdentity& tokenizer, std::int64_t row_length,
-                           std::int64_t num_rows, std::uint64_t seed,
-                           const StoreCatalog& catalog = {});
-
 }  // namespace sala

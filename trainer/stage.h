@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "data/store_catalog.h"
 #include "model/config.h"
 #include "trainer/fields.h"
 
