@@ -19,16 +19,16 @@ struct Progress {
   std::string unit = "";   // what is counted when it is not training steps: "rows of books"
   int64_t step = 0, num_steps = 0;
   std::optional<double> loss = std::nullopt, lr = std::nullopt, grad_norm = std::nullopt;
-  double tokens_per_second = 0;   // all ranks; 0 = none
-  double flops_per_second = 0;    // all ranks; 0 = unknown
-  double mfu = -1;                // causal FLOPs / peak; < 0 = unknown peak
-  double memory_bytes = 0;        // of this rank, at most so far; 0 = unknown
-  double seconds_left = -1;       // of what is counted; < 0 = unknown
-  double run_seconds_left = -1;   // of all stages, from the plan's FLOPs at this stage's speed
+  double tokens_per_second = 0;  // all ranks; 0 = none
+  double flops_per_second = 0;   // all ranks; 0 = unknown
+  double mfu = -1;               // causal FLOPs / peak; < 0 = unknown peak
+  double memory_bytes = 0;       // of this rank, at most so far; 0 = unknown
+  double seconds_left = -1;      // of what is counted; < 0 = unknown
+  double run_seconds_left = -1;  // of all stages, from the plan's FLOPs at this stage's speed
 };
 
-// "[4/8] distill 120/256  loss 2.3456  lr 5.3e-04  ..." cut to `columns` by leaving out what matters
-// least first; columns 0 = no limit. `place`: "[4/8] " or empty.
+// "[4/8] distill 120/256  loss 2.3456  lr 5.3e-04  ..." cut to `columns` by leaving out what
+// matters least first; columns 0 = no limit. `place`: "[4/8] " or empty.
 std::string progress_text(const Progress& progress, const std::string& place, size_t columns);
 
 // Time left of `total` equal items, from the ones done since it was made.

@@ -1,5 +1,5 @@
-// What a run tells: RUN/metrics.jsonl (one JSON object a line) for programs, the console for people.
-// Rank 0 writes; other ranks' objects do nothing.
+// What a run tells: RUN/metrics.jsonl (one JSON object a line) for programs, the console for
+// people. Rank 0 writes; other ranks' objects do nothing.
 #pragma once
 
 #include <memory>
@@ -26,7 +26,7 @@ class Metrics {
   // `later_flops`: of the stages after this one, all ranks together, by the plan.
   void begin_stage(size_t number, size_t count, double later_flops);
   void progress(Progress progress);
-  void note(const std::string& text);  // a plain line for people
+  void note(const std::string& text);                         // a plain line for people
   int64_t size() const { return file_ ? file_->size() : 0; }  // bytes of metrics.jsonl
 
  private:

@@ -363,7 +363,8 @@ class Runner {
                      {"folder", folder},
                      {"stall_seconds", took.count()}});
     const std::string what = stage ? fmt::format("stage {}, step {}", id.stage, id.step)
-                                   : id.stage == "done" ? "all stages done" : "before stage " + id.stage;
+                             : id.stage == "done" ? "all stages done"
+                                                  : "before stage " + id.stage;
     metrics_->note(fmt::format("checkpoint ({}): {} ({:.1f} s)", what, folder, took.count()));
   }
 

@@ -16,8 +16,8 @@ namespace sala {
 class Stage;
 struct Recipe;
 
-// Learning rate by step. Linear warm-up to `lr` over warmup_steps or, when that is 0, over the first
-// warmup_frac of all steps; then by `kind`:
+// Learning rate by step. Linear warm-up to `lr` over warmup_steps or, when that is 0, over the
+// first warmup_frac of all steps; then by `kind`:
 //   constant     lr
 //   cosine       half a cosine from lr down to end_lr
 //   exponential  lr * (end_lr / lr)^progress

@@ -166,7 +166,8 @@ void TrainingLoop::judge() {
 }
 
 void TrainingLoop::save(StateWriter& out) const {
-  out.json("loop", {{"step", step_}, {"skips_in_a_row", skips_in_a_row_}, {"watch", watch_.state()}});
+  out.json("loop",
+           {{"step", step_}, {"skips_in_a_row", skips_in_a_row_}, {"watch", watch_.state()}});
 }
 
 void TrainingLoop::load(StateReader& in) {

@@ -29,7 +29,6 @@ def serve(pipe, make_part, vocabulary_args):
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     vocabulary, error = attempt(Vocabulary, *vocabulary_args)
     while True:
         unit = pipe.recv()
@@ -41,7 +40,13 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, other_end = context.Pipe()
         self.process = context.Process(target=serve, args=(other_end, *args), daemon=True)
-        self.process.start()
+        # Held back while it starts: an interrupted start leaves a process without its first words.
+        # The worker inherits this, Ctrl-C is the parent's to handle.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other_end.close()
 
     def died(self, count):
