@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 from . import UserError
@@ -41,7 +42,9 @@ class Worker:
         self.pipe, other_end = context.Pipe()
         self.process = context.Process(target=serve, args=(other_end, *args), daemon=True)
         # Held back while it starts: an interrupted start leaves a process without its first words.
-        # The worker inherits this, Ctrl-C is the parent's to handle.
+        # The worker inherits this, Ctrl-C is the parent's to handle. The library's own helper lifts
+        # it when it starts, so that one comes first.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()

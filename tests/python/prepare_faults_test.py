@@ -38,9 +38,14 @@ class ProcessesTest(PrepareCase):
 
     def children(self, process):
         """Ids of its tokenizing processes."""
-        tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return [int(pid) for pid in tasks
-                if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        found = []
+        try:
+            for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                    found.append(int(pid))
+        except (FileNotFoundError, ProcessLookupError):  # one has just ended
+            pass
+        return found
 
     def test_a_killed_worker_ends_the_call_with_a_line_and_the_next_call_goes_on(self):
         process = self.begun()
