@@ -1,5 +1,6 @@
 """Tokenizing processes. Each has one unit at a time, sent when it is idle, so nobody waits for a
 full pipe; one that dies (memory that ran out, as a rule) ends the work with a line that says so."""
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -36,20 +37,31 @@ def serve(pipe, make_part, vocabulary_args):
         pipe.send((None, error) if error else attempt(make_part, vocabulary, *unit))
 
 
+@contextlib.contextmanager
+def held_back(number):
+    """A signal that comes meanwhile is raised afterwards: an interrupted start would leave a process
+    without its first words. What is started here inherits it blocked: Ctrl-C is the parent's to
+    handle. (The mask alone would not do, other threads of this process take the signal.)"""
+    resource_tracker.ensure_running()  # it lifts the mask when it starts
+    came = []
+    handler = signal.signal(number, lambda *_: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(number, handler)
+    if came:
+        signal.raise_signal(number)
+
+
 class Worker:
     def __init__(self, *args):
         context = multiprocessing.get_context("spawn")
         self.pipe, other_end = context.Pipe()
         self.process = context.Process(target=serve, args=(other_end, *args), daemon=True)
-        # Held back while it starts: an interrupted start leaves a process without its first words.
-        # The worker inherits this, Ctrl-C is the parent's to handle. The library's own helper lifts
-        # it when it starts, so that one comes first.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with held_back(signal.SIGINT):
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other_end.close()
 
     def died(self, count):
