@@ -62,21 +62,11 @@ find_nvcc() {
   command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2> /dev/null || true
 }
 
-# One compiler per core, but each needs up to 2 GB.
-jobs() {
-  local by_memory
-  by_memory=$(awk '/MemAvailable/ { print int($2 / 2000000) }' /proc/meminfo)
-  local jobs=$(nproc)
-  [ "$jobs" -le "$by_memory" ] || jobs=$by_memory
-  [ "$jobs" -ge 1 ] || jobs=1
-  echo "$jobs"
-}
-
 install_packages
 make_venv
 if [ ! -f "$build/build.ninja" ]; then
   report
   .venv/bin/cmake -S . -B "$build" -G Ninja -DSALA_PYTHON="$PWD/.venv/bin/python"
 fi
-.venv/bin/cmake --build "$build" --parallel "$(jobs)"
+.venv/bin/cmake --build "$build"
 say "built: $(cd "$build/bin" 2> /dev/null && ls | sed "s|^|$build/bin/|" | tr '\n' ' ')"

@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
-"""Turns the metrics of a run into TensorBoard events.
+"""Turns the metrics of runs into TensorBoard events, once or for as long as the runs go on.
 
-RUN_FOLDER/metrics.jsonl has one JSON object a line: `stage`, `step`, `event`, and numbers, possibly
-nested. Each stage becomes one run (steps start anew with each stage), each number a curve
-"event/name/inner name". A later call rewrites the events; a line still being written waits for it.
+RUN_FOLDER/metrics.jsonl has one JSON object a line: `event`, mostly `stage`, `step` and `tokens`,
+and numbers, possibly nested. Each number becomes a curve "event/name/inner name" in
+RUN_FOLDER/tensorboard, on two axes:
+  steps/<stage>    by the step of its stage
+  tokens/<stage>   by the training tokens of the whole run; evaluations are in tokens/teacher and
+                   tokens/student, where held-out loss goes on from stage to stage
+Verdicts, checkpoints and what else is told in words is text of steps/<stage>. A later call rewrites
+the events; a line still being written waits for it.
 
-usage: launch/tensorboard.py RUN_FOLDER    then: tensorboard --logdir RUN_FOLDER/tensorboard
+usage: launch/tensorboard.py RUN_FOLDER... [--follow] [--wandb PROJECT]
 """
 import argparse
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -21,7 +27,9 @@ from project_python import require
 sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 require("tensorboard")
 
-OWN_KEYS = {"stage", "step", "event", "time"}
+OWN_KEYS = {"stage", "step", "event", "time", "tokens", "options", "label", "model"}
+IN_WORDS = {"verdict", "divergence", "checkpoint", "swap", "export", "step_without_targets"}
+POLL_SECONDS = 2
 
 
 def flatten(value, name):
@@ -36,59 +44,215 @@ def flatten(value, name):
         yield name, float(value)
 
 
-def read_metrics(file):
-    lines = file.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is unfinished
+class MetricsReader:
+    """The lines of a metrics.jsonl that are new since the last look."""
+
+    def __init__(self, file):
+        self.file = file
+        self.start_over()
+
+    def start_over(self):
+        self.offset, self.number, self.last_line = 0, 0, b""
+
+    def was_cut(self, stream):
+        """A run that goes on from a checkpoint first takes back the lines after it."""
+        stream.seek(self.offset - len(self.last_line))
+        return stream.read(len(self.last_line)) != self.last_line
+
+    def read(self):
+        """(records, whether they replace all earlier ones)."""
+        with open(self.file, "rb") as stream:
+            anew = self.was_cut(stream)
+            if anew:
+                self.start_over()
+            stream.seek(self.offset)
+            whole, newline, _ = stream.read().rpartition(b"\n")  # the rest is still being written
+        records = [self.parse(line) for line in whole.split(b"\n")] if newline else []
+        if newline:
+            self.offset += len(whole) + 1
+            self.last_line = whole.split(b"\n")[-1] + b"\n"
+        return [record for record in records if record], anew
+
+    def parse(self, line):
+        self.number += 1
         if not line.strip():
-            continue
+            return None
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise RuntimeError(f"{file}:{number}: expected one JSON object a line ({error})")
+            raise RuntimeError(
+                f"{self.file}:{self.number}: expected one JSON object a line ({error})")
         if not isinstance(record, dict):
-            raise RuntimeError(f"{file}:{number}: expected a JSON object")
-        yield record
+            raise RuntimeError(f"{self.file}:{self.number}: expected a JSON object")
+        return record
 
 
-def convert(run_folder):
-    """Writes the events; returns how many numbers in how many stages."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    target = run_folder / "tensorboard"
-    partial = run_folder / "tensorboard.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    writers, num_points = {}, 0
-    for record in read_metrics(run_folder / "metrics.jsonl"):
-        stage = str(record.get("stage") or "run").replace("/", "_")
-        if stage not in writers:
-            writers[stage] = EventFileWriter(str(partial / stage))
-        numbers = {k: v for k, v in record.items() if k not in OWN_KEYS}
-        step, wall_time = record.get("step") or 0, record.get("time")
+def in_words(record):
+    """What a record says to people; empty when it is numbers only."""
+    if record.get("event") == "step":
+        return "" if record.get("finite", True) else "loss or gradient not finite: step skipped"
+    if record.get("event") not in IN_WORDS:
+        return ""
+    said = {k: v for k, v in record.items() if k not in ("event", "stage", "time")}
+    return said.get("text") or ", ".join(f"{key} {value}" for key, value in said.items())
+
+
+class TensorBoardEvents:
+    """The event files of one run."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.writers = {}
+        self.clear()
+
+    def clear(self):
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.writers, self.tokens, self.num_points = {}, 0, 0
+
+    def add(self, record):
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        event, step = str(record.get("event") or ""), record.get("step")
+        self.tokens = record.get("tokens", self.tokens)
+        numbers = {k: v for k, v in record.items() if k not in OWN_KEYS and event != "origin"}
         values = [Summary.Value(tag=name, simple_value=number)
-                  for name, number in flatten(numbers, str(record.get("event") or ""))]
-        writers[stage].add_event(Event(step=step, summary=Summary(value=values),
-                                       wall_time=wall_time if wall_time else time.time()))
-        num_points += len(values)
-    for writer in writers.values():
-        writer.close()
-    if writers:
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    return num_points, len(writers)
+                  for name, number in flatten(numbers, event)]
+        stage = str(record.get("stage") or "run").replace("/", "_")
+        on_tokens = str(record.get("model") or stage) if event == "evaluate" else stage
+        if step is not None or event != "evaluate":
+            self.write(f"steps/{stage}", step or 0, values + self.text(record), record)
+        self.write(f"tokens/{on_tokens}", self.tokens, values, record)
+        self.num_points += len(values)
+
+    @staticmethod
+    def text(record):
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.plugins.text.metadata import create_summary_metadata
+        words = in_words(record)
+        if not words:
+            return []
+        return [Summary.Value(
+            tag=f"{record['event']}/text", metadata=create_summary_metadata(record["event"], ""),
+            tensor=TensorProto(dtype="DT_STRING", string_val=[words.encode()]))]
+
+    def write(self, name, step, values, record):
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        if not values:
+            return
+        if name not in self.writers:
+            self.writers[name] = EventFileWriter(str(self.folder / name))
+        self.writers[name].add_event(Event(step=step, summary=Summary(value=values),
+                                           wall_time=record.get("time") or time.time()))
+
+    def flush(self):
+        for writer in self.writers.values():
+            writer.flush()
+
+    def close(self):
+        for writer in self.writers.values():
+            writer.close()
+
+
+class WandbRun:
+    """The same numbers in Weights & Biases: one of its runs per run folder, tokens as its axis."""
+
+    def __init__(self, folder, project):
+        import wandb
+        self.run = wandb.init(project=project, name=folder.name, dir=str(folder),
+                              reinit="create_new")
+        self.run.define_metric("*", step_metric="tokens")
+        self.tokens = 0
+
+    def clear(self):
+        pass  # W&B keeps what it has; the lines that are made again follow it
+
+    def add(self, record):
+        event = str(record.get("event") or "")
+        self.tokens = record.get("tokens", self.tokens)
+        prefix = "/".join(str(p) for p in (record.get("model") or record.get("stage"), event) if p)
+        numbers = {k: v for k, v in record.items() if k not in OWN_KEYS and event != "origin"}
+        values = dict(flatten(numbers, prefix))
+        if values:
+            self.run.log({"tokens": self.tokens, **values})
+        if event in ("verdict", "divergence"):
+            self.run.alert(title=event, text=in_words(record))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.run.finish()
+
+
+class FollowedRun:
+    def __init__(self, folder, wandb_project):
+        self.folder = folder
+        self.reader = MetricsReader(folder / "metrics.jsonl")
+        self.events = None
+        self.wandb_project = wandb_project
+        self.ended = False
+
+    def look(self):
+        records, anew = self.reader.read()  # an error leaves what earlier calls made
+        if self.events is None:
+            self.events = [TensorBoardEvents(self.folder / "tensorboard")]
+            if self.wandb_project:
+                self.events.append(WandbRun(self.folder, self.wandb_project))
+        for events in self.events:
+            if anew:
+                events.clear()
+            for record in records:
+                events.add(record)
+            events.flush()
+        if records:
+            self.ended = records[-1].get("event") == "end"
+
+    def close(self):
+        for events in self.events or []:
+            events.close()
+
+
+def follow(runs):
+    """Until every run has ended, or Ctrl-C."""
+    try:
+        while not all(run.ended for run in runs):
+            time.sleep(POLL_SECONDS)
+            for run in runs:
+                run.look()
+    except KeyboardInterrupt:
+        pass
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run_folder", type=Path, help="folder with metrics.jsonl")
-    run_folder = parser.parse_args().run_folder
+    parser.add_argument("run_folders", type=Path, nargs="+", metavar="RUN_FOLDER",
+                        help="folder with metrics.jsonl")
+    parser.add_argument("--follow", action="store_true",
+                        help="go on while the runs do; ends with them, or with Ctrl-C")
+    parser.add_argument("--wandb", metavar="PROJECT",
+                        help="also send the numbers to Weights & Biases, by its own library")
+    args = parser.parse_args()
+    if args.wandb:
+        require("wandb")
+    runs = [FollowedRun(folder, args.wandb) for folder in args.run_folders]
     try:
-        num_points, num_stages = convert(run_folder)
+        for run in runs:
+            run.look()
+            board = run.events[0]
+            print(f"{board.folder}: {board.num_points} numbers")
+        parent = os.path.commonpath([run.events[0].folder.resolve() for run in runs])
+        print(f"look at them with: tensorboard --logdir {os.path.relpath(parent)}", flush=True)
+        if args.follow:
+            follow(runs)
     except (RuntimeError, OSError) as error:
         print(f"tensorboard: {error}", file=sys.stderr)
         return 1
-    print(f"{run_folder / 'tensorboard'}: {num_points} numbers, {num_stages} stages; "
-          f"look at them with: tensorboard --logdir {run_folder / 'tensorboard'}")
+    finally:
+        for run in runs:
+            run.close()
     return 0
 
 

@@ -5,6 +5,7 @@
 
 #include "trainer/bench.h"
 #include "trainer/field_values.h"
+#include "trainer/version.h"
 
 namespace {
 
@@ -35,6 +36,7 @@ void add_sizes(CLI::App& app, const std::string& option, std::vector<int64_t>& v
 }
 
 void add_options(CLI::App& app, sala::BenchOptions& o) {
+  app.set_version_flag("--version", [] { return sala::version_text("sala-bench"); });
   std::string names;
   for (const std::string& name : sala::bench_op_names()) names += "\n" + name;
   app.add_option("--device", o.device, "cpu or cuda; default: cuda where there is a GPU");

@@ -172,23 +172,31 @@ nlohmann::json evaluate_model(Run& run, const EvaluateOptions& options, const st
   return result;
 }
 
+void tell_evaluation(Run& run, nlohmann::json result, const nlohmann::json& place) {
+  auto label = result.at("label").get<std::string>();
+  if (place.contains("step")) label += fmt::format(" step {}", place.at("step").get<int64_t>());
+  const nlohmann::json sources = result.value("sources", nlohmann::json::object());
+  for (const auto& [name, s] : sources.items()) {
+    run.metrics.note(fmt::format(
+        "{}: {} loss {:.4f}{}", label, name, s.at("loss").get<double>(),
+        s.contains("kl") ? fmt::format(", KL {:.4f}", s.at("kl").get<double>()) : ""));
+  }
+  const nlohmann::json rates = result.value("needle_rate", nlohmann::json::object());
+  for (const auto& [length, rate] : rates.items()) {
+    run.metrics.note(fmt::format("{}: needles at {}: {:.2f}", label, length, rate.get<double>()));
+  }
+  result.erase("tokens_seen");
+  result.update(place);
+  result.update({{"event", "evaluate"}, {"tokens", run.tokens_seen}});
+  run.metrics.event(result);
+}
+
 void evaluate_and_record(Run& run, const EvaluateOptions& options, const std::string& label) {
   auto record = [&](const std::string& as, const Model& model, bool is_teacher) {
     nlohmann::json result = evaluate_model(run, options, as, model, is_teacher);
     result["tokens_seen"] = run.tokens_seen;
     run.evaluations.push_back(result);
-    result["event"] = "evaluate";
-    run.metrics.event(result);
-    const nlohmann::json sources = result.value("sources", nlohmann::json::object());
-    for (const auto& [name, s] : sources.items()) {
-      run.metrics.note(fmt::format(
-          "{}: {} loss {:.4f}{}", as, name, s.at("loss").get<double>(),
-          s.contains("kl") ? fmt::format(", KL {:.4f}", s.at("kl").get<double>()) : ""));
-    }
-    const nlohmann::json rates = result.value("needle_rate", nlohmann::json::object());
-    for (const auto& [length, rate] : rates.items()) {
-      run.metrics.note(fmt::format("{}: needles at {}: {:.2f}", as, length, rate.get<double>()));
-    }
+    tell_evaluation(run, result, {{"stage", label}});
   };
   bool teacher_done = false;
   for (const auto& e : run.evaluations) {

@@ -41,6 +41,10 @@ struct EvaluateOptions {
 nlohmann::json evaluate_model(Run& run, const EvaluateOptions& options, const std::string& label,
                               const Model& model, bool is_teacher);
 
+// Tells people the losses and rates, and metrics.jsonl everything; `place`: "stage", and "step"
+// where a stage is evaluated on its way.
+void tell_evaluation(Run& run, nlohmann::json result, const nlohmann::json& place);
+
 // The options of the recipe's first evaluate stage; nullptr without one.
 const EvaluateOptions* evaluate_options(const Recipe& recipe);
 // Evaluates the student with those options (nothing without any) under `label`, and before it the

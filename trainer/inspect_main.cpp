@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "trainer/inspect.h"
+#include "trainer/version.h"
 
 int main(int argc, char** argv) {
   at::globalContext().setFlushDenormal(true);
@@ -21,6 +22,7 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device, "cpu (fp32) or cuda (bf16)")
       ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_flag("--dense", options.dense, "Sparse layers attend densely whatever dense_len says");
+  app.set_version_flag("--version", [] { return sala::version_text("sala-inspect"); });
   CLI11_PARSE(app, argc, argv);
   try {
     sala::inspect(options);

@@ -12,6 +12,7 @@
 #include "trainer/recipe.h"
 #include "trainer/runner.h"
 #include "trainer/stop_signals.h"
+#include "trainer/version.h"
 #include "trainer/world.h"
 
 namespace {
@@ -33,6 +34,7 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_flag("--check", a.check, "Check the recipe, print plan and estimates, and stop");
   app.add_option("--ranks", a.ranks, "With --check: ranks to plan for")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.set_version_flag("--version", [] { return sala::version_text("sala-train"); });
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option("--from", a.runner.from, "Start a new run from this checkpoint folder");
   app.add_flag("--verify-data", a.runner.verify_data,
@@ -98,7 +100,7 @@ int parse_and_run(int argc, char** argv) {
     if (!arguments.keys && arguments.recipe.empty()) {
       mistake = "which recipe? For example: sala-train recipes/demo_cpu.yaml";
     }
-  } catch (const CLI::Success& wanted) {  // --help
+  } catch (const CLI::Success& wanted) {  // --help, --version
     if (speaks) app.exit(wanted);
     return after_output(0);
   } catch (const CLI::ParseError& error) {

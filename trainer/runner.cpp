@@ -312,10 +312,8 @@ class Runner {
   void evaluate_if_due(Stage& stage) {
     if (!evaluation_due_) return;
     const EvaluateOptions* options = evaluate_options(recipe_);
-    nlohmann::json result =
-        evaluate_model(*run_, *options, stage.name, *run_->student.model, false);
-    result.update({{"event", "evaluate"}, {"stage", stage.name}, {"step", stage.step()}});
-    metrics_->event(result);
+    const auto result = evaluate_model(*run_, *options, stage.name, *run_->student.model, false);
+    tell_evaluation(*run_, result, {{"stage", stage.name}, {"step", stage.step()}});
     evaluation_due_ = false;
   }
 

@@ -142,6 +142,11 @@ void TrainingLoop::check_divergence(double loss, double lr) {
   const std::string what = fmt::format(
       "stage {} diverged: at step {} the loss is {:.4g}, the lowest of its first steps was {:.4g}",
       stage_.name, step_, loss, watch_.began());
+  run_.metrics.event({{"event", "divergence"},
+                      {"stage", stage_.name},
+                      {"step", step_},
+                      {"tokens", run_.tokens_seen},
+                      {"text", what}});
   if (options_.on_divergence == "warn") {
     run_.metrics.note(what + "; on_divergence: warn goes on");
     return;
@@ -161,7 +166,11 @@ void TrainingLoop::judge() {
       "stage {} ended worse than it began: loss {:.4g} in its first steps, {:.4g} in its last",
       stage_.name, compared->began, compared->ended);
   run_.verdicts.push_back(verdict);
-  run_.metrics.event({{"event", "verdict"}, {"stage", stage_.name}, {"text", verdict}});
+  run_.metrics.event({{"event", "verdict"},
+                      {"stage", stage_.name},
+                      {"step", step_},
+                      {"tokens", run_.tokens_seen},
+                      {"text", verdict}});
   run_.metrics.note("warning: " + verdict);
 }
 

@@ -414,6 +414,14 @@ struct World::Impl {
   }
 };
 
+std::string mpi_library() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string version(text, static_cast<size_t>(length));
+  return version.substr(0, version.find_first_of(",\n"));  // then come its builder and his machine
+}
+
 World::World(int* argc, char*** argv) : impl_(std::make_unique<Impl>()) {
   static Library library(argc, argv);
   double timeout = 0;

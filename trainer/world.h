@@ -20,6 +20,8 @@ class SharedError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+std::string mpi_library();  // its name and version; needs no World
+
 class World {
  public:
   // Initialises MPI (once per process; thread level funneled) and, with several ranks, a watchdog

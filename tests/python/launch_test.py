@@ -55,35 +55,93 @@ class DemoTextTest(unittest.TestCase):
 
 
 class TensorBoardTest(unittest.TestCase):
-    def test_events_hold_every_number_of_whole_lines(self):
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-        records = [
-            {"stage": "align", "step": 1, "event": "step", "time": 10.0, "loss": 2.5,
-             "grad_norm": {"block.0": 0.5, "block.1": None}, "note": "text"},
-            {"stage": "align", "step": 2, "event": "step", "time": 11.0, "loss": 2.25},
-            {"stage": "distill", "step": 1, "event": "evaluate", "loss": {"books": [3.5, 3.25]}}]
-        with tempfile.TemporaryDirectory() as folder:
-            lines = "".join(json.dumps(r) + "\n" for r in records) + '{"stage": "al'
-            (Path(folder) / "metrics.jsonl").write_text(lines)
-            for _ in range(2):  # a second call replaces, it does not add
-                subprocess.run([sys.executable, ROOT / "launch/tensorboard.py", folder], check=True,
-                               capture_output=True)
-            stages = {}
-            for stage in ("align", "distill"):
-                accumulator = EventAccumulator(f"{folder}/tensorboard/{stage}").Reload()
-                stages[stage] = {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)]
-                                 for tag in accumulator.Tags()["scalars"]}
-        self.assertEqual(stages, {
-            "align": {"step/loss": [(1, 2.5), (2, 2.25)], "step/grad_norm/block.0": [(1, 0.5)]},
-            "distill": {"evaluate/loss/books/0": [(1, 3.5)], "evaluate/loss/books/1": [(1, 3.25)]}})
+    RECORDS = [
+        {"stage": "align", "step": 1, "event": "step", "time": 10.0, "loss": 2.5, "tokens": 512,
+         "grad_norm": {"block.0": 0.5, "block.1": None}, "note": "text"},
+        {"stage": "align", "step": 2, "event": "step", "time": 11.0, "loss": 2.25, "tokens": 1024},
+        {"event": "evaluate", "model": "teacher", "stage": "swap", "tokens": 1024,
+         "options": {"tokens": 64}, "sources": {"books": {"loss": 2.0}}},
+        {"event": "evaluate", "model": "student", "stage": "swap", "tokens": 1024,
+         "sources": {"books": {"loss": 4.0}}},
+        {"stage": "distill", "step": 1, "event": "step", "loss": 3.0, "tokens": 2048},
+        {"event": "evaluate", "model": "student", "stage": "distill", "step": 1, "tokens": 2048,
+         "sources": {"books": {"loss": 3.5}}},
+        {"event": "verdict", "stage": "distill", "text": "ended worse than it began"}]
+    CURVES = {
+        "steps/align": {"step/loss": [(1, 2.5), (2, 2.25)], "step/grad_norm/block.0": [(1, 0.5)]},
+        "tokens/align": {"step/loss": [(512, 2.5), (1024, 2.25)],
+                         "step/grad_norm/block.0": [(512, 0.5)]},
+        "tokens/teacher": {"evaluate/sources/books/loss": [(1024, 2.0)]},
+        "tokens/student": {"evaluate/sources/books/loss": [(1024, 4.0), (2048, 3.5)]},
+        "steps/distill": {"step/loss": [(1, 3.0)], "evaluate/sources/books/loss": [(1, 3.5)]},
+        "tokens/distill": {"step/loss": [(2048, 3.0)]}}
 
-    def test_a_broken_line_is_named(self):
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
-            result = subprocess.run([sys.executable, ROOT / "launch/tensorboard.py", folder],
-                                    capture_output=True, text=True)
+    def setUp(self):
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            self.skipTest("needs the Python package tensorboard")
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def write(self, records, unfinished="", name="."):
+        (self.folder / name).mkdir(exist_ok=True)
+        (self.folder / name / "metrics.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in records) + unfinished)
+
+    def call(self, *arguments):
+        return subprocess.run([sys.executable, ROOT / "launch/tensorboard.py", *arguments],
+                              capture_output=True, text=True)
+
+    def read(self, folder):
+        """Curves, as the library reads them, and texts by run."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        curves, texts = {}, {}
+        for events in sorted(folder.glob("*/*")):
+            accumulator = EventAccumulator(str(events)).Reload()
+            name, tags = str(events.relative_to(folder)), accumulator.Tags()
+            curves[name] = {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)]
+                            for tag in tags["scalars"]}
+            for tag in tags["tensors"]:
+                texts[name, tag] = [e.tensor_proto.string_val[0].decode()
+                                    for e in accumulator.Tensors(tag)]
+        return curves, texts
+
+    def test_numbers_are_curves_on_steps_and_tokens_and_words_are_text(self):
+        for name in ("a", "b"):
+            self.write(self.RECORDS, '{"stage": "al', name)
+        for _ in range(2):  # a second call replaces, it does not add
+            result = self.call(self.folder / "a", self.folder / "b")
+            self.assertEqual(result.returncode, 0, result.stderr)
+        for name in ("a", "b"):
+            curves, texts = self.read(self.folder / name / "tensorboard")
+            self.assertEqual(curves, self.CURVES)
+            self.assertEqual(texts,
+                             {("steps/distill", "verdict/text"): ["ended worse than it began"]})
+
+    def test_a_run_is_followed_also_where_it_goes_on_from_an_earlier_step(self):
+        tensorboard = load("tensorboard")
+        run = tensorboard.FollowedRun(self.folder, None)
+        lost = [{"stage": "align", "step": s, "event": "step", "loss": 9.0, "tokens": 512 * s}
+                for s in (2, 3)]
+        for records, unfinished in ((self.RECORDS[:1], '{"stage'), (self.RECORDS[:1] + lost, ""),
+                                    (self.RECORDS, ""), (self.RECORDS + [{"event": "end"}], "")):
+            self.assertFalse(run.ended)
+            self.write(records, unfinished)
+            run.look()
+        run.close()
+        self.assertTrue(run.ended)
+        self.assertEqual(self.read(self.folder / "tensorboard")[0], self.CURVES)
+
+    def test_a_broken_line_is_named_and_earlier_events_stay(self):
+        self.write(self.RECORDS)
+        self.call(self.folder)
+        (self.folder / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
+        result = self.call(self.folder)
         self.assertEqual(result.returncode, 1)
         self.assertIn("metrics.jsonl:2: expected one JSON object a line", result.stderr)
+        self.assertEqual(self.read(self.folder / "tensorboard")[0], self.CURVES)
 
 
 class RunLocalTest(unittest.TestCase):

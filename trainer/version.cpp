@@ -1,0 +1,19 @@
+// Facts from CMake, git and the libraries.
+#include "trainer/version.h"
+
+#include <fmt/format.h>
+#include <torch/headeronly/version.h>
+
+#include "revision.h"
+#include "trainer/world.h"
+
+namespace sala {
+
+std::string version_text(const std::string& program) {
+  const std::string revision = SALA_REVISION;
+  return fmt::format("{} {}{}\nLibTorch {}, {}, {}", program, SALA_VERSION,
+                     revision.empty() ? "" : " (" + revision + ")", TORCH_VERSION, SALA_CUDA_TEXT,
+                     mpi_library());
+}
+
+}  // namespace sala
