@@ -6,9 +6,12 @@ Three packages of plain text, 1.9 MB to download with `apt-get download`, which 
   developers-reference  Debian Developer's Reference.                      GPL-2 or later.
   debian-faq            The Debian GNU/Linux FAQ.                          Free licence of its own.
 A chapter, or a letter of the lexicon, is one document (most have 2K to 30K tokens); every eighth
-document is held out, none is in both files.
+document is held out, none is in both parts.
 
-usage: launch/demo_text.py OUT_FOLDER    (writes OUT_FOLDER/train.jsonl and heldout.jsonl)
+usage: launch/demo_text.py OUT_FOLDER
+  writes OUT_FOLDER/train.jsonl and heldout.jsonl, and the same documents again by kind, as
+  recipes/smollm2_135m.yaml reads them: books.jsonl (the first package), textbooks.jsonl (the other
+  two), heldout_books.jsonl, heldout_textbooks.jsonl
 """
 import argparse
 import gzip
@@ -97,7 +100,13 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     held_out = records[HELD_OUT_EVERY // 2::HELD_OUT_EVERY]
     train = [record for record in records if record not in held_out]
-    for name, part in (("train", train), ("heldout", held_out)):
+    def of_kind(part, is_book):
+        return [r for r in part if (r["source"] == BOOKS[0][0]) == is_book]
+
+    for name, part in (("train", train), ("heldout", held_out),
+                       ("books", of_kind(train, True)), ("textbooks", of_kind(train, False)),
+                       ("heldout_books", of_kind(held_out, True)),
+                       ("heldout_textbooks", of_kind(held_out, False))):
         temporary = folder / f"{name}.jsonl.tmp"
         temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in part),
                              encoding="utf-8")

@@ -1,6 +1,15 @@
 # Every variable that we set for Open MPI, NCCL and LibTorch, each with its reason. Sourced by the
 # launch scripts and by hand (`. launch/env.sh`); what is set already stays.
 
+# The folder with bin/: the checkout's build, or the prefix that share/sala-train was installed into.
+if [ -z "${SALA_BUILD:-}" ]; then
+  SALA_BUILD=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  case $SALA_BUILD in
+    */share/sala-train) SALA_BUILD=${SALA_BUILD%/share/sala-train} ;;
+    *) SALA_BUILD=$SALA_BUILD/build ;;
+  esac
+fi
+
 # Containers and rented machines run as root, which mpirun refuses without both of these.
 export OMPI_ALLOW_RUN_AS_ROOT=${OMPI_ALLOW_RUN_AS_ROOT:-1}
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-1}

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+INSTALLED = ROOT.parts[-2:] == ("share", "sala-train")
+# The folder with bin/, as in env.sh.
+BUILD = Path(os.environ.get("SALA_BUILD") or (ROOT.parents[1] if INSTALLED else ROOT / "build"))
 
 
 def require(*modules):

@@ -41,7 +41,7 @@ elif [ "$ranks" -eq 0 ]; then
   ranks=1
 fi
 
-program=${SALA_BUILD:-$root/build}/bin/sala-train
+program=$SALA_BUILD/bin/sala-train
 [ -x "$program" ] || refuse "$program is not built; call make first"
 command -v mpirun > /dev/null || refuse "mpirun is not installed (Debian: openmpi-bin)"
 
