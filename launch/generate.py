@@ -130,7 +130,7 @@ def generate(args):
     print(tokenizer.decode(continuation))
 
 
-def parse_args():
+def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="Hugging Face folder, of any model we read")
     parser.add_argument("prompt")
@@ -143,7 +143,7 @@ def parse_args():
                         help="sample from the likeliest tokens with this share (1)")
     parser.add_argument("--seed", type=int, default=1, help="of the sampling (1)")
     parser.add_argument("--inspect", type=Path, default=BUILD / "bin" / "sala-inspect")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.n < 1:
         parser.error("-n expects a positive number")
     if not 0 <= args.temperature < float("inf"):
@@ -155,8 +155,8 @@ def parse_args():
     return args
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     try:
         generate(args)
     except (RuntimeError, OSError, ValueError) as error:

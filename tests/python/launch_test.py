@@ -1,4 +1,6 @@
 """The scripts in launch/: pure parts, and the TensorBoard events as the library reads them."""
+import contextlib
+import io
 import json
 import os
 import resource
@@ -11,6 +13,7 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 def load(name):
@@ -52,6 +55,35 @@ class DemoTextTest(unittest.TestCase):
             "A paragraph that was wrapped by hand at about seventy columns, as all of them were, "
             "with a compound at the end of a line: well-known, is one line.\n\n"
             "int main() {\n  return 0;\n}\n\nLast."))
+
+
+class GenerateTest(unittest.TestCase):
+    """What is said before any model is loaded."""
+
+    def call(self, *arguments):
+        from toy_tokenizer import make_folder
+        said = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said), \
+                contextlib.redirect_stdout(io.StringIO()):
+            make_folder(folder, model_type="minicpm_sala")
+            try:
+                code = load("generate").main([folder, *arguments])
+            except SystemExit as stop:
+                code = stop.code
+        return code, said.getvalue()
+
+    def test_what_cannot_be_done_is_one_line(self):
+        for arguments, expected in ((("x", "--temperature", "0.7"), "greedily only"),
+                                    (("",), "at least one token"),
+                                    (("x", "--inspect", "/nowhere"), "/nowhere: no such program")):
+            code, said = self.call(*arguments)
+            self.assertEqual((code, said.count("\n")), (1, 1), said)
+            self.assertIn(expected, said)
+
+    def test_values_out_of_range_are_refused(self):
+        for arguments in (("-n", "0"), ("--temperature", "-1"), ("--temperature", "nan"),
+                          ("--top-p", "0", "--temperature", "1"), ("--top-p", "0.5")):
+            self.assertEqual(self.call("x", *arguments)[0], 2)
 
 
 class TensorBoardTest(unittest.TestCase):
