@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <cmath>
+#include <map>
 
 #include "data/eval_rows.h"
 #include "kernels/ops.h"
@@ -181,10 +182,14 @@ void tell_evaluation(Run& run, nlohmann::json result, const nlohmann::json& plac
         "{}: {} loss {:.4f}{}", label, name, s.at("loss").get<double>(),
         s.contains("kl") ? fmt::format(", KL {:.4f}", s.at("kl").get<double>()) : ""));
   }
-  const nlohmann::json rates = result.value("needle_rate", nlohmann::json::object());
-  for (const auto& [length, rate] : rates.items()) {
-    run.metrics.note(fmt::format("{}: needles at {}: {:.2f}", label, length, rate.get<double>()));
+  std::map<int64_t, double> rates;  // by length, where JSON's keys are in the order of their text
+  const nlohmann::json needle_rate = result.value("needle_rate", nlohmann::json::object());
+  for (const auto& [length, rate] : needle_rate.items()) rates[std::stoll(length)] = rate;
+  std::string needles;
+  for (const auto& [length, rate] : rates) {
+    needles += fmt::format("{} {:.2f} at {}", needles.empty() ? "" : ",", rate, length);
   }
+  if (!needles.empty()) run.metrics.note(label + ": needles" + needles + " tokens");
   result.erase("tokens_seen");
   result.update(place);
   result.update({{"event", "evaluate"}, {"tokens", run.tokens_seen}});

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 
 #include "trainer/check.h"
 #include "trainer/check_inputs.h"
@@ -271,8 +272,8 @@ class Runner {
   int run_stage(size_t s) {
     Stage& stage = *recipe_.stages[s];
     metrics_->begin_stage(s + 1, recipe_.stages.size(), later_flops(s));
-    metrics_->note(fmt::format("stage {} ({}/{}): {}", stage.name, s + 1, recipe_.stages.size(),
-                               stage.type()));
+    metrics_->note(fmt::format("stage {}/{}: {}{}", s + 1, recipe_.stages.size(), stage.name,
+                               stage.name == stage.type() ? "" : " (" + stage.type() + ")"));
     world_.now_at(stage.name, 0);
     stage.begin(*run_);
     const bool resumes =
@@ -363,7 +364,10 @@ class Runner {
     const std::string what = stage ? fmt::format("stage {}, step {}", id.stage, id.step)
                              : id.stage == "done" ? "all stages done"
                                                   : "before stage " + id.stage;
-    metrics_->note(fmt::format("checkpoint ({}): {} ({:.1f} s)", what, folder, took.count()));
+    // Without the run folder, which was said at the start: the line fits.
+    metrics_->note(fmt::format("checkpoint {}, {} ({:.1f} s)",
+                               std::filesystem::path(folder).filename().string(), what,
+                               took.count()));
   }
 
   void write_report() {

@@ -359,8 +359,7 @@ class ScoreStage : public Stage {
     for (const auto& l : run.scores.at("layers")) {
       if (!l.contains("plain")) continue;
       run.metrics.note(fmt::format(
-          "layer {:3}  score {:7.3f} ± {:.3f}  plain KL {:.5f}  recall KL "
-          "{:.5f}",
+          "layer {:3}  score {:7.3f} ± {:.3f}  KL {:.5f}, recall {:.5f}",
           l.at("layer").get<int64_t>(), l.at("score").get<double>(), l.at("se").get<double>(),
           l.at("plain").get<double>(), l.at("recall").get<double>()));
     }

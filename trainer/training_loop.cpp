@@ -108,7 +108,9 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
   progress.lr = line.at("lr").get<double>();
   if (line.contains("grad_norm")) progress.grad_norm = line.at("grad_norm").get<double>();
   progress.tokens_per_second = tokens_per_second;
-  progress.flops_per_second = flops_per_token_ * tokens_per_second;
+  // Of the mean step: the time left of the run would jump with every slow one.
+  progress.flops_per_second =
+      flops_per_token_ * static_cast<double>(budget_.batch_tokens) / seconds_per_step_;
   progress.mfu = mfu;
   progress.memory_bytes = memory;
   progress.seconds_left = seconds_per_step_ * static_cast<double>(num_steps_ - step_);

@@ -4,13 +4,14 @@
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
 
-#include "revision.h"
 #include "trainer/world.h"
 
 namespace sala {
 
+extern const char* const kRevision;  // of a file that revision.cmake writes
+
 std::string version_text(const std::string& program) {
-  const std::string revision = SALA_REVISION;
+  const std::string revision = kRevision;
   return fmt::format("{} {}{}\nLibTorch {}, {}, {}", program, SALA_VERSION,
                      revision.empty() ? "" : " (" + revision + ")", TORCH_VERSION, SALA_CUDA_TEXT,
                      mpi_library());
