@@ -365,7 +365,7 @@ class Runner {
                              : id.stage == "done" ? "all stages done"
                                                   : "before stage " + id.stage;
     // Without the run folder, which was said at the start: the line fits.
-    metrics_->note(fmt::format("checkpoint {}, {} ({:.1f} s)",
+    metrics_->note(fmt::format("checkpoint {} ({}), {:.1f} s",
                                std::filesystem::path(folder).filename().string(), what,
                                took.count()));
   }
