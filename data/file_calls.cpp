@@ -13,35 +13,12 @@
 #include <filesystem>
 #include <utility>
 
+#include "data/system_advice.h"
+
 namespace sala {
 namespace {
 
 constexpr int kMaxTries = 100;
-
-std::string advice(int code) {
-  switch (code) {
-    case ENOSPC:
-    case EDQUOT:
-      return "; free space and run again";
-    case EFBIG:
-      return "; the limit for the size of a file (ulimit -f) is reached";
-    case EACCES:
-    case EPERM:
-      return "; check the permissions";
-    case EROFS:
-      return "; this file system is mounted for reading only";
-    case ENOENT:
-      return "; check the path and its folder";
-    case EMFILE:
-    case ENFILE:
-      return "; raise the limit of open files (ulimit -n)";
-    case EIO:
-    case ESTALE:
-      return "; check the disk or the network file system, then run again";
-    default:
-      return "";
-  }
-}
 
 // Calls until it succeeds, a bounded number of times where the system asks to try again.
 template <class Call>
@@ -78,7 +55,7 @@ bool look(const std::string& path, struct stat& status) {
 }  // namespace
 
 FileError::FileError(const std::string& path, const std::string& what, int code)
-    : std::runtime_error(path + ": cannot " + what + ": " + std::strerror(code) + advice(code)),
+    : std::runtime_error(path + ": cannot " + what + ": " + std::strerror(code) + system_advice(code)),
       code_(code) {}
 
 Descriptor::Descriptor(const std::string& path, int flags) : path_(path) {

@@ -24,6 +24,8 @@ std::string system_advice(int code) {
     case ENOSPC:
     case EDQUOT:
       return "; free space and run again";
+    case EFBIG:
+      return "; the limit for the size of a file (ulimit -f) is reached";
     case EROFS:
       return "; the file system is mounted for reading only";
     case ENOMEM:

@@ -1,19 +1,13 @@
 // The bytes of the data, before anything is trained.
 #include "trainer/check_inputs.h"
 
-#include "data/atomic_file.h"
-#include "data/hash.h"
+#include "trainer/input_identity.h"
 #include "trainer/rank_agreement.h"
 #include "trainer/verify_stores.h"
 
 namespace sala {
 
 namespace {
-
-std::string hash_of_file(const std::string& path) {
-  const std::string text = read_text_file(path);
-  return xxh3_64_hex(text.data(), text.size());
-}
 
 Facts small_files(const Run& run) {
   Facts facts;

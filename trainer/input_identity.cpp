@@ -16,16 +16,6 @@ using Json = nlohmann::json;
 
 constexpr int64_t kBlockBytes = 4 << 20;
 
-std::string hash_of_file(const std::string& path) {
-  const Descriptor file(path, O_RDONLY);
-  Xxh3Stream hash(Xxh3Width::k128);
-  for (int64_t at = 0, size = file.size(); at < size; at += kBlockBytes) {
-    const std::string block = file.read(at, kBlockBytes);
-    hash.update(block.data(), block.size());
-  }
-  return hash.hex();
-}
-
 std::string hash_if_there(const std::string& path) {
   return path_exists(path) ? hash_of_file(path) : "";
 }
@@ -78,6 +68,16 @@ std::string hash_of_stores(const std::vector<std::string>& patterns, const Store
 }
 
 }  // namespace
+
+std::string hash_of_file(const std::string& path) {
+  const Descriptor file(path, O_RDONLY);
+  Xxh3Stream hash(Xxh3Width::k128);
+  for (int64_t at = 0, size = file.size(); at < size; at += kBlockBytes) {
+    const std::string block = file.read(at, kBlockBytes);
+    hash.update(block.data(), block.size());
+  }
+  return hash.hex();
+}
 
 Json input_identity(const Recipe& recipe, World& world, const StoreCatalog& stores,
                     const Json& known) {

@@ -12,6 +12,8 @@
 
 namespace sala {
 
+std::string hash_of_file(const std::string& path);  // XXH3-128 of its bytes
+
 // {"config", "tokenizer", "needles": hash; "weights": {file: {hash, stamp}}; "stores": {source:
 // hash}}. The weights are hashed whole, shared out over the ranks, except files that still have the
 // stamp (size, times, inode) of `known`, an identity from before. All ranks call it and get the

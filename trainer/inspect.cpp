@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "data/atomic_file.h"
+#include "data/file_calls.h"
 #include "data/hdf5_file.h"
 #include "data/input_file.h"
 #include "model/convert.h"
@@ -139,14 +140,6 @@ std::string newest_checkpoint(const std::string& run_folder) {
   return newest;
 }
 
-// Replacing a device or FIFO by a file would destroy it.
-void require_replaceable(const std::string& path) {
-  std::error_code none;
-  const fs::file_status status = fs::status(path, none);
-  if (path.empty() || !fs::exists(status) || fs::is_regular_file(status)) return;
-  throw std::runtime_error(path + ": expected a file or nothing there, to write to");
-}
-
 }  // namespace
 
 std::string describe_folder(const std::string& folder) {
@@ -181,8 +174,9 @@ void inspect(const InspectOptions& o) {
     fmt::print("{}", describe_folder(o.folder));
     return;
   }
-  require_replaceable(o.logits_file);
-  require_replaceable(o.out_file);
+  for (const std::string& file : {o.logits_file, o.out_file}) {
+    if (!file.empty()) static_cast<void>(replaceable_file(file));  // before any work is done
+  }
   const ModelConfig config = read_model_config(o.folder);
   check_weights(o.folder, model_layouts(config));  // before memory is taken for what it claims
   const Rows rows = read_ids(o.ids_file, config.vocab_size);

@@ -42,6 +42,11 @@ class ExportStage : public Stage {
       problems.add(path + ".folder", fmt::format("{} would hold {}, {}: choose a folder of its own",
                                                  shown(folder_), key, shown(other)));
     }
+    for (const char* own : {"/checkpoints", "/scores", "/stores"}) {
+      if (!problems.knows("run.folder") || !lies_in(folder_, recipe.run.folder + own)) continue;
+      problems.add(path + ".folder",
+                   fmt::format("{} is a folder of the run itself: choose another", shown(folder_)));
+    }
     for (const auto& stage : recipe.stages) {
       const auto* other = dynamic_cast<const ExportStage*>(stage.get());
       if (other == this) break;

@@ -39,7 +39,7 @@ void Schedule::describe(Fields& fields, Need need) {
                     ? "Peak learning rate."
                     : "Peak learning rate. 0 = by the model's size, as HALO's table: 1e-4, 5e-5 "
                       "and 3e-5 for 1.7B, 4B and 8B parameters, 1e-4 (1.7B / parameters)^0.8 "
-                      "between and beyond.");
+                      "between and beyond, at most 1e-3.");
   fields.choice("schedule", kind, {"constant", "cosine", "exponential", "wsd"}, Need::kOptional,
                 "Learning rate after the warm-up: constant; cosine or exponential from lr to "
                 "end_lr; wsd: constant, then linear to end_lr over the last decay_frac of the "
@@ -105,7 +105,7 @@ double Schedule::at(int64_t step, int64_t num_steps) const {
 }
 
 double safe_lr(int64_t num_parameters) {
-  return 1e-4 * std::pow(1.7e9 / static_cast<double>(num_parameters), 0.8);
+  return std::min(1e-3, 1e-4 * std::pow(1.7e9 / static_cast<double>(num_parameters), 0.8));
 }
 
 void ParameterRule::describe(Fields& fields) {

@@ -133,6 +133,26 @@ TEST(Preflight, WhatIsDoneAndWhatIsUnderWayAreNotAskedAgain) {
   }
 }
 
+TEST(Preflight, AnExportIsOfAModelThatWasMadeIntoAFolderOfItsOwn) {
+  TemporaryFolder folder;
+  write_toy(folder);
+  const std::string head =
+      edited(kToyRecipe.substr(0, kToyRecipe.find("stages:")), "folder: run", "folder: /r") +
+      "stages:\n";
+  const std::string train =
+      "  - train: {tokens: 8K, row_length: 256, batch_tokens: 512, data: {b: 1}, lr: 1e-3}\n";
+  const auto problems = [&](const std::string& stages) {
+    return read_toy(folder, head + stages)->problems.text();
+  };
+  EXPECT_EQ(problems(train + "  - export: {folder: /r/export}\n"), "");
+  EXPECT_NE(problems("  - export: {folder: out}\n" + train).find("converted or trained"),
+            std::string::npos);
+  for (const char* own : {"/r/checkpoints", "/r/./scores/x", "/r/checkpoints/../checkpoints/x"}) {
+    const std::string found = problems(train + "  - export: {folder: " + own + "}\n");
+    EXPECT_NE(found.find("is a folder of the run itself"), found.npos) << own << ": " << found;
+  }
+}
+
 TEST(Preflight, AHybridIsNoSourceOfAConversion) {
   TemporaryFolder folder;
   write_toy(folder);

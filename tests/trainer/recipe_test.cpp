@@ -156,6 +156,7 @@ TEST(Schedule, WarmsUpByAShareOfTheStepsUnlessTold) {
 TEST(Schedule, TheSafeRateFollowsHalosTable) {
   EXPECT_NEAR(safe_lr(1'700'000'000), 1e-4, 1e-6);
   EXPECT_NEAR(safe_lr(4'000'000'000), 5e-5, 1e-6);
+  EXPECT_DOUBLE_EQ(safe_lr(3'000'000), 1e-3);
   EXPECT_NEAR(safe_lr(8'000'000'000), 3e-5, 2e-6);
 }
 
