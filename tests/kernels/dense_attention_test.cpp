@@ -91,6 +91,36 @@ TEST_P(DenseAttention, OfADocumentDoesNotDependOnItsNeighbours) {
   }
 }
 
+TEST_P(DenseAttention, WhatIsNotFiniteStaysInItsDocument) {
+  const int64_t T = 330, begin = 70, end = 200;
+  const Documents docs = DocumentCase{{0, begin, end}, T}.on(device());
+  const std::vector<at::Tensor> x{random({T, 4, 64}), random({T, 2, 64}), random({T, 2, 64}),
+                                  random({T, 4, 64})};  // q, k, v, d_o
+  const auto run = [&](const std::vector<at::Tensor>& y) -> std::vector<at::Tensor> {
+    const auto [o, lse] = dense_attention_forward(y[0], y[1], y[2], docs, docs, 0.2);
+    const auto [dq, dk, dv] =
+        dense_attention_backward(y[3], y[0], y[1], y[2], o, lse, docs, docs, 0.2);
+    return {dq, dk, dv, o};
+  };
+  const std::vector<at::Tensor> before = run(x);
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (const auto& [token, value] :
+         std::vector<std::pair<int64_t, double>>{{begin, HUGE_VAL}, {end - 1, NAN}}) {
+      std::vector<at::Tensor> bad = x;
+      bad[i] = x[i].clone();
+      bad[i][token].fill_(value);
+      const std::vector<at::Tensor> after = run(bad);
+      for (size_t n = 0; n < after.size(); ++n) {
+        // v does not enter dv, and d_o not o.
+        if ((i == 2 && n == 2) || (i == 3 && n == 3)) continue;
+        SCOPED_TRACE(::testing::Message()
+                     << "input " << i << "[" << token << "] = " << value << ", result " << n);
+        expect_stays_between(before[n], after[n], begin, end);
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Places, DenseAttention, all_places(), place_name);
 
 TEST(DenseAttentionGradient, IsTheFiniteDifference) {
