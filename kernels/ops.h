@@ -88,6 +88,11 @@ std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, 
                                                            const at::Tensor& v,
                                                            const Documents& q_docs,
                                                            const Documents& k_docs, double scale);
+// o alone, for a pass that no backward follows (teachers, evaluation): CUDA bf16 takes cuDNN where
+// the row is one document of 2K tokens or more, a multiple of 1K, and the flash kernel elsewhere.
+// Not for a forward that is computed again with a backward: the two differ by rounding.
+at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const Documents& q_docs, const Documents& k_docs, double scale);
 // Returns dq, dk, dv; deterministic.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
