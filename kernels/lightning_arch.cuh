@@ -74,28 +74,26 @@ struct Ampere {
     (static_cast<void>(results), ...);
   }
 
-  // The tiles of a block, kStages at once. `locate` gives the place {token, head} of the next tile.
+  // The tiles of a block, kStages at once. `locate` gives the TilePlace of the next tile.
   template <int kCount, int HS, int kStages>
   struct Pipe {
     static constexpr int kTile = HS / 64 * kHalfBytes, kStage = kCount * kTile;
     const PlainInputs<kCount>& inputs;
     char* shared;
-    int num_threads, num_tiles;
-    int64_t num_tokens;
-    int num_heads;
+    int num_threads, num_tiles, num_heads;
     int started = 0;
 
     template <class Locate>
     __device__ __forceinline__ void start_next(Locate& locate) {
       if (started < num_tiles) {
-        const int2 place = locate();
+        const TilePlace place = locate();
         const uint32_t stage = tiles::shared_address(shared) + (started % kStages) * kStage;
         constexpr int kPieces = HS / 8;  // of a row
         for (int i = threadIdx.x; i < kTileTokens * kPieces; i += num_threads) {
           const int row = i / kPieces, piece = i % kPieces;
-          const int64_t token = place.x + row;
-          const bool valid = token >= 0 && token < num_tokens;
-          const int64_t from = ((valid ? token : 0) * num_heads + place.y) * HS + piece * 8;
+          const bool valid = row < place.num_tokens;
+          const int64_t token = place.token + (valid ? row : 0);
+          const int64_t from = (token * num_heads + place.head) * HS + piece * 8;
           const uint32_t to =
               stage + (piece / 8) * kHalfBytes + tiles::piece_offset(row, piece % 8);
 #pragma unroll
@@ -120,6 +118,8 @@ struct Ampere {
       if constexpr (kStages == 2) start_next(locate);
       return shared + (i % kStages) * kStage;
     }
+    template <int...>
+    __device__ __forceinline__ void clear_behind(char*, int) const {}  // the copies did
     __device__ __forceinline__ void leave(int, const Lane&) {}
   };
 
@@ -144,6 +144,7 @@ struct Ampere {
 
 struct Hopper {
   static constexpr bool kHasProducer = true;
+  static constexpr int kClearedBarrier = 15;  // the kernels count theirs from 0
   template <int kCount>
   using Inputs = MappedInputs<kCount>;
 
@@ -193,11 +194,12 @@ struct Hopper {
     static constexpr int kTile = HS / 64 * kHalfBytes, kStage = kCount * kTile;
     char* shared;
     uint64_t *full, *empty;  // kStages each
+    int num_consumers;       // threads, the first of the block
 
-    __device__ __forceinline__ void init(int num_warps) {
+    __device__ __forceinline__ void init() {
       for (int s = 0; s < kStages; ++s) {
         hopper::barrier_init(&full[s], 1);
-        hopper::barrier_init(&empty[s], num_warps);
+        hopper::barrier_init(&empty[s], num_consumers / 32);
       }
       hopper::barrier_init_done();
     }
@@ -209,13 +211,13 @@ struct Hopper {
         const int s = i % kStages;
         if (i >= kStages) hopper::barrier_wait(&empty[s], (i / kStages - 1) & 1);
         hopper::barrier_expect(&full[s], kStage);
-        const int2 place = locate();
+        const TilePlace place = locate();
 #pragma unroll
         for (int n = 0; n < kCount; ++n) {
 #pragma unroll
           for (int half = 0; half < HS / 64; ++half) {
             hopper::copy_box(shared + s * kStage + n * kTile + half * kHalfBytes, &inputs.maps[n],
-                             64 * half, place.y, place.x, &full[s]);
+                             64 * half, place.head, place.token, &full[s]);
           }
         }
       }
@@ -225,6 +227,22 @@ struct Hopper {
       const int s = i % kStages;
       hopper::barrier_wait(&full[s], (i / kStages) & 1);
       return shared + s * kStage;
+    }
+    // A box is 64 tokens, whatever document they are of. In tensors that a product sums over
+    // tokens, the rows behind the tile's own become zeros: a weight of zero would let infinities
+    // through. For all consumers together, at a tile that they have entered.
+    template <int... kTensors>
+    __device__ __forceinline__ void clear_behind(char* stage, int num_tokens) const {
+      if (num_tokens == kTileTokens) return;
+      const int begin = num_tokens * tiles::kRowBytes + static_cast<int>(threadIdx.x) * 16;
+      for (int half = 0; half < HS / 64; ++half) {
+        for (int i = begin; i < kHalfBytes; i += num_consumers * 16) {
+          ((*reinterpret_cast<uint4*>(stage + kTensors * kTile + half * kHalfBytes + i) = uint4{}),
+           ...);
+        }
+      }
+      hopper::fence_async_shared();
+      tiles::named_barrier(kClearedBarrier, num_consumers);
     }
     __device__ __forceinline__ void leave(int i, const Lane& at) {
       if (at.lane == 0) hopper::barrier_arrive(&empty[i % kStages]);

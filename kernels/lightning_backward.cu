@@ -112,6 +112,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
     // Before any product is under way: the compiler would wait for them all.
     state.scale(decay[length]);
     char* stage = pipe.enter(i, locate);
+    pipe.template clear_behind<0, 3>(stage, length);  // q, g
     const uint32_t q = tiles::shared_address(stage), k = q + Plan::kTile;
     const uint32_t v = k + Plan::kTile, g = v + Plan::kTile;
     const uint32_t own = kMakesDk ? v : k, other = kMakesDk ? g : q, mixed = kMakesDk ? q : g;
@@ -129,7 +130,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
 
     uint32_t left[4][4];
     load_weighted_transpose(left, stage + (state.first_row / 64) * kHalfBytes, at,
-                            [&](int j) { return j < length ? decay[j + 1] : 0.f; });
+                            [&](int j) { return decay[j + 1]; });
     Arch::begin();
     Arch::template add_by_columns<HS>(state.x, left, g, kHalfBytes, at);
     Arch::commit();
@@ -139,7 +140,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
 #pragma unroll
     for (int e = 0; e < 32; ++e) {
       const int row = at.row + ((e / 2) % 2) * 8, column = (e / 4) * 8 + at.column + e % 2;
-      p[e] = column < length ? p[e] * decay[column - row] : 0.f;
+      p[e] *= decay[column - row];
     }
 #pragma unroll
     for (int e = 0; e < HS / 2; ++e) out[e] *= outer[(e / 2) % 2];
@@ -198,7 +199,7 @@ __global__ void __launch_bounds__(Backward<Arch, HS, kStages>::kThreads, 1)
   tile.seek(first + num_tiles - 1, line);
   Tile ahead = tile;  // the next to load
   auto locate = [&] {
-    const int2 place = {ahead.begin(), ahead.head};
+    const TilePlace place = ahead.place();
     ahead.previous(line);
     return place;
   };
@@ -208,8 +209,8 @@ __global__ void __launch_bounds__(Backward<Arch, HS, kStages>::kThreads, 1)
                                       tables[kMakesDk ? 0 : 1], line, states, kMakesDk ? dk : dv);
   };
   if constexpr (!Arch::kHasProducer) {
-    typename Arch::template Pipe<4, HS, kStages> pipe{inputs,    shared,          Plan::kThreads,
-                                                      num_tiles, line.num_tokens, line.num_heads};
+    typename Arch::template Pipe<4, HS, kStages> pipe{inputs, shared, Plan::kThreads, num_tiles,
+                                                      line.num_heads};
     if (threadIdx.x < tiles::kWarpgroup) {
       consume_as(std::true_type{}, pipe);
     } else {
@@ -218,8 +219,8 @@ __global__ void __launch_bounds__(Backward<Arch, HS, kStages>::kThreads, 1)
   } else {
 #ifdef SALA_SM90A
     __shared__ uint64_t full[kStages], empty[kStages];
-    typename Arch::template Pipe<4, HS, kStages> pipe{shared, full, empty};
-    if (threadIdx.x == 0) pipe.init(Plan::kConsumers / 32);
+    typename Arch::template Pipe<4, HS, kStages> pipe{shared, full, empty, Plan::kConsumers};
+    if (threadIdx.x == 0) pipe.init();
     __syncthreads();
     if (threadIdx.x >= Plan::kConsumers) {
       hopper::keep_registers<24>();

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
@@ -152,17 +153,55 @@ inline at::Tensor port_states(const LightningPorts& ports, const at::Tensor& sta
   return x.contiguous();
 }
 
-// link (NH, R, n + P) times the states of the chunks (NH * n, HS, HS) and of the ports
-// (NH, P, HS, HS) -> (NH, R, HS, HS).
-inline at::Tensor transfer(const at::Tensor& link, const at::Tensor& chunks,
-                           const at::Tensor& ports) {
-  const int64_t NH = link.size(0), HS = chunks.size(1);
-  const at::Tensor flat = chunks.view({NH, -1, HS * HS});
-  at::Tensor sum = at::bmm(link.narrow(2, 0, flat.size(1)), flat);
-  if (ports.defined()) {
-    sum.baddbmm_(link.narrow(2, flat.size(1), ports.size(1)), ports.reshape({NH, -1, HS * HS}));
+// Which rows of a link (its chunks or its ports) are of a document: contiguous, maybe none.
+inline LightningRows chunk_rows(const LightningSegment& segment, int64_t doc) {
+  const auto is_before = [](const LightningChunk& c, int64_t d) { return c.doc < d; };
+  const auto begin = segment.chunks.begin(), end = segment.chunks.end();
+  const auto first = std::lower_bound(begin, end, doc, is_before);
+  return {first - begin, std::lower_bound(first, end, doc + 1, is_before) - first};
+}
+inline LightningRows port_rows(const LightningPorts& ports, int64_t doc) {
+  const int64_t row = doc - ports.first;
+  return row < 0 || row >= ports.count ? LightningRows{} : LightningRows{row, 1};
+}
+
+// link (NH, R, n + P) times the states of the chunks (NH * n, HS, HS) and of the ports `from`
+// (NH, P, HS, HS) -> (NH, R, HS, HS). rows_of(document) tells which of the R rows are its. One
+// product per document: across documents links are zero, which would let infinities through.
+template <class RowsOf>
+at::Tensor transfer(const at::Tensor& link, const LightningSegment& segment, const RowsOf& rows_of,
+                    const at::Tensor& chunks, const LightningPorts& from, const at::Tensor& ports) {
+  const int64_t NH = link.size(0), HS = chunks.size(1), n = segment.num_chunks();
+  const at::Tensor flat = chunks.view({NH, n, HS * HS});
+  const at::Tensor flat_ports =
+      ports.defined() ? ports.reshape({NH, from.count, HS * HS}) : at::Tensor();
+  at::Tensor sum = at::zeros({NH, link.size(1), HS * HS}, chunks.options());
+  for (int64_t doc = segment.first_doc; doc <= segment.last_doc; ++doc) {
+    const LightningRows rows = rows_of(doc), inside = chunk_rows(segment, doc);
+    if (rows.count == 0) continue;
+    const at::Tensor to = link.narrow(1, rows.first, rows.count);
+    at::Tensor out = sum.narrow(1, rows.first, rows.count);
+    out.baddbmm_(to.narrow(2, inside.first, inside.count),
+                 flat.narrow(1, inside.first, inside.count));
+    const LightningRows port = port_rows(from, doc);
+    if (port.count == 0) continue;
+    out.baddbmm_(to.narrow(2, n + port.first, 1), flat_ports.narrow(1, port.first, 1));
   }
   return sum.view({NH, -1, HS, HS});
+}
+// To the start of every chunk (its end, where the link is transposed), and to the ports `to`.
+inline at::Tensor to_chunks(const at::Tensor& link, const LightningSegment& segment,
+                            const at::Tensor& chunks, const LightningPorts& from,
+                            const at::Tensor& ports) {
+  const auto rows_of = [&](int64_t doc) { return chunk_rows(segment, doc); };
+  return transfer(link.narrow(1, 0, segment.num_chunks()), segment, rows_of, chunks, from, ports);
+}
+inline at::Tensor to_ports(const at::Tensor& link, const LightningSegment& segment,
+                           const LightningPorts& to, const at::Tensor& chunks,
+                           const LightningPorts& from, const at::Tensor& ports) {
+  const auto rows_of = [&](int64_t doc) { return port_rows(to, doc); };
+  return transfer(link.narrow(1, segment.num_chunks(), to.count), segment, rows_of, chunks, from,
+                  ports);
 }
 
 }  // namespace sala

@@ -78,7 +78,6 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_composed(
       at::empty({docs.count(), form.NH, form.HS, form.HS}, q.options().dtype(form.wide));
   at::Tensor carry;  // (NH, 1, HS, HS)
   for (const LightningSegment& segment : form.plan.segments) {
-    const int64_t n = segment.num_chunks();
     const LightningPorts ins = in_ports(segment, initial_state.defined());
     const LightningPorts outs = out_ports(segment, true);
     const at::Tensor link = form.link(segment, ins, outs);
@@ -87,8 +86,8 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_composed(
     const at::Tensor vc = form.load(v, segment);
     const at::Tensor gained = form.gained(kc, vc, form.to_end(segment));
     const at::Tensor before =
-        transfer(link.narrow(1, 0, n), gained, entering).view(gained.sizes()).to(form.dtype);
-    const at::Tensor leaving = transfer(link.narrow(1, n, outs.count), gained, entering);
+        to_chunks(link, segment, gained, ins, entering).view(gained.sizes()).to(form.dtype);
+    const at::Tensor leaving = to_ports(link, segment, outs, gained, ins, entering);
 
     form.store(o, segment,
                form.across_and_inside(qc, before, form.from_start, form.masked_scores(qc, kc), vc));
@@ -115,7 +114,7 @@ std::vector<at::Tensor> crossing_states(const LightningChunks& form, const at::T
     const at::Tensor gained =
         form.gained(form.load(k, segment), form.load(v, segment), form.to_end(segment));
     const at::Tensor link = form.link(segment, ins, outs);
-    carry[i + 1] = transfer(link.narrow(1, segment.num_chunks(), 1), gained,
+    carry[i + 1] = to_ports(link, segment, outs, gained, ins,
                             port_states(ins, initial_state, carry[i], segment.continues_in, 0));
   }
   return carry;
@@ -136,7 +135,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_co
   at::Tensor d_carry;  // (NH, 1, HS, HS): gradient of the state that crosses to the right
   for (size_t i = form.plan.segments.size(); i-- > 0;) {
     const LightningSegment& segment = form.plan.segments[i];
-    const int64_t n = segment.num_chunks();
     const LightningPorts ins = in_ports(segment, initial_state.defined());
     const LightningPorts outs = out_ports(segment, d_final_state.defined());
     const at::Tensor link = form.link(segment, ins, outs);
@@ -148,15 +146,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_co
     const at::Tensor gained = form.gained(kc, vc, to_end);
     const at::Tensor entering = port_states(ins, initial_state, carry[i], segment.continues_in, 0);
     const at::Tensor before =
-        transfer(link.narrow(1, 0, n), gained, entering).view(gained.sizes()).to(form.dtype);
+        to_chunks(link, segment, gained, ins, entering).view(gained.sizes()).to(form.dtype);
     // The same walk from the right: what each chunk's queries ask of the state before it.
     const at::Tensor asked = bmm_wide(form.weighted(qc, form.from_start).transpose(1, 2), gc);
     const at::Tensor d_leaving =
         port_states(outs, d_final_state, d_carry, segment.continues_out, outs.count - 1);
     const at::Tensor d_after =
-        transfer(back.narrow(1, 0, n), asked, d_leaving).view(gained.sizes()).to(form.dtype);
+        to_chunks(back, segment, asked, outs, d_leaving).view(gained.sizes()).to(form.dtype);
     if (ins.count > 0) {
-      const at::Tensor d_entering = transfer(back.narrow(1, n, ins.count), asked, d_leaving);
+      const at::Tensor d_entering = to_ports(back, segment, ins, asked, outs, d_leaving);
       if (segment.continues_in) d_carry = d_entering.narrow(1, 0, 1);
       // The row of a document that began earlier is overwritten by the segment in which it begins.
       if (d_initial.defined()) {

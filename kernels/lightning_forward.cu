@@ -111,7 +111,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
     const int length = tile.length();
     // Before any product is under way: the compiler would wait for them all.
     state.scale(decay[length]);
-    const char* stage = pipe.enter(i, locate);
+    char* stage = pipe.enter(i, locate);
+    pipe.template clear_behind<1, 2>(stage, length);  // k, v
     const uint32_t q = tiles::shared_address(stage), k = q + Plan::kTile;
     const uint32_t v = k + Plan::kTile + group * kHalfBytes;
     float p[32], out[32];
@@ -187,19 +188,19 @@ __global__ void __launch_bounds__(Forward<Arch, HS, kStages>::kThreads,
   tile.seek(first, line);
   Tile ahead = tile;  // the next to load
   auto locate = [&] {
-    const int2 place = {ahead.begin(), ahead.head};
+    const TilePlace place = ahead.place();
     ahead.next(line);
     return place;
   };
   if constexpr (!Arch::kHasProducer) {
-    typename Arch::template Pipe<3, HS, kStages> pipe{inputs,    shared,          Plan::kThreads,
-                                                      num_tiles, line.num_tokens, line.num_heads};
+    typename Arch::template Pipe<3, HS, kStages> pipe{inputs, shared, Plan::kThreads, num_tiles,
+                                                      line.num_heads};
     consume<Arch, Plan, HS>(pipe, locate, tile, num_tiles, shared, tables, line, states, o);
   } else {
 #ifdef SALA_SM90A
     __shared__ uint64_t full[kStages], empty[kStages];
-    typename Arch::template Pipe<3, HS, kStages> pipe{shared, full, empty};
-    if (threadIdx.x == 0) pipe.init(Plan::kConsumers / 32);
+    typename Arch::template Pipe<3, HS, kStages> pipe{shared, full, empty, Plan::kConsumers};
+    if (threadIdx.x == 0) pipe.init();
     __syncthreads();
     if (threadIdx.x >= Plan::kConsumers) {
       hopper::keep_registers<HS == 64 ? 40 : 24>();

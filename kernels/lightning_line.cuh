@@ -16,6 +16,11 @@ __host__ __device__ inline int64_t range_begin(int64_t range, const LightningLin
   return range * (static_cast<int64_t>(line.num_heads) * line.num_tiles) / line.num_ranges;
 }
 
+// Where the rows of a tile come from. Behind them lie another document's tokens, or none.
+struct TilePlace {
+  int token, head, num_tokens;
+};
+
 // One tile of the line: its head and document and where they lie.
 struct Tile {
   int head, number;  // number: within the head
@@ -69,6 +74,7 @@ struct Tile {
     return doc_begin + (number - doc_first_tile) * kTileTokens;
   }
   __device__ __forceinline__ int length() const { return min(kTileTokens, doc_end - begin()); }
+  __device__ __forceinline__ TilePlace place() const { return {begin(), head, length()}; }
   __device__ __forceinline__ bool starts_document() const { return number == doc_first_tile; }
   __device__ __forceinline__ bool ends_document() const { return number == doc_last_tile; }
   __device__ __forceinline__ int64_t line_place(int tile_of_head, const LightningLine& line) const {

@@ -49,6 +49,10 @@ LightningPlan plan_lightning(const Documents& docs, at::Device device);
 struct LightningPorts {
   int64_t first = 0, count = 0;
 };
+// A run of a link's rows.
+struct LightningRows {
+  int64_t first = 0, count = 0;
+};
 
 // exp(-slope * distance), (NH, ...) in `dtype` on the device of `slopes` (NH) fp64. `distance` fp64
 // on the CPU, any shape, never negative; infinity gives 0. Weights below e^-60 are set to 0, which

@@ -34,8 +34,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, const Tile& 
   const int tokens_right = tile.doc_end - tile.begin();
   const auto weight = [&](int i, int j) {  // of token j of tile i
     const float beyond = decay.far(static_cast<float>(distance_of(i)));
-    if (!kFromRight) return beyond * decay[kTileTokens - 1 - j];
-    return distance_of(i) + j < tokens_right ? beyond * decay[j + 1] : 0.f;
+    return beyond * decay[kFromRight ? j + 1 : kTileTokens - 1 - j];
   };
   float sum[HS / 2];  // 64 rows x HS columns
 #pragma unroll
@@ -43,12 +42,16 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, const Tile& 
 
   for (int i = 0; i < num_tiles; i += kTogether) {
     uint32_t left[kTogether][4][4];
-    const char* stages[kTogether];
+    char* stages[kTogether];
 #pragma unroll
     for (int n = 0; n < kTogether; ++n) {
       const int at_tile = min(i + n, num_tiles - 1);
       const float share = i + n < num_tiles ? 1 : 0;  // an odd last tile is taken with nothing
       stages[n] = pipe.enter(at_tile, locate);
+      if constexpr (kFromRight) {  // only a document's last tile is shorter than others
+        pipe.template clear_behind<0, 1>(stages[n],
+                                         min(kTileTokens, tokens_right - distance_of(at_tile)));
+      }
       load_weighted_transpose(left[n], stages[n] + group * kHalfBytes, at,
                               [&](int j) { return share * weight(at_tile, j); });
     }
@@ -98,7 +101,8 @@ __global__ void __launch_bounds__(EndStates<Arch, HS>::kThreads, EndStates<Arch,
   int ahead = 0;  // the next to load
   auto locate = [&] {
     const int distance = distance_of(ahead++);
-    return int2{tile.begin() + (kFromRight ? distance : -kTileTokens - distance), tile.head};
+    const int token = tile.begin() + (kFromRight ? distance : -kTileTokens - distance);
+    return TilePlace{token, tile.head, min(kTileTokens, tile.doc_end - token)};
   };
   DecayTable decay{table, 0};
   decay.fill(line.rate[tile.head], threadIdx.x, Plan::kThreads);
@@ -106,14 +110,14 @@ __global__ void __launch_bounds__(EndStates<Arch, HS>::kThreads, EndStates<Arch,
 
   if constexpr (!Arch::kHasProducer) {
     __syncthreads();
-    typename Arch::template Pipe<2, HS, Plan::kStages> pipe{
-        inputs, shared, Plan::kThreads, num_tiles, line.num_tokens, line.num_heads};
+    typename Arch::template Pipe<2, HS, Plan::kStages> pipe{inputs, shared, Plan::kThreads,
+                                                            num_tiles, line.num_heads};
     consume<Arch, HS, kFromRight>(pipe, locate, tile, num_tiles, distance_of, decay, state);
   } else {
 #ifdef SALA_SM90A
     __shared__ uint64_t full[Plan::kStages], empty[Plan::kStages];
-    typename Arch::template Pipe<2, HS, Plan::kStages> pipe{shared, full, empty};
-    if (threadIdx.x == 0) pipe.init(Plan::kConsumers / 32);
+    typename Arch::template Pipe<2, HS, Plan::kStages> pipe{shared, full, empty, Plan::kConsumers};
+    if (threadIdx.x == 0) pipe.init();
     __syncthreads();
     if (threadIdx.x < Plan::kConsumers) {
       consume<Arch, HS, kFromRight>(pipe, locate, tile, num_tiles, distance_of, decay, state);

@@ -88,6 +88,11 @@ std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, 
                                                            const at::Tensor& v,
                                                            const Documents& q_docs,
                                                            const Documents& k_docs, double scale);
+// o alone, for a pass that no backward follows (teachers, evaluation): CUDA bf16 takes cuDNN where
+// the row is one document of 2K tokens or more, a multiple of 1K, and the flash kernel elsewhere.
+// Not for a forward that is computed again with a backward: the two differ by rounding.
+at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const Documents& q_docs, const Documents& k_docs, double scale);
 // Returns dq, dk, dv; deterministic.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -144,8 +149,8 @@ at::Tensor lightning_slopes(int64_t num_heads);
 // not wanted: it is as large as 64 KB per document and head). bf16 on CUDA with HS 64 or 128: the
 // kernels of lightning_launch.h, the same bits at every call; one-token documents on CUDA: one
 // kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, finite slopes >= 0,
-// scale not 0. Values must be finite: one that is not may also reach the last 64 tokens of the
-// document before its own.
+// scale not 0. A value that is not finite stays in its document, where it also reaches up to 63
+// tokens before its own.
 std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v, const at::Tensor& slopes,
                                                      const Documents& docs, double scale,

@@ -1,6 +1,9 @@
 // Softmax attention of the source model.
+#include <ATen/core/grad_mode.h>
+
 #include <cmath>
 
+#include "kernels/ops.h"
 #include "model/autograd.h"
 #include "model/mixers.h"
 
@@ -17,6 +20,16 @@ at::Tensor append_to_cache(at::Tensor& cache, const at::Tensor& x, int64_t num_b
   }
   cache.narrow(0, num_before, x.size(0)).copy_(x);
   return cache.narrow(0, 0, total);
+}
+
+at::Tensor attend_dense(const MixerCall& call, const at::Tensor& q, const at::Tensor& k,
+                        const at::Tensor& v, const Documents& q_docs, const Documents& k_docs,
+                        double scale) {
+  // A forward that will be recomputed has no graph either, but somewhere to save for it.
+  const bool forward_only = call.saved == nullptr && !at::GradMode::is_enabled();
+  if (!forward_only) return dense_attention(q, k, v, q_docs, k_docs, scale);
+  return dense_attention_output(q.contiguous(), k.contiguous(), v.contiguous(), q_docs, k_docs,
+                                scale);
 }
 
 at::Tensor full_attention(const MixerCall& call, const at::Tensor& x) {
@@ -39,7 +52,7 @@ at::Tensor full_attention(const MixerCall& call, const at::Tensor& x) {
   }
   const double scale = 1.0 / std::sqrt(static_cast<double>(c.head_size));
   at::Tensor o_TC =
-      dense_attention(q_THD, k_TKD, v_TKD, call.env.batch->docs, call.env.key_docs, scale)
+      attend_dense(call, q_THD, k_TKD, v_TKD, call.env.batch->docs, call.env.key_docs, scale)
           .reshape({T, c.q_size()});
   at::Tensor y_TC = at::linear(o_TC, w["o_proj.weight"], w.find("o_proj.bias"));
   if (call.env.tap) (*call.env.tap)(call.layer, x, o_TC, y_TC);

@@ -26,6 +26,11 @@ at::Tensor lightning_mixer(const MixerCall& call, const at::Tensor& x);
 
 at::Tensor mixer_forward(Mixer mixer, const MixerCall& call, const at::Tensor& x);
 
+// dense_attention (autograd.h), or its faster forward in a pass that no backward follows.
+at::Tensor attend_dense(const MixerCall& call, const at::Tensor& q, const at::Tensor& k,
+                        const at::Tensor& v, const Documents& q_docs, const Documents& k_docs,
+                        double scale);
+
 // Appends new keys or values (T, NKV, HS) to the kept ones; returns a view of all so far.
 at::Tensor append_to_cache(at::Tensor& cache, const at::Tensor& x, int64_t num_before);
 

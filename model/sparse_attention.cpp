@@ -64,7 +64,7 @@ at::Tensor attend(const MixerCall& call, const Heads& h) {
     const bool is_long = call.env.sparse && length >= call.config.sparse.dense_len;
     (is_long ? long_docs : short_docs).push_back(d);
   }
-  if (long_docs.empty()) return dense_attention(h.q, h.k, h.v, q_docs, k_docs, h.scale);
+  if (long_docs.empty()) return attend_dense(call, h.q, h.k, h.v, q_docs, k_docs, h.scale);
   if (short_docs.empty()) return attend_sparse(call, h, q_docs, k_docs);
 
   Subset dense = take_documents(q_docs, k_docs, short_docs, h.q.device());
@@ -74,8 +74,8 @@ at::Tensor attend(const MixerCall& call, const Heads& h) {
                  h.v.index_select(0, s.k_rows), h.scale};
   };
   Heads dense_heads = pick(dense);
-  at::Tensor o_dense = dense_attention(dense_heads.q, dense_heads.k, dense_heads.v, dense.q_docs,
-                                       dense.k_docs, h.scale);
+  at::Tensor o_dense = attend_dense(call, dense_heads.q, dense_heads.k, dense_heads.v, dense.q_docs,
+                                    dense.k_docs, h.scale);
   at::Tensor o_sparse = attend_sparse(call, pick(sparse), sparse.q_docs, sparse.k_docs);
   at::Tensor order = at::argsort(at::cat({dense.q_rows, sparse.q_rows}));
   return at::cat({o_dense, o_sparse}).index_select(0, order);

@@ -83,6 +83,13 @@ BenchRun dense_run(const BenchShape& s, bool backward) {
   };
 }
 
+BenchRun dense_output_run(const BenchShape& s) {
+  const at::Tensor q = s.normal_heads(), k = at::randn_like(q), v = at::randn_like(q);
+  const Documents docs = s.packed();
+  const double scale = scale_of(s);
+  return [=]() -> BenchTensors { return {dense_attention_output(q, k, v, docs, docs, scale)}; };
+}
+
 }  // namespace
 
 std::vector<BenchOp> attention_bench_ops() {
@@ -105,6 +112,8 @@ std::vector<BenchOp> attention_bench_ops() {
        prepare_run<dense_run, false>, kDenseTokens},
       {"dense_attention", "bwd", kHeads, head_shape_text, head_bytes(8), causal_flops(5),
        prepare_run<dense_run, true>, kDenseTokens},
+      {"dense_output", "fwd", kHeads, head_shape_text, head_bytes(4), causal_flops(2),
+       dense_output_run, kDenseTokens},
   };
 }
 

@@ -61,6 +61,16 @@ struct DocumentCase {
   }
 };
 
+// What is not finite must not leave the document (or row) that it is in: rows of `after` outside
+// [begin, end) are the bits of `before`, inside some are not finite.
+inline void expect_stays_between(const at::Tensor& before, const at::Tensor& after, int64_t begin,
+                                 int64_t end) {
+  EXPECT_TRUE(bit_equal(after.slice(0, 0, begin), before.slice(0, 0, begin)));
+  EXPECT_TRUE(bit_equal(after.slice(0, end), before.slice(0, end)));
+  EXPECT_TRUE(before.isfinite().all().item<bool>());
+  EXPECT_FALSE(after.isfinite().all().item<bool>());
+}
+
 // d f / d x along `direction` by central differences, fp64.
 inline double slope_along(const std::function<double(const at::Tensor&)>& f, const at::Tensor& x,
                           const at::Tensor& direction) {

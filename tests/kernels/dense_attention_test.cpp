@@ -91,6 +91,56 @@ TEST_P(DenseAttention, OfADocumentDoesNotDependOnItsNeighbours) {
   }
 }
 
+// On a GPU the longer row is cuDNN's, the others the flash kernel's.
+TEST_P(DenseAttention, OutputAloneIsThatOfTheForward) {
+  const std::vector<std::tuple<int64_t, int64_t, int64_t>> heads{{4, 2, 64}, {6, 1, 128}};
+  for (const auto& [NH, NKV, HS] : heads) {
+    for (const DocumentCase& c :
+         {DocumentCase{{0}, 129}, {{0, 1, 4, 21}, 90}, {{0, 500}, 2048}, {{0}, 2048}}) {
+      if (!device().is_cuda() && c.num_tokens > 129) continue;  // the same code there
+      SCOPED_TRACE(::testing::Message()
+                   << c.num_tokens << " x " << NH << "/" << NKV << " x " << HS);
+      const Documents docs = c.on(device());
+      const at::Tensor q = random({c.num_tokens, NH, HS}), k = random({c.num_tokens, NKV, HS}),
+                       v = random(k.sizes());
+      const at::Tensor alone = dense_attention_output(q, k, v, docs, docs, 0.1);
+      EXPECT_TRUE(alone.is_contiguous());
+      EXPECT_TRUE(close(alone, std::get<0>(dense_attention_forward(q, k, v, docs, docs, 0.1))));
+      EXPECT_TRUE(bit_equal(alone, dense_attention_output(q, k, v, docs, docs, 0.1)));
+    }
+  }
+}
+
+TEST_P(DenseAttention, WhatIsNotFiniteStaysInItsDocument) {
+  const int64_t T = 330, begin = 70, end = 200;
+  const Documents docs = DocumentCase{{0, begin, end}, T}.on(device());
+  const std::vector<at::Tensor> x{random({T, 4, 64}), random({T, 2, 64}), random({T, 2, 64}),
+                                  random({T, 4, 64})};  // q, k, v, d_o
+  const auto run = [&](const std::vector<at::Tensor>& y) -> std::vector<at::Tensor> {
+    const auto [o, lse] = dense_attention_forward(y[0], y[1], y[2], docs, docs, 0.2);
+    const auto [dq, dk, dv] =
+        dense_attention_backward(y[3], y[0], y[1], y[2], o, lse, docs, docs, 0.2);
+    return {dq, dk, dv, o};
+  };
+  const std::vector<at::Tensor> before = run(x);
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (const auto& [token, value] :
+         std::vector<std::pair<int64_t, double>>{{begin, HUGE_VAL}, {end - 1, NAN}}) {
+      std::vector<at::Tensor> bad = x;
+      bad[i] = x[i].clone();
+      bad[i][token].fill_(value);
+      const std::vector<at::Tensor> after = run(bad);
+      for (size_t n = 0; n < after.size(); ++n) {
+        // v does not enter dv, and d_o not o.
+        if ((i == 2 && n == 2) || (i == 3 && n == 3)) continue;
+        SCOPED_TRACE(::testing::Message()
+                     << "input " << i << "[" << token << "] = " << value << ", result " << n);
+        expect_stays_between(before[n], after[n], begin, end);
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Places, DenseAttention, all_places(), place_name);
 
 TEST(DenseAttentionGradient, IsTheFiniteDifference) {

@@ -100,6 +100,36 @@ TEST_P(Elementwise, TheSameBitsEveryTime) {
       << "head";
 }
 
+TEST_P(Elementwise, WhatIsNotFiniteStaysInItsRow) {
+  const int64_t rows = 37, bad_row = 18;
+  const at::Tensor w = random({64}), angle = random_wide({rows, 32});
+  const at::Tensor cos = angle.cos(), sin = angle.sin();
+  const auto run = [&](const at::Tensor& x, const at::Tensor& y) {
+    const auto [h, u, rstd] = add_rmsnorm_forward(x, y, 1.0, w, kEps);
+    const auto [dx, dw] = add_rmsnorm_backward(y, x, h, w, rstd);
+    const auto [gated, gate_rstd] = gated_norm_forward(x, y, w, kEps);
+    const auto [d_o, dz, d_gate] = gated_norm_backward(y, x, y, w, gate_rstd);
+    const auto [norm, norm_rstd] = rmsnorm_forward(x, w, kEps);
+    const auto [d_norm, d_norm_w] = rmsnorm_backward(y, x, w, norm_rstd);
+    const at::Tensor heads = x.view({rows, 1, 64});
+    const auto [turned, head_rstd] = qk_norm_rope_forward(heads, w, cos, sin, kEps);
+    const auto [d_head, d_head_w] =
+        qk_norm_rope_backward(y.view_as(heads), heads, w, head_rstd, cos, sin);
+    const auto [d_swish, d_up] = swiglu_backward(y, x, x);
+    return std::vector<at::Tensor>{
+        h,       u,   dx, gated, d_o, dz, norm, d_norm, turned, d_head, swiglu_forward(x, x),
+        d_swish, d_up};
+  };
+  const at::Tensor x = random({rows, 64}), y = random({rows, 64});
+  at::Tensor bad = x.clone();
+  bad[bad_row].fill_(NAN);
+  const auto before = run(x, y), after = run(bad, y);
+  for (size_t i = 0; i < before.size(); ++i) {
+    SCOPED_TRACE(i);
+    expect_stays_between(before[i], after[i], bad_row, bad_row + 1);
+  }
+}
+
 // Views that begin between two 16-byte boundaries give what their copies give.
 TEST_P(Elementwise, TakesAnyAlignment) {
   const auto shifted = [&](const at::Tensor& t) {

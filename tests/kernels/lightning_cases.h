@@ -127,6 +127,35 @@ class LightningInPlace : public OpInPlace {
       EXPECT_FALSE(at::equal(before[i], after[i])) << i;
     }
   }
+
+  // The first and the last token of a document that begins and ends inside tiles; others beside it
+  // are cut at every place of a tile that matters.
+  void expect_not_finite_stays(int64_t HS, int64_t more_tokens) {
+    const int64_t begin = 70, end = 200, T = 330 + more_tokens;
+    const Documents docs = Documents::from_starts({0, begin, end, 201, 264, 264 + 65}, T, device());
+    const LightningInputs x = inputs(T, docs.count(), 3, HS, true);
+    const auto before = all_results(x, docs);
+    // Which results (o, dq, dk, dv, final_state, d_initial_state) each of q, k, v and g enters.
+    const std::vector<std::vector<size_t>> enters{
+        {0, 2, 3, 5}, {0, 1, 3, 4}, {0, 1, 2, 4}, {1, 2, 3, 5}};
+    for (size_t i = 0; i < enters.size(); ++i) {
+      for (const auto& [token, value] :
+           std::vector<std::pair<int64_t, double>>{{begin, HUGE_VAL}, {end - 1, NAN}}) {
+        LightningInputs bad = x;
+        at::Tensor& changed = *std::vector<at::Tensor*>{&bad.q, &bad.k, &bad.v, &bad.g}[i];
+        changed = changed.clone();
+        changed[token].fill_(value);
+        const auto after = all_results(bad, docs);
+        for (const size_t n : enters[i]) {
+          SCOPED_TRACE(::testing::Message()
+                       << "HS " << HS << ", "
+                       << "qkvg"[i] << "[" << token << "] = " << value << ", result " << n);
+          const bool state = n >= 4;  // one row per document, not per token
+          expect_stays_between(before[n], after[n], state ? 1 : begin, state ? 2 : end);
+        }
+      }
+    }
+  }
 };
 
 }  // namespace sala::testing

@@ -156,6 +156,13 @@ TEST_P(LightningKernels, OneDocumentDoesNotChangeTheOthers) {
   for (const int64_t HS : {64, 128}) expect_documents_apart(HS);
 }
 
+TEST_P(LightningKernels, WhatIsNotFiniteStaysInItsDocument) {
+  for (const int64_t HS : {64, 128}) {
+    expect_not_finite_stays(HS, 0);     // every tile a range of its own
+    expect_not_finite_stays(HS, 6000);  // ranges of several tiles
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Places, LightningKernels,
                          ::testing::Values(Place{at::kCUDA, at::kBFloat16}), place_name);
 INSTANTIATE_TEST_SUITE_P(Places, LightningStep,

@@ -72,6 +72,8 @@ TEST_P(Lightning, DecodingTokenByTokenEqualsPrefill) {
 
 TEST_P(Lightning, RunningTwiceGivesTheSameBits) { expect_same_bits_twice({{0, 77}, 600}, 32); }
 
+TEST_P(Lightning, WhatIsNotFiniteStaysInItsDocument) { expect_not_finite_stays(32, 0); }
+
 INSTANTIATE_TEST_SUITE_P(Places, Lightning, all_places(), place_name);
 
 TEST_P(LightningDocuments, DoNotChangeEachOther) { expect_documents_apart(32); }

@@ -157,6 +157,25 @@ TEST_P(VocabLosses, RefuseATeacherOnAnotherDevice) {
   }
 }
 
+TEST_P(VocabLosses, WhatIsNotFiniteStaysInItsRow) {
+  const Case c = inputs(33, 24, 64);
+  Case bad = c;
+  bad.x = c.x.clone();
+  bad.x[18].fill_(NAN);
+  const auto run = [](const Case& in) {
+    at::Tensor dx, dx_kl;
+    const VocabLoss ce = linear_cross_entropy(in.x, in.w, in.targets, in.weight, 0.7, &dx);
+    const VocabLoss kl = linear_kl(in.x, in.w, 0.7, in.x_teacher, in.w_teacher, 0.9, in.targets,
+                                   in.weight, DistillConfig{}, &dx_kl);
+    return std::vector<at::Tensor>{ce.loss_T, dx, kl.loss_T, dx_kl};
+  };
+  const auto before = run(c), after = run(bad);
+  for (size_t i = 0; i < before.size(); ++i) {
+    SCOPED_TRACE(i);
+    expect_stays_between(before[i], after[i], 18, 19);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Places, VocabLosses, all_places(), place_name);
 
 TEST(VocabLossesChunks, DoNotChangeLossesOrGradients) {
