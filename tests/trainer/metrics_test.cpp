@@ -70,6 +70,21 @@ TEST(Metrics, ATornLastLineIsCutOff) {
   EXPECT_EQ(lines_in(run.path).size(), 3u);
 }
 
+// Sizes around the blocks in which the end is looked for.
+TEST(Metrics, ZerosOfAPowerLossAreCutOff) {
+  const ScratchFolder run = scratch("zeros");
+  const std::string path = run.path + "/metrics.jsonl";
+  const std::string line = "{\"step\":1}\n";
+  for (const int64_t zeros : {1, 65535, 65536, 20 << 20}) {
+    for (const std::string& before : {std::string(), line, line + "{\"st"}) {
+      std::ofstream(path) << before;
+      std::filesystem::resize_file(path, before.size() + static_cast<size_t>(zeros));
+      const MetricsFile file(path, int64_t{1} << 40);
+      EXPECT_EQ(read_text_file(path), before.substr(0, before.empty() ? 0 : line.size())) << zeros;
+    }
+  }
+}
+
 TEST(Metrics, OtherRanksWriteNothing) {
   const ScratchFolder run = scratch("quiet");
   Metrics metrics(run.path, false, 0);
