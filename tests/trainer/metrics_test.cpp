@@ -2,6 +2,7 @@
 #include "trainer/metrics.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -145,6 +146,12 @@ TEST(Console, AProgressLineFitsItsTerminal) {
   EXPECT_EQ(progress_text(progress, "[4/8] ", 10), "[4/8] dist");
   const Progress needles{.stage = "after", .unit = "needles", .step = 5, .num_steps = 75};
   EXPECT_EQ(progress_text(needles, "", 0), "after 5/75 needles");
+}
+
+TEST(Metrics, AFifoAsLogIsNotWaitedFor) {
+  const ScratchFolder run = scratch("fifo");
+  ASSERT_EQ(mkfifo((run.path + "/run.log").c_str(), 0600), 0);
+  EXPECT_THROW(Metrics(run.path, true, 0), std::runtime_error);
 }
 
 TEST(Metrics, AFolderThatIsNotThereIsNamed) {

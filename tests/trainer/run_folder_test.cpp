@@ -132,6 +132,21 @@ TEST(OwnFiles, OthersOfTheSameNamesAndEditedOnesAreRefused) {
   }
 }
 
+TEST(OwnFiles, MetricsOfOthersAreNotCut) {
+  const ScratchFolder run = scratch("metrics");
+  const auto refused = [&](const std::string& content) {
+    std::ofstream(run.path + "/metrics.jsonl") << content;
+    return !refused_file(run.path).empty();
+  };
+  EXPECT_TRUE(refused("my notes\n"));
+  EXPECT_TRUE(refused("{\"loss\": 2}\n"));
+  EXPECT_TRUE(refused("[1]"));
+  for (const std::string& ours : {std::string(), std::string(9, '\0'), std::string("{\"dev"),
+                                  std::string("{\"event\":\"start\"}\n{\"ev")}) {
+    EXPECT_FALSE(refused(ours)) << ours;
+  }
+}
+
 TEST(RunLock, AFolderThatCannotBeMadeIsNamed) {
   const ScratchFolder run = scratch("file");
   std::ofstream(run.path + "/file") << "x";
