@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <random>
 
 #include "data/atomic_file.h"
 #include "tests/runs/toy_run.h"
@@ -47,9 +48,12 @@ uintmax_t bytes_of(const std::string& folder) {
 TEST(Resume, KilledInEveryStageAndContinuedIsBitEqual) {
   ToyRun toy({.stages = "", .save_every = 4});
   ASSERT_EQ(toy.run("whole", 2), 0) << toy.log("whole");
+  std::random_device random;  // other moments each time, before and after any save
   for (const char* stage : {"align", "distill", "train"}) {
+    const int64_t step = 1 + random() % 17;
+    SCOPED_TRACE(std::string("killed at step ") + std::to_string(step) + " of " + stage);
     const pid_t process = toy.start("killed", 2);
-    ASSERT_TRUE(toy.wait_for_step("killed", process, stage, 10)) << toy.log("killed");
+    ASSERT_TRUE(toy.wait_for_step("killed", process, stage, step)) << toy.log("killed");
     kill_first_rank(toy, "killed", process);
   }
   ASSERT_EQ(toy.run("killed", 2), 0) << toy.log("killed");
