@@ -2,6 +2,7 @@
 #include "data/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -64,6 +65,18 @@ void fsync_folder(const std::string& folder) {
     // Some network file systems cannot fsync a folder and say EINVAL; nothing better exists there.
     if (error.code() != EINVAL) throw;
   }
+}
+
+void make_folder_durably(const std::string& folder) {
+  const std::filesystem::path path = (std::filesystem::absolute(folder) / "").parent_path();
+  if (is_folder(path.string()) || !path.has_relative_path()) return;
+  const std::string parent = path.parent_path().string();
+  make_folder_durably(parent);
+  if (::mkdir(path.c_str(), 0777) != 0) {
+    const int code = errno;
+    if (code != EEXIST || !is_folder(path.string())) throw FileError(folder, "make it", code);
+  }
+  fsync_folder(parent);
 }
 
 std::string read_text_file(const std::string& path) {

@@ -38,6 +38,9 @@ std::string start_temporary(const std::string& path);
 // fsync of a finished file or folder, then rename to `path`, then fsync of the folder.
 void rename_durably(const std::string& temporary, const std::string& path);
 
+// Makes `folder` and those above it that are not there, each durable before the next.
+void make_folder_durably(const std::string& folder);
+
 // Makes renames and removals inside `folder` durable.
 void fsync_folder(const std::string& folder);
 

@@ -82,7 +82,7 @@ std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& reci
   const bool first = world_.rank() == 0;
   world_.together("saving a checkpoint", [&] {
     if (!first) return;
-    fs::create_directories(frozen);
+    make_folder_durably(frozen);
     remove_leftovers(folder_);
     fs::create_directory(writing);
   });

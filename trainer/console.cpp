@@ -16,6 +16,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "data/file_calls.h"
+
 namespace sala {
 namespace {
 
@@ -101,6 +103,7 @@ double ItemClock::seconds_left(int64_t done, int64_t total) const {
 }
 
 Console::Console(const std::string& log_path) : terminal_(terminal_columns() > 0) {
+  static_cast<void>(replaceable_file(log_path));  // opening a FIFO would wait for its reader
   std::shared_ptr<spdlog::sinks::sink> file;
   try {
     file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(log_path);

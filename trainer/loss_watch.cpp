@@ -34,12 +34,14 @@ void LossWatch::add(double loss) {
   if (first_.size() < kWindow) first_.push_back(loss);
   last_.push_back(loss);
   if (last_.size() > kWindow) last_.erase(last_.begin());
-  num_above_ = loss > 2 * began() + 1 ? num_above_ + 1 : 0;
+  num_above_ = loss > destroyed() ? num_above_ + 1 : 0;
 }
 
 double LossWatch::began() const {
   return *std::min_element(first_.begin(), first_.begin() + std::min(kUntouched, first_.size()));
 }
+
+double LossWatch::destroyed() const { return 2 * began() + 1; }
 
 bool LossWatch::diverged() const { return num_above_ >= kInARow; }
 
@@ -47,9 +49,18 @@ std::optional<LossWatch::Comparison> LossWatch::compare() const {
   const auto n = static_cast<size_t>(std::min<int64_t>(kWindow, num_ / 2));  // never overlapping
   if (n < 2) return std::nullopt;
   const std::span<const double> begin = std::span(first_).first(n), end = std::span(last_).last(n);
-  const double began = mean(begin), ended = mean(end);
+  const double first = mean(begin), ended = mean(end);
   const double noise = 3 * std::sqrt(squared_error(begin) + squared_error(end));
-  return Comparison{began, ended, ended - began > std::max(noise, 0.02 * began)};
+  if (ended - first > std::max(noise, 0.02 * first)) return Comparison{first, ended, true};
+  // A model that was destroyed within the first window makes that window no measure. The lowest of
+  // a few losses lies about one standard deviation of a loss below their mean; and what would be
+  // divergence is worse whatever the noise.
+  const double deviation = std::sqrt(squared_error(end) * static_cast<double>(n));
+  const double clear = began() + std::max(5 * deviation, 0.1 * began());
+  if (ended > std::min(clear, destroyed())) {
+    return Comparison{began(), ended, true};
+  }
+  return Comparison{first, ended, false};
 }
 
 nlohmann::json LossWatch::state() const {

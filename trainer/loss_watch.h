@@ -22,7 +22,9 @@ class LossWatch {
 
   struct Comparison {
     double began, ended;  // means over the first and over the last steps
-    bool worse;           // by more than three standard errors and 2 %
+    // By more than three standard errors and 2 %; or, where the first steps have destroyed the
+    // model already, by far above began(), which `began` is then.
+    bool worse;
   };
   // nullopt with fewer than four steps.
   std::optional<Comparison> compare() const;
@@ -31,6 +33,8 @@ class LossWatch {
   void restore(const nlohmann::json& state);
 
  private:
+  double destroyed() const;  // a loss above this is no noise
+
   std::vector<double> first_, last_;  // at most kWindow each, in order
   int64_t num_ = 0;                   // losses so far
   int64_t num_above_ = 0;             // steps in a row above the limit of diverged()

@@ -1,9 +1,13 @@
 // The line that marks a text as ours.
 #include "trainer/own_files.h"
 
+#include <fcntl.h>
+
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "data/atomic_file.h"
+#include "data/file_calls.h"
 #include "data/hash.h"
 #include "data/hdf5_file.h"
 
@@ -29,9 +33,23 @@ void check_own_text(const std::string& path) {
   if (all != text + mark_of(text)) refuse(path);
 }
 
+// Every line of ours is an object with an event. The first one may be torn, or lost: zeros.
+void check_own_metrics(const std::string& path) {
+  if (!path_exists(path)) return;
+  constexpr int64_t kMostBytes = 64 << 10;
+  const std::string start = Descriptor(path, O_RDONLY).read(0, kMostBytes);
+  const size_t end = start.find('\n');
+  const std::string line = start.substr(0, end);
+  if (line.find_first_not_of('\0') == std::string::npos) return;
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  const bool torn = end == std::string::npos && line.starts_with("{\"");
+  if (!torn && !(json.is_object() && json.contains("event"))) refuse(path);
+}
+
 }  // namespace
 
 void check_own_files(const std::string& run_folder) {
+  check_own_metrics(run_folder + "/" + kMetricsFile);
   for (const char* name : {kRecipeFile, kReportFile}) check_own_text(run_folder + "/" + name);
   const std::string scores = run_folder + "/" + kScoresFile;
   if (!path_exists(scores)) return;

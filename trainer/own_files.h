@@ -1,11 +1,13 @@
-// Files of a run folder that each start or end of a run writes anew: recipe.yaml, report.txt,
-// scores.h5. Users keep files under these names too, or edit ours; those are never overwritten.
+// Files of a run folder that a start or end of a run writes anew or cuts: metrics.jsonl,
+// recipe.yaml, report.txt, scores.h5. Users keep files under these names too, or edit ours; those
+// are never overwritten.
 #pragma once
 
 #include <string>
 
 namespace sala {
 
+inline constexpr const char* kMetricsFile = "metrics.jsonl";
 inline constexpr const char* kRecipeFile = "recipe.yaml";
 inline constexpr const char* kReportFile = "report.txt";
 inline constexpr const char* kScoresFile = "scores.h5";

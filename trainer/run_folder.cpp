@@ -12,10 +12,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "data/atomic_file.h"
+#include "data/file_calls.h"
 #include "trainer/rank_environment.h"
 
 namespace sala {
@@ -75,11 +76,11 @@ void check_holder_without_locks(const std::string& path, const nlohmann::json& h
 }  // namespace
 
 RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
-  std::error_code code;
-  std::filesystem::create_directories(folder, code);
-  if (code) {
-    throw std::runtime_error(folder + ": cannot make the run folder: " + code.message() +
-                             "; choose another run.folder");
+  try {
+    make_folder_durably(folder);
+  } catch (const FileError& error) {
+    throw std::runtime_error(folder + ": cannot make the run folder: " +
+                             std::strerror(error.code()) + "; choose another run.folder");
   }
   file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
   if (file_ < 0) {
@@ -117,12 +118,16 @@ RunLock::~RunLock() {
   close(file_);
 }
 
+bool RunLock::is_held() const {
+  struct stat mine {};
+  struct stat there {};
+  if (fstat(file_, &mine) != 0) return true;  // a disk that refuses is no other run
+  if (stat(path_.c_str(), &there) != 0) return errno != ENOENT && errno != ENOTDIR;
+  return mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+}
+
 void RunLock::check() const {
-  struct stat mine {
-  }, there{};
-  const bool same = fstat(file_, &mine) == 0 && stat(path_.c_str(), &there) == 0 &&
-                    mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
-  if (same) return;
+  if (is_held()) return;
   throw std::runtime_error(path_ +
                            ": deleted or replaced while this run held it, so another run may be "
                            "using this folder; stopped before writing to it. Run again when no "

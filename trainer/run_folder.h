@@ -15,8 +15,9 @@ class RunLock {
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 
-  // Throws when the lock file was deleted or replaced meanwhile: another run may hold a new one.
-  void check() const;
+  // False when the lock file was deleted or replaced meanwhile: another run may hold a new one.
+  bool is_held() const;
+  void check() const;  // throws when it is not held
 
  private:
   std::string path_;

@@ -302,10 +302,15 @@ class Runner {
     return 0;
   }
 
-  // Whether a signal asks to stop. Errors of rank 0's metrics come up here, on all ranks.
+  // Whether a signal asks to stop. Errors of rank 0's metrics come up here, on all ranks, and that
+  // its lock has gone: two runs would write into one metrics.jsonl.
   bool interrupted() {
-    if (!world_.any(stop_requested() || metrics_->failed())) return false;
-    world_.together("", [&] { metrics_->check(); });
+    const bool alone = !lock_ || lock_->is_held();
+    if (!world_.any(stop_requested() || metrics_->failed() || !alone)) return false;
+    world_.together("", [&] {
+      if (lock_) lock_->check();
+      metrics_->check();
+    });
     return world_.any(stop_requested());
   }
 

@@ -123,8 +123,11 @@ class TreeBuilder {
 
 std::string read_file(const std::string& path) {
   std::error_code none;
-  if (std::filesystem::is_directory(path, none)) {
-    throw std::runtime_error(path + ": expected a recipe (a YAML file), but it is a folder");
+  const std::filesystem::file_status status = std::filesystem::status(path, none);
+  const bool folder = std::filesystem::is_directory(status);
+  if (folder || std::filesystem::is_fifo(status)) {  // whose other end would be waited for
+    throw std::runtime_error(fmt::format("{}: expected a recipe (a YAML file), but it is a {}",
+                                         path, folder ? "folder" : "FIFO"));
   }
   std::ifstream in(path, std::ios::binary);
   std::string text(kMaxBytes + 1, '\0');  // a device or another kind of file may have no end

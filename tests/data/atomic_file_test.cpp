@@ -51,6 +51,18 @@ class AtomicFiles : public testing::Test {
   const std::string folder_ = testing::TempDir() + "sala_atomic_" + std::to_string(getpid());
 };
 
+TEST_F(AtomicFiles, FoldersAreMadeOneInAnother) {
+  make_folder_durably(folder_ + "/a/b/c");
+  make_folder_durably(folder_ + "/a/b/c/");
+  EXPECT_TRUE(fs::is_directory(folder_ + "/a/b/c"));
+  write_file_atomically(folder_ + "/file", "text");
+  for (const char* path : {"/file", "/file/a/b"}) {
+    EXPECT_NE(error_of([&] { make_folder_durably(folder_ + path); }).find("cannot make it"),
+              std::string::npos)
+        << path;
+  }
+}
+
 TEST_F(AtomicFiles, OnlyARegularFileIsReplaced) {
   const std::string path = folder_ + "/it";
   for (const char* kind : {"a FIFO", "a folder", "a device"}) {

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
+#include <random>
 
 #include "data/atomic_file.h"
 #include "tests/runs/toy_run.h"
@@ -12,6 +14,8 @@
 namespace sala::test {
 
 namespace {
+
+namespace fs = std::filesystem;
 
 // kill -9 of a rank: mpirun ends the others.
 void kill_first_rank(const ToyRun& toy, const std::string& name, pid_t mpirun) {
@@ -31,14 +35,25 @@ void expect_same_run(const ToyRun& toy, const std::string& a, const std::string&
   EXPECT_EQ(toy.last_manifest(a).at("tensors"), toy.last_manifest(b).at("tensors"));
 }
 
+uintmax_t bytes_of(const std::string& folder) {
+  uintmax_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file()) bytes += entry.file_size();
+  }
+  return bytes;
+}
+
 }  // namespace
 
 TEST(Resume, KilledInEveryStageAndContinuedIsBitEqual) {
   ToyRun toy({.stages = "", .save_every = 4});
   ASSERT_EQ(toy.run("whole", 2), 0) << toy.log("whole");
+  std::random_device random;  // other moments each time, before and after any save
   for (const char* stage : {"align", "distill", "train"}) {
+    const int64_t step = 1 + random() % 17;
+    SCOPED_TRACE(std::string("killed at step ") + std::to_string(step) + " of " + stage);
     const pid_t process = toy.start("killed", 2);
-    ASSERT_TRUE(toy.wait_for_step("killed", process, stage, 10)) << toy.log("killed");
+    ASSERT_TRUE(toy.wait_for_step("killed", process, stage, step)) << toy.log("killed");
     kill_first_rank(toy, "killed", process);
   }
   ASSERT_EQ(toy.run("killed", 2), 0) << toy.log("killed");
@@ -83,9 +98,17 @@ TEST(Resume, RanksEndWhenTheirLauncherIsKilled) {
 TEST(Resume, StoppedOnASignalContinuesBitEqual) {
   ToyRun toy;
   ASSERT_EQ(toy.run("whole", 1), 0) << toy.log("whole");
+  // The model is kept once for all boundaries at which it is the same.
+  const uintmax_t weights = fs::file_size(toy.export_folder("whole") + "/model.safetensors");
+  for (const char* stage : {"export", "done"}) {
+    EXPECT_LT(bytes_of(toy.checkpoint_of("whole", stage)), weights / 4) << stage;
+  }
+  const std::string checkpoints = toy.run_folder("whole") + "/checkpoints";
+  const uintmax_t model = 2 * weights;  // fp32, exported as bf16
+  EXPECT_LT(bytes_of(checkpoints), 5 * model) << "those of swap, distill, train; align's mixers";
   const pid_t process = toy.start("stopped", 1);
   ASSERT_TRUE(toy.wait_for_step("stopped", process, "distill", 5));
-  kill(process, SIGUSR1);  // mpirun passes it on
+  kill(process, SIGUSR1);
   int status = 0;
   waitpid(process, &status, 0);
   EXPECT_EQ(WEXITSTATUS(status), 75) << toy.log("stopped");
@@ -118,6 +141,12 @@ TEST(Resume, AChangedRecipeIsRefusedWithTheKeys) {
   ASSERT_EQ(toy.run("run", 1), 0) << toy.log("run");
   EXPECT_NE(toy.run("run", 1, "--set stages.align.lr=1e-4"), 0);
   EXPECT_NE(toy.log("run").find("stages[0].align.lr"), std::string::npos) << toy.log("run");
+  EXPECT_NE(toy.log("run").find("no checkpoint is older than the change"), std::string::npos);
+  // What it advises begins before the first stage that changed.
+  EXPECT_NE(toy.run("run", 1, "--set stages.train.lr=1e-4 --set stages.distill.lr=1e-4"), 0);
+  const std::string advice =
+      "run.folder with --from " + toy.checkpoint_of("run", "distill") + ", the last checkpoint";
+  EXPECT_NE(toy.log("run").find(advice), std::string::npos) << toy.log("run");
 }
 
 }  // namespace sala::test

@@ -148,9 +148,13 @@ ToyRun::ToyRun(const ToyOptions& options) : exports_(options.stages.empty()) {
 ToyRun::~ToyRun() { fs::remove_all(folder_); }
 
 pid_t ToyRun::start(const std::string& name, int ranks, const std::string& arguments) const {
+  // One rank needs no launcher, unless `arguments` tell mpirun of further ones.
+  const bool alone = ranks == 1 && arguments.find(" : ") == std::string::npos;
+  const std::string launcher =
+      alone ? "" : "mpirun --allow-run-as-root --oversubscribe --bind-to none -np " +
+                       std::to_string(ranks) + " ";
   const std::string command =
-      "exec mpirun --allow-run-as-root --oversubscribe --bind-to none -np " +
-      std::to_string(ranks) + " " SALA_BIN_DIR "/sala-train " + recipe() +
+      "exec " + launcher + SALA_BIN_DIR "/sala-train " + recipe() +
       " --set run.folder=" + run_folder(name) +
       (exports_ ? " --set stages.export.folder=" + export_folder(name) : "") + " " + arguments;
   const pid_t process = fork();

@@ -1,5 +1,5 @@
-// A toy recipe run as users run it: a real source folder, real token stores, sala-train under
-// mpirun.
+// A toy recipe run as users run it: a real source folder, real token stores, sala-train alone or
+// under mpirun.
 #pragma once
 
 #include <sys/types.h>
@@ -29,7 +29,7 @@ class ToyRun {
   std::string recipe() const { return folder_ + "/recipe.yaml"; }
 
   // Runs the recipe to its end in run folder `name`. Returns the exit code; output goes to
-  // `name`.log.
+  // `name`.log. One rank is started directly, several under mpirun.
   int run(const std::string& name, int ranks, const std::string& arguments = "") const;
   // The same in the background, in a process group of its own.
   pid_t start(const std::string& name, int ranks, const std::string& arguments = "") const;

@@ -49,6 +49,20 @@ TEST(LossWatch, AWorseEndIsToldFromNoise) {
   EXPECT_NEAR(worse->ended, 3.55, 0.1);
 }
 
+TEST(LossWatch, AModelDestroyedAtOnceIsHeldToWhatItWas) {
+  std::vector<double> recovering = {2.7, 10.4, 11.8, 36.6, 30, 24, 20, 17, 15, 13};
+  for (int i = 0; i < 60; ++i) recovering.push_back(6 + 6 * std::exp(-0.1 * i) + 0.1 * (i % 3));
+  const auto compared = after(recovering).compare();
+  EXPECT_TRUE(compared->worse);
+  EXPECT_EQ(compared->began, 2.7);
+  EXPECT_NEAR(compared->ended, 6.1, 0.1);
+  EXPECT_TRUE(after({5, 489, 300, 410, 395, 350, 420, 380}).compare()->worse);
+  EXPECT_TRUE(after({5, 125, 285, 401, 319, 241, 195, 169, 144, 125, 113, 105}).compare()->worse);
+  for (double& loss : recovering) loss = std::min(loss, 3.0);  // a spike of the first steps only
+  recovering.insert(recovering.end(), {2.7, 2.6, 2.8, 2.7, 2.5, 2.7, 2.6, 2.8, 2.6, 2.7});
+  EXPECT_FALSE(after(recovering).compare()->worse);
+}
+
 TEST(LossWatch, ShortStagesCompareHalves) {
   EXPECT_FALSE(after({3, 9, 27}).compare().has_value());
   EXPECT_TRUE(after({3, 3.1, 27, 28}).compare()->worse);

@@ -2,6 +2,7 @@
 #include "trainer/metrics.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -70,6 +71,21 @@ TEST(Metrics, ATornLastLineIsCutOff) {
   EXPECT_EQ(lines_in(run.path).size(), 3u);
 }
 
+// Sizes around the blocks in which the end is looked for.
+TEST(Metrics, ZerosOfAPowerLossAreCutOff) {
+  const ScratchFolder run = scratch("zeros");
+  const std::string path = run.path + "/metrics.jsonl";
+  const std::string line = "{\"step\":1}\n";
+  for (const int64_t zeros : {1, 65535, 65536, 20 << 20}) {
+    for (const std::string& before : {std::string(), line, line + "{\"st"}) {
+      std::ofstream(path) << before;
+      std::filesystem::resize_file(path, before.size() + static_cast<size_t>(zeros));
+      const MetricsFile file(path, int64_t{1} << 40);
+      EXPECT_EQ(read_text_file(path), before.substr(0, before.empty() ? 0 : line.size())) << zeros;
+    }
+  }
+}
+
 TEST(Metrics, OtherRanksWriteNothing) {
   const ScratchFolder run = scratch("quiet");
   Metrics metrics(run.path, false, 0);
@@ -130,6 +146,12 @@ TEST(Console, AProgressLineFitsItsTerminal) {
   EXPECT_EQ(progress_text(progress, "[4/8] ", 10), "[4/8] dist");
   const Progress needles{.stage = "after", .unit = "needles", .step = 5, .num_steps = 75};
   EXPECT_EQ(progress_text(needles, "", 0), "after 5/75 needles");
+}
+
+TEST(Metrics, AFifoAsLogIsNotWaitedFor) {
+  const ScratchFolder run = scratch("fifo");
+  ASSERT_EQ(mkfifo((run.path + "/run.log").c_str(), 0600), 0);
+  EXPECT_THROW(Metrics(run.path, true, 0), std::runtime_error);
 }
 
 TEST(Metrics, AFolderThatIsNotThereIsNamed) {

@@ -11,7 +11,9 @@
 #include <fstream>
 
 #include "data/atomic_file.h"
+#include "data/hdf5_file.h"
 #include "tests/trainer/checkpoint_state.h"
+#include "trainer/own_files.h"
 
 namespace sala {
 namespace {
@@ -78,6 +80,71 @@ TEST(RunLock, UnreadableTextInTheLockFileDoesNotMatter) {
   std::ofstream(run.path + "/lock") << "a list of locks";
   EXPECT_NE(refusal(run.path).find("another file"), std::string::npos);
   EXPECT_EQ(read_text_file(run.path + "/lock"), "a list of locks");
+}
+
+TEST(RunLock, ALinkIsNotFollowed) {
+  const ScratchFolder run = scratch("link");
+  std::ofstream(run.path + "/diary") << "";
+  std::filesystem::create_symlink(run.path + "/diary", run.path + "/lock");
+  EXPECT_NE(refusal(run.path).find("that it is no link"), std::string::npos);
+  EXPECT_EQ(read_text_file(run.path + "/diary"), "");
+}
+
+TEST(RunLock, IsNotHeldAnyMoreWhenItsFileIsDeletedOrReplaced) {
+  const ScratchFolder run = scratch("deleted");
+  const RunLock lock(run.path);
+  EXPECT_TRUE(lock.is_held());
+  EXPECT_NO_THROW(lock.check());
+  std::filesystem::remove(run.path + "/lock");
+  EXPECT_FALSE(lock.is_held());
+  EXPECT_EQ(refusal(run.path), "") << "another run can take the folder";
+  EXPECT_FALSE(lock.is_held()) << "the new file is not ours";
+  EXPECT_THROW(lock.check(), std::runtime_error);
+}
+
+std::string refused_file(const std::string& folder) {
+  try {
+    check_own_files(folder);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(OwnFiles, OthersOfTheSameNamesAndEditedOnesAreRefused) {
+  for (const std::string name : {kRecipeFile, kReportFile, kScoresFile}) {
+    const ScratchFolder run = scratch("own");
+    std::ofstream(run.path + "/" + name) << "mine";
+    EXPECT_EQ(refused_file(run.path).rfind(run.path + "/" + name, 0), 0u) << name;
+    EXPECT_EQ(read_text_file(run.path + "/" + name), "mine");
+    std::filesystem::remove(run.path + "/" + name);
+    if (name == kScoresFile) {
+      Hdf5File file = Hdf5File::create(run.path + "/" + name);
+      file.set_attribute("scores", std::string("of a game"));
+      file.commit();
+    } else {
+      write_own_text(run.path + "/" + name, "ours\n");
+      EXPECT_EQ(refused_file(run.path), "");
+      std::ofstream(run.path + "/" + name, std::ios::app) << "and a note\n";
+      EXPECT_THROW(write_own_text(run.path + "/" + name, "ours\n"), std::runtime_error);
+    }
+    EXPECT_EQ(refused_file(run.path).rfind(run.path + "/" + name, 0), 0u) << name;
+  }
+}
+
+TEST(OwnFiles, MetricsOfOthersAreNotCut) {
+  const ScratchFolder run = scratch("metrics");
+  const auto refused = [&](const std::string& content) {
+    std::ofstream(run.path + "/metrics.jsonl") << content;
+    return !refused_file(run.path).empty();
+  };
+  EXPECT_TRUE(refused("my notes\n"));
+  EXPECT_TRUE(refused("{\"loss\": 2}\n"));
+  EXPECT_TRUE(refused("[1]"));
+  for (const std::string& ours : {std::string(), std::string(9, '\0'), std::string("{\"dev"),
+                                  std::string("{\"event\":\"start\"}\n{\"ev")}) {
+    EXPECT_FALSE(refused(ours)) << ours;
+  }
 }
 
 TEST(RunLock, AFolderThatCannotBeMadeIsNamed) {
