@@ -164,11 +164,13 @@ __device__ __forceinline__ void add_rows(KeyGradients<HS>& sum, uint32_t keys, u
   Arch::begin();
   Arch::template by_rows<64, HS>(p, keys, stage, kHalfBytes, at);
   Arch::commit();
+  // The products that the last tile left under way still hold their operands' registers.
+  Arch::template wait<1>(sum.dk, sum.dv);
+  unread();
   Arch::begin();
   Arch::template by_rows<64, HS>(ds, values, d_o, kHalfBytes, at);
   Arch::commit();
-  Arch::template wait<1>(p, sum.dk, sum.dv);
-  unread();
+  Arch::template wait<1>(p);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     const float4 two = row_stats[4 * j];
@@ -182,11 +184,7 @@ __device__ __forceinline__ void add_rows(KeyGradients<HS>& sum, uint32_t keys, u
       if (key > limits[row]) p[e] = 0;
     }
   }
-  as_left_operand(left, p);
-  Arch::begin();
-  Arch::template add_by_columns<HS>(sum.dv, left, d_o, kHalfBytes, at);
-  Arch::commit();
-  Arch::template wait<1>(ds);
+  Arch::template wait<0>(ds);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     const float4 two = row_stats[4 * j];
@@ -195,8 +193,10 @@ __device__ __forceinline__ void add_rows(KeyGradients<HS>& sum, uint32_t keys, u
       ds[4 * j + e] = p[4 * j + e] * (ds[4 * j + e] - (e % 2 ? two.w : two.y));
     }
   }
+  as_left_operand(left, p);
   as_left_operand(right, ds);
   Arch::begin();
+  Arch::template add_by_columns<HS>(sum.dv, left, d_o, kHalfBytes, at);
   Arch::template add_by_columns<HS>(sum.dk, right, stage, kHalfBytes, at);
   Arch::commit();
 }
