@@ -31,7 +31,9 @@ __global__ void __launch_bounds__(32 * kWarpsPerBlock)
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   if (lane == 0) {
     const int64_t token = row / num_heads, head = row % num_heads;
-    stats[row] = make_float2(lse[head * num_queries + token] * kLog2E, sum);
+    const float log_sum = lse[head * num_queries + token];
+    // A row that saw nothing: its products are -inf, and must stay so when this is taken off.
+    stats[row] = make_float2(log_sum == -INFINITY ? 0.f : log_sum * kLog2E, sum);
   }
 }
 
@@ -140,6 +142,15 @@ int launch_for_device(const void* q, const void* k, const void* v, const void* d
 }
 
 }  // namespace
+
+// dq has the largest tiles.
+bool block_sparse_kernels_fit(int64_t head_size) {
+  if (lightning_arch() == LightningArch::kNone) return false;
+  if (lightning_arch() == LightningArch::kHopper) return true;
+  const int num_bytes = head_size == 64 ? QueryPlan<Ampere, 64, 2, 2>::kShared
+                                        : QueryPlan<Ampere, 128, 2, 2>::kShared;
+  return max_shared_bytes() >= num_bytes;
+}
 
 int launch_block_sparse_stats(const void* o, const void* d_o, const float* lse, float* stats,
                               int64_t head_size, const BlockSparseShape& shape,
