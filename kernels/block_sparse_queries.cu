@@ -69,8 +69,9 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
   for (int e = 0; e < HS / 2; ++e) out[e] = 0;
 
   HeldBlock before{{-1, 0}, 0};
+  // Not wait<0>(out): `out` in two sets of registers would be copied while products still add to it.
   const auto finish = [&] {
-    Arch::template wait<0>(out);
+    Arch::template wait<0>();
     if (before.listed.block >= 0) pipe.leave(before, at);
     before.listed.block = -1;
   };
@@ -100,6 +101,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
     before = now;
   }
   finish();
+  Arch::template wait<0>(out);
 #pragma unroll
   for (int e = 0; e < HS / 2; ++e) out[e] *= shape.scale;
   store_query_rows<HS, Plan::kRowHalf>(dq, pipe.rows(0), out, first_row, tile, shape, at);
