@@ -2,7 +2,7 @@
 // forward; per listed block, with p from the saved log-sum-exp and delta = sum(d_o * o),
 //   ds = p (d_o v^T - delta),   dq = scale sum(ds k)
 // Three products per block and no running maximum: dq only grows. q is a register operand as in the
-// forward, d_o one in shared memory: there is no room for both.
+// forward at head size 128, d_o one in shared memory: there is no room for both.
 #include "kernels/block_sparse_inputs.h"
 #include "kernels/block_sparse_rows.cuh"
 
@@ -47,10 +47,14 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
   const unsigned own = Pipe::kSkips ? tokens_of_rows(first_row, shape.group) : ~0u;
   const uint32_t queries = tiles::shared_address(pipe.rows(0)) + first_row * tiles::kRowBytes;
   const uint32_t d_o = queries + Plan::kRows;
+  // At head size 64 ptxas 13.0 would keep q in the registers of ds, and lose it.
+  constexpr bool kHoldsQ = HS == 128;
   uint32_t q[HS / 16][4];
+  if constexpr (kHoldsQ) {
 #pragma unroll
-  for (int step = 0; step < HS / 16; ++step) {
-    ampere::load_left(q[step], queries + step / 4 * Plan::kRowHalf, at.warp, at.lane, step % 4);
+    for (int step = 0; step < HS / 16; ++step) {
+      ampere::load_left(q[step], queries + step / 4 * Plan::kRowHalf, at.warp, at.lane, step % 4);
+    }
   }
   float log_sum[2] = {0, 0}, delta[2] = {0, 0};
 #pragma unroll
@@ -69,9 +73,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
   for (int e = 0; e < HS / 2; ++e) out[e] = 0;
 
   HeldBlock before{{-1, 0}, 0};
-  // Not wait<0>(out): `out` in two sets of registers would be copied while products still add to it.
   const auto finish = [&] {
-    Arch::template wait<0>();
+    Arch::template wait<0>(out);
     if (before.listed.block >= 0) pipe.leave(before, at);
     before.listed.block = -1;
   };
@@ -79,7 +82,11 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
     const HeldBlock now = pipe.next(own, at, finish);
     if (now.listed.block < 0) break;
     Arch::begin();
-    Arch::template by_rows<64, HS>(s, q, pipe.keys(now), kHalfBytes, at);
+    if constexpr (kHoldsQ) {
+      Arch::template by_rows<64, HS>(s, q, pipe.keys(now), kHalfBytes, at);
+    } else {
+      Arch::template by_rows<64, HS>(s, queries, pipe.keys(now), kHalfBytes, at, Plan::kRowHalf);
+    }
     Arch::commit();
     Arch::begin();
     Arch::template by_rows<64, HS>(dp, d_o, pipe.values(now), kHalfBytes, at, Plan::kRowHalf);
@@ -101,7 +108,6 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
     before = now;
   }
   finish();
-  Arch::template wait<0>(out);
 #pragma unroll
   for (int e = 0; e < HS / 2; ++e) out[e] *= shape.scale;
   store_query_rows<HS, Plan::kRowHalf>(dq, pipe.rows(0), out, first_row, tile, shape, at);
