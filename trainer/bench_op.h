@@ -66,6 +66,7 @@ std::vector<BenchOp> bench_ops();
 // Their parts, each in bench_<part>.cpp.
 std::vector<BenchOp> elementwise_bench_ops();
 std::vector<BenchOp> attention_bench_ops();
+std::vector<BenchOp> sparse_bench_ops();
 std::vector<BenchOp> mixer_bench_ops();
 std::vector<BenchOp> training_bench_ops();
 
