@@ -119,7 +119,8 @@ at::Tensor block_select_cuda(const at::Tensor& q_any, const at::Tensor& k_any,
 
   const at::Tensor compressed =
       at::zeros({NKV, input.num_key_tiles, kSelectKeyTile, q.size(2)}, k.options());
-  check_launch(launch_select_compress(k.const_data_ptr(), compressed.data_ptr(), input, current_stream()));
+  check_launch(
+      launch_select_compress(k.const_data_ptr(), compressed.data_ptr(), input, current_stream()));
   const int64_t tile_scores = NKV * tile_queries * tiles.row_blocks;
   const int most = slab_tiles(num_tiles, NKV, (tile_scores + tile_scores / 8) * 4, workspace_bytes);
   const at::Tensor scores = at::empty({most * tile_scores}, q.options().dtype(at::kFloat));

@@ -32,8 +32,8 @@ __device__ __forceinline__ void for_each_listed(int token, int doc, int kv_head,
 __global__ void count_kernel(ListColumns columns, const __grid_constant__ BlockSparseShape shape) {
   const int kv_head = blockIdx.y, first = blockIdx.x * columns.chunk_tokens;
   const int end = min(first + columns.chunk_tokens, shape.num_queries);
-  int* counts = columns.counts +
-                (static_cast<int64_t>(kv_head) * columns.num_chunks + blockIdx.x) * shape.num_blocks;
+  int* counts = columns.counts + (static_cast<int64_t>(kv_head) * columns.num_chunks + blockIdx.x) *
+                                     shape.num_blocks;
   for (int token = first + threadIdx.x / 32; token < end; token += kThreads / 32) {
     const int doc = find_document(token, shape.q_offsets, shape.num_docs);
     for_each_listed(token, doc, kv_head, threadIdx.x % 32, 32, shape,
@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(kThreads)
     fill_kernel(ListColumns columns, const __grid_constant__ BlockSparseShape shape) {
   const int kv_head = blockIdx.y, first = blockIdx.x * columns.chunk_tokens;
   const int end = min(first + columns.chunk_tokens, shape.num_queries);
-  int* places = columns.counts +
-                (static_cast<int64_t>(kv_head) * columns.num_chunks + blockIdx.x) * shape.num_blocks;
+  int* places = columns.counts + (static_cast<int64_t>(kv_head) * columns.num_chunks + blockIdx.x) *
+                                     shape.num_blocks;
   const int64_t* starts = columns.starts + static_cast<int64_t>(kv_head) * shape.num_blocks;
   int doc = find_document(first, shape.q_offsets, shape.num_docs);
   for (int token = first; token < end; ++token) {
@@ -145,8 +145,7 @@ ListColumns plan_list_columns(const BlockSparseShape& shape) {
 int launch_list_columns(const ListColumns& columns, const BlockSparseShape& shape,
                         CUstream_st* stream) {
   const int64_t num_counts = static_cast<int64_t>(columns.num_columns) * columns.num_chunks;
-  const cudaError_t error =
-      cudaMemsetAsync(columns.counts, 0, num_counts * sizeof(int), stream);
+  const cudaError_t error = cudaMemsetAsync(columns.counts, 0, num_counts * sizeof(int), stream);
   if (error != cudaSuccess) return error;
   const dim3 chunks(columns.num_chunks, shape.num_kv_heads);
   count_kernel<<<chunks, kThreads, 0, stream>>>(columns, shape);

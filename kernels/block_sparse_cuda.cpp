@@ -45,8 +45,12 @@ struct Columns {
   Columns(const BlockSparseShape& shape, const at::Tensor& blocks)
       : lists(plan_list_columns(shape)) {
     const int64_t num_columns = lists.num_columns;
-    const int64_t sizes[] = {num_columns * lists.num_chunks,  num_columns, num_columns + 1,
-                             num_columns + 1, lists.max_pieces, blocks.numel()};
+    const int64_t sizes[] = {num_columns * lists.num_chunks,
+                             num_columns,
+                             num_columns + 1,
+                             num_columns + 1,
+                             lists.max_pieces,
+                             blocks.numel()};
     int** const places[] = {&lists.counts,       &lists.sizes,         &lists.first_pieces,
                             &lists.first_shared, &lists.piece_columns, &lists.tokens};
     int64_t total = 0;
@@ -124,10 +128,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> block_sparse_backward_cuda(
   const Columns columns(shape, blocks);
   check_launch(launch_list_columns(columns.lists, shape, current_stream()));
   const at::Tensor partials = at::empty({columns.lists.max_shared, 2, kSparseBlock, HS}, wide);
-  check_launch(launch_block_sparse_dk_dv(
-      q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(), g.const_data_ptr(),
-      stats.const_data_ptr<float>(), columns.lists, partials.data_ptr<float>(), dk.data_ptr(),
-      dv.data_ptr(), HS, shape, current_stream()));
+  check_launch(launch_block_sparse_dk_dv(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
+                                         g.const_data_ptr(), stats.const_data_ptr<float>(),
+                                         columns.lists, partials.data_ptr<float>(), dk.data_ptr(),
+                                         dv.data_ptr(), HS, shape, current_stream()));
   return {dq, dk, dv};
 }
 

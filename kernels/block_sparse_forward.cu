@@ -39,8 +39,7 @@ struct Softmax {
       best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 1));
       best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 2));
     }
-    const bool outgrown =
-        (best[0] - top[0]) * c > kHeadroom || (best[1] - top[1]) * c > kHeadroom;
+    const bool outgrown = (best[0] - top[0]) * c > kHeadroom || (best[1] - top[1]) * c > kHeadroom;
     const bool moves = __any_sync(~0u, outgrown);
     if (moves) {
 #pragma unroll
@@ -118,8 +117,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
   const int first_row = threadIdx.x / tiles::kWarpgroup * 64;
   const TileRows rows(first_row + at.row, shape.group, tile);
   const unsigned own = Pipe::kSkips ? tokens_of_rows(first_row, shape.group) : ~0u;
-  const uint32_t queries =
-      tiles::shared_address(pipe.rows(0)) + first_row * tiles::kRowBytes;
+  const uint32_t queries = tiles::shared_address(pipe.rows(0)) + first_row * tiles::kRowBytes;
   uint32_t q[HS / 16][4];
 #pragma unroll
   for (int step = 0; step < HS / 16; ++step) {
@@ -178,7 +176,7 @@ template <int HS>
 int launch_for_device(const void* q, const void* k, const void* v, void* o, float* lse,
                       const BlockSparseShape& shape, cudaStream_t stream) {
   if (lightning_arch() == LightningArch::kHopper) {
-    return launch<Hopper, HS, HS == 64 ? 8 : 5>(q, k, v, o, lse, shape, stream);
+    return launch < Hopper, HS, HS == 64 ? 8 : 5 > (q, k, v, o, lse, shape, stream);
   }
   return launch<Ampere, HS, 2>(q, k, v, o, lse, shape, stream);
 }

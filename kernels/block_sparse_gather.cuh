@@ -6,9 +6,10 @@
 
 namespace sala {
 
-
 // Tokens whose rows fill a tile.
-__device__ __forceinline__ int key_tile_tokens(int group) { return min(32, kSparseKeyRows / group); }
+__device__ __forceinline__ int key_tile_tokens(int group) {
+  return min(32, kSparseKeyRows / group);
+}
 // Behind a tile's stats: the last key of the block that each row may see.
 __device__ __forceinline__ int* limits_of(char* stats) {
   return reinterpret_cast<int*>(stats + kSparseKeyRows * sizeof(float2));
@@ -20,7 +21,7 @@ struct KeyPlan {
   static constexpr int kConsumers = 2 * tiles::kWarpgroup;
   static constexpr int kThreads = kConsumers + (Arch::kHasProducer ? tiles::kWarpgroup : 0);
   static constexpr int kTile = HS / 64 * kHalfBytes;
-  static constexpr int kStage = 2 * kTile;  // q, d_o
+  static constexpr int kStage = 2 * kTile;     // q, d_o
   static constexpr int kStagesAt = 2 * kTile;  // behind k, v
   static constexpr int kStatsAt = kStagesAt + kStages * kStage;
   static constexpr int kStats = kSparseKeyRows * (sizeof(float2) + sizeof(int));
@@ -87,7 +88,7 @@ struct CopiedRows {
   int thread, tile_tokens, shift;
 
   __device__ __forceinline__ CopiedRows(const KeyTensors& from, const BlockSparseShape& of,
-                                    const Piece& what, int thread_of_group)
+                                        const Piece& what, int thread_of_group)
       : tensors(from), shape(of), piece(what), thread(thread_of_group) {
     tile_tokens = key_tile_tokens(shape.group);
     shift = position_shift(piece.doc, shape) - piece.block * kSparseBlock;
@@ -105,8 +106,7 @@ struct CopiedRows {
       const int row = thread / kPieces + i * kStep;
       const int token = __shfl_sync(~0u, listed, (row / shape.group) & 31);
       const bool valid = row < num_rows;
-      const int64_t from =
-          valid ? row_of(token, row % shape.group) * HS + row_piece * 8 : 0;
+      const int64_t from = valid ? row_of(token, row % shape.group) * HS + row_piece * 8 : 0;
       const uint32_t to =
           stage + row_piece / 8 * kHalfBytes + tiles::piece_offset(row, row_piece % 8);
       ampere::copy_piece(to, tensors.q + from, valid);
@@ -119,8 +119,7 @@ struct CopiedRows {
       reinterpret_cast<float2*>(stats)[row] =
           valid ? tensors.stats[row_of(token, row % shape.group)] : make_float2(0, 0);
       // Later tokens see more: the first row tells whether any row of the tile needs a mask.
-      limits_of(stats)[row] =
-          valid ? token + shift : kSparseBlock;
+      limits_of(stats)[row] = valid ? token + shift : kSparseBlock;
     }
     ampere::copies_commit();
   }

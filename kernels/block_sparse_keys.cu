@@ -1,11 +1,12 @@
-// Gradients of block-sparse attention's keys and values (block_sparse_launch.h): a thread block owns
-// 64 keys and walks over a piece of the tokens that listed them. With the keys as rows, so that
-// what comes out of one product is a register operand of the next:
+// Gradients of block-sparse attention's keys and values (block_sparse_launch.h): a thread block
+// owns 64 keys and walks over a piece of the tokens that listed them. With the keys as rows, so
+// that what comes out of one product is a register operand of the next:
 //   pt = exp2(c k q^T - lse),   dst = pt (v d_o^T - delta)
 //   dv = sum(pt d_o),           dk = scale sum(dst q)
 //
 // Both warpgroups keep 64 keys' dk and dv in registers and take turns with tiles of gathered rows:
-// the G heads of one token after another (block_sparse_gather.cuh). Several pieces of a column leave fp32 sums, which are added in order.
+// the G heads of one token after another (block_sparse_gather.cuh). Several pieces of a column
+// leave fp32 sums, which are added in order.
 #include "kernels/block_sparse_gather.cuh"
 #include "kernels/block_sparse_inputs.h"
 #include "kernels/block_sparse_rows.cuh"
@@ -42,7 +43,8 @@ __device__ __forceinline__ void add_rows(KeyGradients<HS>& sum, uint32_t keys, u
   for (int j = 0; j < 8; ++j) {
     const float4 two = row_stats[4 * j];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) p[4 * j + e] = exp2_fast(p[4 * j + e] * c - (e % 2 ? two.z : two.x));
+    for (int e = 0; e < 4; ++e)
+      p[4 * j + e] = exp2_fast(p[4 * j + e] * c - (e % 2 ? two.z : two.x));
   }
   if (limits[0] < kSparseBlock - 1) {
 #pragma unroll
@@ -106,7 +108,7 @@ __device__ __forceinline__ void finish(KeyGradients<HS>& sum, const Piece& piece
   float* exchange = reinterpret_cast<float*>(shared + Plan::kStagesAt);
   constexpr int kFloats = Plan::kExchange / sizeof(float);
   const auto barrier = [] { tiles::named_barrier(1, Plan::kConsumers); };
-  const auto put = [&](const float (&x)[HS / 2], float factor, __nv_bfloat16* to) {
+  const auto put = [&](const float(&x)[HS / 2], float factor, __nv_bfloat16* to) {
     if (piece.shared_slot >= 0) {
       put_fragments<HS>(results.partials + (int64_t{piece.shared_slot} * 2 + group) * kFloats, x,
                         thread);
@@ -250,9 +252,9 @@ int launch(const KeyTensors& tensors, const ListColumns& columns, const KeyResul
     return error;
   }
   kernel<<<columns.max_pieces, Plan::kThreads, Plan::kShared, stream>>>(tensors, rows, columns,
-                                                                         shape, results);
-  add_pieces_kernel<HS><<<columns.num_columns, 2 * tiles::kWarpgroup, 0, stream>>>(columns, shape,
-                                                                                   results);
+                                                                        shape, results);
+  add_pieces_kernel<HS>
+      <<<columns.num_columns, 2 * tiles::kWarpgroup, 0, stream>>>(columns, shape, results);
   return cudaGetLastError();
 }
 
@@ -261,7 +263,7 @@ int launch_for_device(const KeyTensors& tensors, const ListColumns& columns,
                       const KeyResults& results, const BlockSparseShape& shape,
                       cudaStream_t stream) {
   if (lightning_arch() == LightningArch::kHopper) {
-    return launch<Hopper, HS, HS == 64 ? 8 : 5>(tensors, columns, results, shape, stream);
+    return launch < Hopper, HS, HS == 64 ? 8 : 5 > (tensors, columns, results, shape, stream);
   }
   return launch<Ampere, HS, 2>(tensors, columns, results, shape, stream);
 }

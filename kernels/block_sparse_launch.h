@@ -28,7 +28,7 @@ constexpr int block_sparse_tile_tokens(int group) {
 }
 
 struct BlockSparseShape {
-  const int* lists;               // (NKV, Tq, K) blocks, device
+  const int* lists;                // (NKV, Tq, K) blocks, device
   const int *q_offsets, *q_tiles;  // (D + 1) first query, and 64-query tiles, of each document
   const int *k_offsets, *k_tiles;  // (D + 1) the same of keys: tiles are blocks
   int num_docs, num_q_tiles, num_blocks;  // tiles and blocks of all documents

@@ -1,6 +1,6 @@
 // How the kernels that own query tiles get their rows and the listed blocks of K and V into shared
-// memory: on Hopper a warp of its own merges the lists and feeds the copy engine, on Ampere one warp
-// merges and every thread copies. Both offer the consumers the same verbs.
+// memory: on Hopper a warp of its own merges the lists and feeds the copy engine, on Ampere one
+// warp merges and every thread copies. Both offer the consumers the same verbs.
 #pragma once
 
 #include <type_traits>
@@ -119,8 +119,7 @@ struct QueryPipe<Ampere, Plan, HS, kTensors> {
       const int64_t token = valid ? row / shape.group : 0, head = valid ? row % shape.group : 0;
       const int64_t from =
           ((first + token * shape.num_kv_heads) * shape.group + head) * HS + piece * 8;
-      const uint32_t place =
-          to + piece / 8 * Plan::kRowHalf + tiles::piece_offset(row, piece % 8);
+      const uint32_t place = to + piece / 8 * Plan::kRowHalf + tiles::piece_offset(row, piece % 8);
 #pragma unroll
       for (int n = 0; n < kTensors; ++n) {
         ampere::copy_piece(place + n * Plan::kRows, inputs.rows[n] + from, valid);
@@ -159,7 +158,7 @@ struct QueryPipe<Hopper, Plan, HS, kTensors> {
   static constexpr bool kSkips = true;
   const BlockSparseShape& shape;
   char* shared;
-  Listed* listed;                                  // kStages, shared
+  Listed* listed;                                   // kStages, shared
   uint64_t *full, *empty, *rows_full, *rows_empty;  // kStages, kStages, 1, 1
   Ring<Plan::kStages> ring{};
   uint32_t tile_parity = 0;

@@ -100,9 +100,7 @@ __device__ __forceinline__ void run_query_tiles(const Inputs& inputs, const Bloc
     if (threadIdx.x >= Plan::kConsumers) {
       hopper::keep_registers<40>();
       if (threadIdx.x < Plan::kConsumers + 32) {
-        for_each_tile([&](const QueryTile& tile) {
-          pipe.produce(inputs, tile, threadIdx.x % 32);
-        });
+        for_each_tile([&](const QueryTile& tile) { pipe.produce(inputs, tile, threadIdx.x % 32); });
       }
     } else {
       hopper::take_registers<232>();

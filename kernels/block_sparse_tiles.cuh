@@ -37,9 +37,9 @@ __device__ __forceinline__ const int* list_of(int token, int kv_head,
 // Neighbouring queries of one document, for one KV head. `id` counts the tiles of a head, head
 // after head; a document's last ones may be empty.
 struct QueryTile {
-  int kv_head, token, num_tokens;      // rows of q
-  int position;                        // of the first token within its document
-  int key_begin, num_keys;             // rows of k: the document's
+  int kv_head, token, num_tokens;  // rows of q
+  int position;                    // of the first token within its document
+  int key_begin, num_keys;         // rows of k: the document's
   __device__ __forceinline__ QueryTile(int64_t id, const BlockSparseShape& shape) {
     const int tile_tokens = shape.tile_tokens;
     const int parts = 64 / tile_tokens;

@@ -95,14 +95,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
   const void* gp = g.const_data_ptr();
 
   // dq_t = scale sum_j lambda^(t-j) (g_t v_j) k_j: the forward of (g, v, k).
-  check_launch(
-      launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line, current_stream()));
+  check_launch(launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line,
+                                           current_stream()));
   const at::Tensor initial = aligned(initial_state), d_final = aligned(d_final_state);
   const LightningStates before{at_borders, maybe_float(initial), true, nullptr};
-  check_launch(launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, current_stream()));
-
   check_launch(
-      launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line, current_stream()));
+      launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, current_stream()));
+
+  check_launch(launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line,
+                                           current_stream()));
   const LightningStates after{at_borders, maybe_float(d_final), false,
                               d_initial.defined() ? d_initial.data_ptr<float>() : nullptr};
   check_launch(launch_lightning_backward(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS,

@@ -52,13 +52,13 @@ std::function<double(const BenchShape&)> sparse_bytes(double queries, double key
   return [=](const BenchShape& s) {
     const double num_kv = double(kv_heads(s));
     const double values = queries * s.head_values() + keys * s.rows(kv_heads(s) * s.head_size);
-    return values * s.element_bytes() +
-           4 * num_kv * s.rows(SparseConfig().blocks_per_token());
+    return values * s.element_bytes() + 4 * num_kv * s.rows(SparseConfig().blocks_per_token());
   };
 }
 
-// The first block, one of every equal part of the blocks between, and the window. Each part's choice
-// holds for `period` tokens; the parts change one after another, so that neighbours differ little.
+// The first block, one of every equal part of the blocks between, and the window. Each part's
+// choice holds for `period` tokens; the parts change one after another, so that neighbours differ
+// little.
 at::Tensor spread_lists(const BenchShape& s, int64_t period) {
   constexpr int64_t kGrowth = 1024;  // tokens for which the parts stay what they are
   const SparseConfig c;

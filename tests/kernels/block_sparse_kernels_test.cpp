@@ -32,15 +32,16 @@ class BlockSparseKernels : public OpInPlace {
  protected:
   Inputs inputs(int64_t Tq, int64_t Tk, const Heads& h) const {
     const int64_t NH = h.group * h.num_kv;
-    return {random({Tq, NH, h.size}), random({Tk, h.num_kv, h.size}), random({Tk, h.num_kv, h.size}),
-            random({Tq, NH, h.size}), 1 / std::sqrt(static_cast<double>(h.size))};
+    return {random({Tq, NH, h.size}), random({Tk, h.num_kv, h.size}),
+            random({Tk, h.num_kv, h.size}), random({Tq, NH, h.size}),
+            1 / std::sqrt(static_cast<double>(h.size))};
   }
   static Results run(const Inputs& x, const at::Tensor& blocks, const Documents& q_docs,
                      const Documents& k_docs) {
-    const auto [o, lse] = block_sparse_attention_forward(x.q, x.k, x.v, blocks, q_docs, k_docs,
-                                                         kBlock, x.scale);
-    const auto [dq, dk, dv] = block_sparse_attention_backward(
-        x.d_o, x.q, x.k, x.v, o, lse, blocks, q_docs, k_docs, kBlock, x.scale);
+    const auto [o, lse] =
+        block_sparse_attention_forward(x.q, x.k, x.v, blocks, q_docs, k_docs, kBlock, x.scale);
+    const auto [dq, dk, dv] = block_sparse_attention_backward(x.d_o, x.q, x.k, x.v, o, lse, blocks,
+                                                              q_docs, k_docs, kBlock, x.scale);
     return {o, lse, dq, dk, dv};
   }
   static Results twin(const Inputs& x, const at::Tensor& blocks, const Documents& q_docs,
@@ -48,8 +49,8 @@ class BlockSparseKernels : public OpInPlace {
     const at::Tensor q = exact(x.q), k = exact(x.k), v = exact(x.v), d_o = exact(x.d_o);
     const auto [o, lse] =
         block_sparse_attention_forward_twin(q, k, v, blocks, q_docs, k_docs, kBlock, x.scale);
-    const auto [dq, dk, dv] = block_sparse_attention_backward_twin(
-        d_o, q, k, v, o, lse, blocks, q_docs, k_docs, kBlock, x.scale);
+    const auto [dq, dk, dv] = block_sparse_attention_backward_twin(d_o, q, k, v, o, lse, blocks,
+                                                                   q_docs, k_docs, kBlock, x.scale);
     return {o, lse, dq, dk, dv};
   }
   static Results in_fp64(const Inputs& x, const at::Tensor& blocks, const Documents& docs) {
@@ -105,8 +106,8 @@ TEST_P(BlockSparseKernels, WithAllBlocksListedEqualDenseAttention) {
   for (const int64_t T : {6143, 6144, 6145}) {
     const Inputs x = inputs(T, T, {16, 1, 128});
     const Documents docs = Documents::from_starts({0, 1000}, T, device());
-    const at::Tensor blocks = at::arange(96, at::TensorOptions(device()).dtype(at::kInt))
-                                  .expand({1, T, 96}).contiguous();
+    const at::Tensor blocks =
+        at::arange(96, at::TensorOptions(device()).dtype(at::kInt)).expand({1, T, 96}).contiguous();
     const Results got = run(x, blocks, docs, docs);
     expect_close(got, in_fp64(x, blocks, docs));
     const auto [o, lse] = dense_attention_forward(x.q, x.k, x.v, docs, docs, x.scale);
