@@ -170,8 +170,11 @@ struct BoxedRows {
     }
     hopper::copies_arrive(full);
     const int bytes = shape.group * tiles::kRowBytes;
-    __syncwarp();
-    if (lane == 0) hopper::barrier_expect(full, tile_tokens * 2 * (HS / 64) * bytes);
+    if (lane == 0) {
+      hopper::barrier_expect(full, tile_tokens * 2 * (HS / 64) * bytes);
+    } else {
+      hopper::barrier_arrive(full);  // for the limits that this lane wrote
+    }
     __syncwarp();
     if (lane >= tile_tokens) return;
     const int token = listed < 0 ? shape.num_queries : listed;

@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(KeyPlan<Arch, HS, kStages>::kThreads, 1)
     __shared__ uint64_t full[kStages], empty[kStages];
     if (threadIdx.x == 0) {
       for (int s = 0; s < kStages; ++s) {
-        hopper::barrier_init(&full[s], 32 + 1);
+        hopper::barrier_init(&full[s], 32 + 32);  // copies, other writes of the producer's warp
         hopper::barrier_init(&empty[s], tiles::kWarpgroup / 32);
       }
       hopper::barrier_init_done();
@@ -203,6 +203,7 @@ __global__ void __launch_bounds__(KeyPlan<Arch, HS, kStages>::kThreads, 1)
         const int s = n % kStages;
         hopper::barrier_wait(&full[s], n / kStages & 1);
         add_rows<Arch, Plan, HS>(sum, keys, stage_at(s), stats_at(s), c, at, [&] {
+          __syncwarp();
           if (n >= 2 && at.lane == 0) hopper::barrier_arrive(&empty[(n - 2) % kStages]);
         });
       }

@@ -231,6 +231,7 @@ struct QueryPipe<Hopper, Plan, HS, kTensors> {
     }
   }
   __device__ __forceinline__ void leave(const HeldBlock& held, const Lane& at) {
+    __syncwarp();
     if (at.lane == 0) hopper::barrier_arrive(&empty[held.stage]);
   }
   // After the last reads of the tile's rows, and writes to them.
