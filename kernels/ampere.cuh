@@ -16,6 +16,12 @@ __device__ __forceinline__ void copy_piece(uint32_t to, const void* from, bool v
                "r"(valid ? 16 : 0)
                : "memory");
 }
+// The same for 8 bytes.
+__device__ __forceinline__ void copy_pair(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 8 : 0)
+               : "memory");
+}
 __device__ __forceinline__ void copies_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

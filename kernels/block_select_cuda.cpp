@@ -16,13 +16,6 @@ namespace sala {
 
 namespace {
 
-CUstream_st* stream() { return c10::cuda::getCurrentCUDAStream(); }
-
-// The kernels read from multiples of 16 bytes.
-at::Tensor aligned(const at::Tensor& x) {
-  return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 ? x : x.clone();
-}
-
 int64_t tiles_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 int64_t windows(int64_t num_keys, int64_t half) {
   return std::max<int64_t>(num_keys / half - 1, 0);
@@ -120,13 +113,14 @@ at::Tensor block_select_cuda(const at::Tensor& q_any, const at::Tensor& k_any,
   at::Tensor lists =
       at::empty({NKV, q.size(0), config.blocks_per_token()}, q.options().dtype(at::kInt));
   int* out = lists.data_ptr<int>();
-  check_launch(launch_select_all(input, out, stream()));
+  check_launch(launch_select_all(input, out, current_stream()));
   const int num_tiles = tiles.query.back();
   if (num_tiles == 0) return lists;
 
   const at::Tensor compressed =
       at::zeros({NKV, input.num_key_tiles, kSelectKeyTile, q.size(2)}, k.options());
-  check_launch(launch_select_compress(k.const_data_ptr(), compressed.data_ptr(), input, stream()));
+  check_launch(
+      launch_select_compress(k.const_data_ptr(), compressed.data_ptr(), input, current_stream()));
   const int64_t tile_scores = NKV * tile_queries * tiles.row_blocks;
   const int most = slab_tiles(num_tiles, NKV, (tile_scores + tile_scores / 8) * 4, workspace_bytes);
   const at::Tensor scores = at::empty({most * tile_scores}, q.options().dtype(at::kFloat));
@@ -136,8 +130,8 @@ at::Tensor block_select_cuda(const at::Tensor& q_any, const at::Tensor& k_any,
                           static_cast<int>(tiles.row_blocks), scores.data_ptr<float>(),
                           edges.data_ptr<float>()};
     check_launch(launch_select_scores(q.const_data_ptr(), compressed.const_data_ptr(), input, slab,
-                                      stream()));
-    check_launch(launch_select_best(input, slab, out, stream()));
+                                      current_stream()));
+    check_launch(launch_select_best(input, slab, out, current_stream()));
   }
   return lists;
 }

@@ -1,4 +1,5 @@
-// Attention over listed blocks, as dense attention with a mask, slab by slab (query_slabs.h): the
+// Attention over listed blocks: the kernels of block_sparse_launch.h where they take the call, else
+// a composition of LibTorch ops, as dense attention with a mask, slab by slab (query_slabs.h): the
 // lists become a mask of slab x keys, and memory stays O(slab * keys). The backward recomputes P
 // from the log-sum-exp; sums over slabs happen in order, so it is deterministic.
 //   P = exp(scale q k^T - lse);  dv = P^T do;  dS = P o (do v^T - rowsum(do o o));
@@ -10,6 +11,7 @@
 #include <limits>
 
 #include "kernels/batched_gemm.h"
+#include "kernels/block_sparse_cuda.h"
 #include "kernels/check.h"
 #include "kernels/ops.h"
 #include "kernels/query_slabs.h"
@@ -62,6 +64,9 @@ std::tuple<at::Tensor, at::Tensor> block_sparse_attention_forward(
     const Documents& q_docs, const Documents& k_docs, int64_t block_size, double scale) {
   check_door(q, k, v, blocks, q_docs, k_docs, block_size, "block_sparse_attention_forward");
   const at::NoGradGuard no_grad;
+  if (block_sparse_kernels_run(q, k, block_size, scale)) {
+    return block_sparse_forward_cuda(q, k, v, blocks, q_docs, k_docs, scale);
+  }
   const int64_t NKV = k.size(1), G = q.size(1) / NKV;
   at::Tensor o = at::empty_like(q);
   at::Tensor lse = at::empty({q.size(1), q.size(0)}, q.options().dtype(accumulate_type(q)));
@@ -95,6 +100,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> block_sparse_attention_backward(
   check_same(o, q, op, "o");
   check_statistic(lse, {q.size(1), q.size(0)}, q, op, "lse");
   const at::NoGradGuard no_grad;
+  if (block_sparse_kernels_run(q, k, block_size, scale)) {
+    return block_sparse_backward_cuda(d_o, q, k, v, o, lse, blocks, q_docs, k_docs, scale);
+  }
   const int64_t NKV = k.size(1), G = q.size(1) / NKV;
   const at::ScalarType dtype = q.scalar_type();
   at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);

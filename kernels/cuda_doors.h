@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
+
 #include "kernels/rows_launch.h"
 
 #ifdef SALA_CUDA
@@ -40,6 +42,14 @@ inline const void* data_or_null(const at::Tensor& x) {
 // Room for the partial sums of a weight gradient, on the current device.
 inline at::Tensor empty_partials(const at::Tensor& x, int64_t C) {
   return at::empty({max_partials(), C}, x.options().dtype(at::kFloat));
+}
+
+inline CUstream_st* current_stream() { return c10::cuda::getCurrentCUDAStream(); }
+
+// Of tensors that kernels read in pieces of 16 bytes.
+inline at::Tensor aligned(const at::Tensor& x) {
+  if (!x.defined() || reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0) return x;
+  return x.clone();
 }
 
 inline void check_launch(int status) { C10_CUDA_CHECK(static_cast<cudaError_t>(status)); }

@@ -5,7 +5,7 @@
 //
 // Products work on warpgroups of four warps and on matrices 64 rows high; a matrix of 128 columns
 // is two tiles, `half` bytes apart. `a` and `b` are addresses in shared memory.
-//   by_rows:        d (64 x N)  = a b^T    b has N rows, kWidth columns
+//   by_rows:        d (64 x N)  = a b^T    b has N rows, kWidth columns; a in fragments or shared
 //   by_columns:     d (64 x N)  = a b      b has kWidth rows, N columns
 //   add_by_columns: d (64 x N) += a b      a in fragments, 64 columns
 #pragma once
@@ -34,18 +34,22 @@ struct Ampere {
 
   template <int N, int kWidth>
   __device__ static __forceinline__ void by_rows(float* d, uint32_t a, uint32_t b, int b_half,
-                                                 const Lane& at) {
+                                                 const Lane& at, int a_half = kHalfBytes) {
     clear<N>(d);
 #pragma unroll
     for (int step = 0; step < kWidth / 16; ++step) {
-      uint32_t left[4], right[4];
-      ampere::load_left(left, a + (step / 4) * kHalfBytes, at.warp, at.lane, step % 4);
+      uint32_t left[4];
+      ampere::load_left(left, a + (step / 4) * a_half, at.warp, at.lane, step % 4);
+      add_step_by_rows<N>(d, left, b, b_half, step, at);
+    }
+  }
+  template <int N, int kWidth>
+  __device__ static __forceinline__ void by_rows(float* d, const uint32_t (&a)[kWidth / 16][4],
+                                                 uint32_t b, int b_half, const Lane& at) {
+    clear<N>(d);
 #pragma unroll
-      for (int n = 0; n < N; n += 16) {
-        ampere::load_right_by_rows(right, b + (step / 4) * b_half, n, at.lane, step % 4);
-        ampere::multiply(d + n / 2, left, right[0], right[1]);
-        ampere::multiply(d + n / 2 + 4, left, right[2], right[3]);
-      }
+    for (int step = 0; step < kWidth / 16; ++step) {
+      add_step_by_rows<N>(d, a[step], b, b_half, step, at);
     }
   }
   template <int N, int kWidth>
@@ -130,6 +134,18 @@ struct Ampere {
     for (int i = 0; i < N / 2; ++i) d[i] = 0;
   }
   template <int N>
+  __device__ static __forceinline__ void add_step_by_rows(float* d, const uint32_t (&left)[4],
+                                                          uint32_t b, int b_half, int step,
+                                                          const Lane& at) {
+    uint32_t right[4];
+#pragma unroll
+    for (int n = 0; n < N; n += 16) {
+      ampere::load_right_by_rows(right, b + (step / 4) * b_half, n, at.lane, step % 4);
+      ampere::multiply(d + n / 2, left, right[0], right[1]);
+      ampere::multiply(d + n / 2 + 4, left, right[2], right[3]);
+    }
+  }
+  template <int N>
   __device__ static __forceinline__ void add_step(float* d, const uint32_t (&left)[4], uint32_t b,
                                                   int b_half, int step, const Lane& at) {
     uint32_t right[4];
@@ -151,12 +167,23 @@ struct Hopper {
 #ifdef SALA_SM90A
   template <int N, int kWidth>
   __device__ static __forceinline__ void by_rows(float (&d)[N / 2], uint32_t a, uint32_t b,
+                                                 int b_half, const Lane&,
+                                                 int a_half = kHalfBytes) {
+#pragma unroll
+    for (int step = 0; step < kWidth / 16; ++step) {
+      hopper::Product<N>::template run<false>(
+          d, hopper::rows_descriptor(a + (step / 4) * a_half + (step % 4) * 32),
+          hopper::rows_descriptor(b + (step / 4) * b_half + (step % 4) * 32), step > 0);
+    }
+  }
+  template <int N, int kWidth>
+  __device__ static __forceinline__ void by_rows(float (&d)[N / 2],
+                                                 const uint32_t (&a)[kWidth / 16][4], uint32_t b,
                                                  int b_half, const Lane&) {
 #pragma unroll
     for (int step = 0; step < kWidth / 16; ++step) {
       hopper::Product<N>::template run<false>(
-          d, hopper::rows_descriptor(a + (step / 4) * kHalfBytes + (step % 4) * 32),
-          hopper::rows_descriptor(b + (step / 4) * b_half + (step % 4) * 32), step > 0);
+          d, a[step], hopper::rows_descriptor(b + (step / 4) * b_half + (step % 4) * 32), step > 0);
     }
   }
   template <int N, int kWidth>

@@ -16,14 +16,6 @@ namespace {
 
 static_assert(kLightningTileTokens == Documents::kTileTokens);
 
-CUstream_st* stream() { return c10::cuda::getCurrentCUDAStream(); }
-
-// The kernels read from multiples of 16 bytes.
-at::Tensor aligned(const at::Tensor& x) {
-  if (!x.defined() || reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0) return x;
-  return x.clone();
-}
-
 const float* maybe_float(const at::Tensor& x) {
   return x.defined() ? x.const_data_ptr<float>() : nullptr;
 }
@@ -78,12 +70,12 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
   const int64_t HS = q.size(2);
   check_launch(launch_lightning_end_states(k.const_data_ptr(), v.const_data_ptr(),
                                            borders.data_ptr<float>(), HS,
-                                           /*from_right=*/false, line, stream()));
+                                           /*from_right=*/false, line, current_stream()));
   const at::Tensor initial = aligned(initial_state);
   const LightningStates states{borders.const_data_ptr<float>(), maybe_float(initial), false,
                                want_final_state ? final_state.data_ptr<float>() : nullptr};
   check_launch(launch_lightning_forward(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
-                                        o.data_ptr(), states, HS, line, stream()));
+                                        o.data_ptr(), states, HS, line, current_stream()));
   return {o, final_state};
 }
 
@@ -103,18 +95,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
   const void* gp = g.const_data_ptr();
 
   // dq_t = scale sum_j lambda^(t-j) (g_t v_j) k_j: the forward of (g, v, k).
-  check_launch(
-      launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line, stream()));
+  check_launch(launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line,
+                                           current_stream()));
   const at::Tensor initial = aligned(initial_state), d_final = aligned(d_final_state);
   const LightningStates before{at_borders, maybe_float(initial), true, nullptr};
-  check_launch(launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, stream()));
-
   check_launch(
-      launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line, stream()));
+      launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, current_stream()));
+
+  check_launch(launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line,
+                                           current_stream()));
   const LightningStates after{at_borders, maybe_float(d_final), false,
                               d_initial.defined() ? d_initial.data_ptr<float>() : nullptr};
   check_launch(launch_lightning_backward(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS,
-                                         line, stream()));
+                                         line, current_stream()));
   return {dq, dk, dv, d_initial};
 }
 
@@ -143,7 +136,7 @@ std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at:
   check_launch(launch_lightning_step(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
                                      maybe_float(state), o.data_ptr(), next.data_ptr<float>(),
                                      q.scalar_type() == at::kBFloat16, D, NH, HS,
-                                     static_cast<float>(scale), decays, stream()));
+                                     static_cast<float>(scale), decays, current_stream()));
   return {o, next};
 }
 

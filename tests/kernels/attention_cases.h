@@ -5,7 +5,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -69,6 +71,28 @@ inline void expect_stays_between(const at::Tensor& before, const at::Tensor& aft
   EXPECT_TRUE(bit_equal(after.slice(0, end), before.slice(0, end)));
   EXPECT_TRUE(before.isfinite().all().item<bool>());
   EXPECT_FALSE(after.isfinite().all().item<bool>());
+}
+
+// Block lists with each query's own block and a random half of the earlier ones, at most K.
+inline at::Tensor random_lists(const Documents& q_docs, const Documents& k_docs, int64_t NKV,
+                               int64_t K, int64_t block_size) {
+  std::mt19937 random(17);
+  at::Tensor blocks = at::full({NKV, q_docs.num_tokens(), K}, -1, at::kInt);
+  int* to = blocks.data_ptr<int>();
+  for (int64_t n = 0; n < NKV; ++n) {
+    for (int64_t d = 0; d < q_docs.count(); ++d) {
+      for (int64_t i = 0; i < q_docs.length(d); ++i, to += K) {
+        const int64_t own = (k_docs.length(d) - q_docs.length(d) + i) / block_size;
+        std::vector<int> list;
+        for (int64_t b = 0; b < own && static_cast<int64_t>(list.size()) < K - 1; ++b) {
+          if (random() % 2) list.push_back(static_cast<int>(b));
+        }
+        list.push_back(static_cast<int>(own));
+        std::copy(list.begin(), list.end(), to);
+      }
+    }
+  }
+  return blocks;
 }
 
 // d f / d x along `direction` by central differences, fp64.

@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <numeric>
-#include <random>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -19,22 +17,7 @@ constexpr int64_t kBlock = 16;
 
 // Lists with the own block and a random half of the earlier ones, at most K.
 at::Tensor random_blocks(const Documents& q_docs, const Documents& k_docs, int64_t NKV, int64_t K) {
-  std::mt19937 random(17);
-  at::Tensor blocks = at::full({NKV, q_docs.num_tokens(), K}, -1, at::kInt);
-  for (int64_t n = 0; n < NKV; ++n) {
-    for (int64_t d = 0; d < q_docs.count(); ++d) {
-      for (int64_t i = 0; i < q_docs.length(d); ++i) {
-        const int64_t own = (k_docs.length(d) - q_docs.length(d) + i) / kBlock;
-        std::vector<int> list;
-        for (int64_t b = 0; b < own && static_cast<int64_t>(list.size()) < K - 1; ++b) {
-          if (random() % 2) list.push_back(static_cast<int>(b));
-        }
-        list.push_back(static_cast<int>(own));
-        std::copy(list.begin(), list.end(), blocks[n][q_docs.offsets[d] + i].data_ptr<int>());
-      }
-    }
-  }
-  return blocks;
+  return random_lists(q_docs, k_docs, NKV, K, kBlock);
 }
 
 // Every block up to the last, for every query (later ones are hidden by causality).

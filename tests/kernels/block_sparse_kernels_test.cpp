@@ -1,0 +1,165 @@
+// The CUDA kernels of block-sparse attention against the fp64 twin, and for long documents the fp64
+// composition (which block_sparse_attention_test holds to the twin): group and head sizes, lengths
+// beside every border, packed documents, any order of lists; the same bits at every call.
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/block_sparse_cuda.h"
+#include "kernels/ops.h"
+#include "kernels/twins_attention.h"
+#include "tests/kernels/attention_cases.h"
+
+namespace sala::testing {
+namespace {
+
+constexpr int64_t kBlock = 64;
+
+struct Heads {
+  int64_t group, num_kv, size;
+};
+struct Inputs {
+  at::Tensor q, k, v, d_o;
+  double scale;
+};
+using Results = std::vector<at::Tensor>;  // o, lse, dq, dk, dv
+const char* const kNames[] = {"o", "lse", "dq", "dk", "dv"};
+
+class BlockSparseKernels : public OpInPlace {
+ protected:
+  Inputs inputs(int64_t Tq, int64_t Tk, const Heads& h) const {
+    const int64_t NH = h.group * h.num_kv;
+    return {random({Tq, NH, h.size}), random({Tk, h.num_kv, h.size}),
+            random({Tk, h.num_kv, h.size}), random({Tq, NH, h.size}),
+            1 / std::sqrt(static_cast<double>(h.size))};
+  }
+  static Results run(const Inputs& x, const at::Tensor& blocks, const Documents& q_docs,
+                     const Documents& k_docs) {
+    const auto [o, lse] =
+        block_sparse_attention_forward(x.q, x.k, x.v, blocks, q_docs, k_docs, kBlock, x.scale);
+    const auto [dq, dk, dv] = block_sparse_attention_backward(x.d_o, x.q, x.k, x.v, o, lse, blocks,
+                                                              q_docs, k_docs, kBlock, x.scale);
+    return {o, lse, dq, dk, dv};
+  }
+  static Results twin(const Inputs& x, const at::Tensor& blocks, const Documents& q_docs,
+                      const Documents& k_docs) {
+    const at::Tensor q = exact(x.q), k = exact(x.k), v = exact(x.v), d_o = exact(x.d_o);
+    const auto [o, lse] =
+        block_sparse_attention_forward_twin(q, k, v, blocks, q_docs, k_docs, kBlock, x.scale);
+    const auto [dq, dk, dv] = block_sparse_attention_backward_twin(d_o, q, k, v, o, lse, blocks,
+                                                                   q_docs, k_docs, kBlock, x.scale);
+    return {o, lse, dq, dk, dv};
+  }
+  static Results in_fp64(const Inputs& x, const at::Tensor& blocks, const Documents& docs) {
+    return run({x.q.to(at::kDouble), x.k.to(at::kDouble), x.v.to(at::kDouble),
+                x.d_o.to(at::kDouble), x.scale},
+               blocks, docs, docs);
+  }
+  // Norm of the difference over the norm of the reference. Entries of a gradient that is exactly
+  // zero (one visible key) leave rounding errors: they count as small values do.
+  static void expect_close(const Results& got, const Results& expected) {
+    for (size_t i = 0; i < got.size(); ++i) {
+      const at::Tensor reference = exact(expected[i]);
+      const double error = (exact(got[i]) - reference).norm().item<double>();
+      const double floor = 1e-3 * std::sqrt(static_cast<double>(reference.numel()));
+      EXPECT_LE(error / (reference.norm().item<double>() + floor), i == 0 ? 5e-3 : 1e-2)
+          << kNames[i];
+    }
+  }
+  void expect_twin(const DocumentCase& queries, const DocumentCase& keys, const Heads& heads,
+                   int64_t K) const {
+    SCOPED_TRACE(::testing::Message() << queries.num_tokens << " queries, group " << heads.group
+                                      << ", head size " << heads.size);
+    const Inputs x = inputs(queries.num_tokens, keys.num_tokens, heads);
+    ASSERT_TRUE(block_sparse_kernels_run(x.q, x.k, kBlock, x.scale));
+    const Documents q_docs = queries.on(at::kCPU), k_docs = keys.on(at::kCPU);
+    const at::Tensor blocks = random_lists(q_docs, k_docs, heads.num_kv, K, kBlock);
+    expect_close(run(x, blocks.to(device()), queries.on(device()), keys.on(device())),
+                 twin(x, blocks, q_docs, k_docs));
+  }
+};
+
+TEST_P(BlockSparseKernels, TakeEveryGroupAndHeadSize) {
+  const DocumentCase docs{{0, 70}, 230};
+  for (const int64_t HS : {64, 128}) {
+    for (int64_t G = 1; G <= 16; ++G) expect_twin(docs, docs, {G, G % 3 == 0 ? 2 : 1, HS}, 6);
+  }
+}
+
+TEST_P(BlockSparseKernels, TakeAllLengths) {
+  for (const int64_t T : {1, 15, 16, 31, 63, 64, 65, 127, 128}) {
+    for (const int64_t HS : {64, 128}) expect_twin({{0}, T}, {{0}, T}, {16, 1, HS}, 4);
+  }
+}
+
+TEST_P(BlockSparseKernels, TakePackedDocumentsAndFewerQueriesThanKeys) {
+  const DocumentCase packed{{0, 1, 60, 130, 131, 195}, 420};
+  expect_twin(packed, packed, {16, 2, 64}, 5);
+  expect_twin(packed, packed, {3, 3, 128}, 5);
+  for (const int64_t G : {7, 16}) expect_twin({{0, 3, 4}, 50}, {{0, 70, 370}, 900}, {G, 2, 128}, 6);
+}
+
+TEST_P(BlockSparseKernels, WithAllBlocksListedEqualDenseAttention) {
+  for (const int64_t T : {6143, 6144, 6145}) {
+    const Inputs x = inputs(T, T, {16, 1, 128});
+    const Documents docs = Documents::from_starts({0, 1000}, T, device());
+    const at::Tensor blocks =
+        at::arange(96, at::TensorOptions(device()).dtype(at::kInt)).expand({1, T, 96}).contiguous();
+    const Results got = run(x, blocks, docs, docs);
+    expect_close(got, in_fp64(x, blocks, docs));
+    const auto [o, lse] = dense_attention_forward(x.q, x.k, x.v, docs, docs, x.scale);
+    const auto [dq, dk, dv] =
+        dense_attention_backward(x.d_o, x.q, x.k, x.v, o, lse, docs, docs, x.scale);
+    expect_close(got, {o, lse, dq, dk, dv});
+  }
+}
+
+// Block 0 is in every list, so that its tokens are cut into pieces.
+TEST_P(BlockSparseKernels, ManyPiecesRunTwiceGiveTheSameBitsWhateverTheOrderOfLists) {
+  const int64_t T = 5000;
+  for (const int64_t HS : {64, 128}) {
+    const Inputs x = inputs(T, T, {8, 2, HS});
+    const Documents docs = Documents::from_starts({0, 90}, T, device());
+    at::Tensor blocks = random_lists(docs, docs, 2, 20, kBlock);
+    blocks.select(2, 0).fill_(0);
+    blocks = blocks.to(device());
+    const Results first = run(x, blocks, docs, docs), second = run(x, blocks, docs, docs);
+    for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(bit_equal(first[i], second[i])) << i;
+    expect_close(first, in_fp64(x, blocks, docs));
+    // Descending; what is no block goes to the end.
+    const at::Tensor turned = std::get<0>(blocks.sort(/*dim=*/2, /*descending=*/true));
+    const Results other = run(x, turned, docs, docs);
+    expect_close(other, first);
+  }
+}
+
+TEST_P(BlockSparseKernels, RowsThatListNothingAreZeroAndNaNStaysInItsDocument) {
+  const int64_t T = 300;
+  Inputs x = inputs(T, T, {4, 1, 128});
+  const Documents docs = Documents::from_starts({0, 70, 200}, T, device());
+  at::Tensor blocks = random_lists(docs, docs, 1, 4, kBlock).to(device());
+  blocks.slice(1, 100, 103).fill_(-1);
+  const Results before = run(x, blocks, docs, docs);
+  for (const size_t i : {0, 2}) {
+    EXPECT_EQ(before[i].slice(0, 100, 103).abs().max().item<double>(), 0) << kNames[i];
+  }
+  for (const at::Tensor& result : {before[0], before[2], before[3], before[4]}) {
+    EXPECT_TRUE(result.isfinite().all().item<bool>());
+  }
+  for (at::Tensor* tensor : {&x.q, &x.k, &x.v, &x.d_o}) tensor->select(0, 150).fill_(NAN);
+  x.k.select(0, 199).fill_(HUGE_VAL);
+  const Results after = run(x, blocks, docs, docs);
+  for (const size_t i : {0, 2, 3, 4}) {
+    EXPECT_TRUE(bit_equal(before[i].slice(0, 0, 70), after[i].slice(0, 0, 70))) << kNames[i];
+    EXPECT_TRUE(bit_equal(before[i].slice(0, 200), after[i].slice(0, 200))) << kNames[i];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Places, BlockSparseKernels,
+                         ::testing::Values(Place{at::kCUDA, at::kBFloat16}), place_name);
+
+}  // namespace
+}  // namespace sala::testing
