@@ -55,7 +55,8 @@ bool look(const std::string& path, struct stat& status) {
 }  // namespace
 
 FileError::FileError(const std::string& path, const std::string& what, int code)
-    : std::runtime_error(path + ": cannot " + what + ": " + std::strerror(code) + system_advice(code)),
+    : std::runtime_error(path + ": cannot " + what + ": " + std::strerror(code) +
+                         system_advice(code)),
       code_(code) {}
 
 Descriptor::Descriptor(const std::string& path, int flags) : path_(path) {

@@ -39,8 +39,8 @@ struct Schedule {
 };
 
 // A peak rate that distillation of a pretrained model stands: HALO's 1e-4, 5e-5 and 3e-5 for 1.7B,
-// 4B and 8B parameters (arXiv:2601.22156, table of stage 2), which lie on 1e-4 (1.7e9 / N)^0.8; at most
-// 1e-3, where tiny models train.
+// 4B and 8B parameters (arXiv:2601.22156, table of stage 2), which lie on 1e-4 (1.7e9 / N)^0.8;
+// at most 1e-3, where tiny models train.
 double safe_lr(int64_t num_parameters);
 
 // What is different for the tensors whose name holds a match of `match` (name_pattern.h).
