@@ -15,7 +15,7 @@ std::string system_advice(int code) {
       return "; check the permissions of the file and its folders";
     case ENOENT:
     case ENOTDIR:
-      return "; check the path";
+      return "; check the path and its folders";
     case EIO:
     case ESTALE:
     case ETIMEDOUT:

@@ -163,7 +163,7 @@ TEST(Hdf5File, TruncatedFileIsNamed) {
 
 // A limit on file size stands for a full disk. The error is clear, the old file stays, no rest lies
 // about, and the library goes on working.
-TEST(Hdf5File, FullDiskIsNamedAndNothingIsLost) {
+TEST(Hdf5File, AFullDiskOrALimitIsNamedAndNothingIsLost) {
 #ifdef __SANITIZE_ADDRESS__
   const __lsan::ScopedDisabler quiet;  // HDF5 itself loses a buffer when a close fails
 #endif
@@ -184,7 +184,7 @@ TEST(Hdf5File, FullDiskIsNamedAndNothingIsLost) {
           second.write_all("v", std::vector<float>(1 << 20, 2.0f), chunk);
           second.commit();
         },
-        {path, "File too large", "free space"});
+        {path, "File too large", "ulimit -f"});
   }
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old_limit), 0);
   std::signal(SIGXFSZ, old_handler);
