@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "data/shuffle.h"
 
 namespace sala {

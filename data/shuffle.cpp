@@ -5,7 +5,7 @@
 #include <bit>
 #include <utility>
 
-#include "data/hash.h"
+#include "data/files/hash.h"
 
 namespace sala {
 

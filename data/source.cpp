@@ -10,8 +10,8 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "data/hash.h"
-#include "data/system_advice.h"
+#include "data/files/hash.h"
+#include "data/files/system_advice.h"
 
 namespace sala {
 namespace {

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "data/document_offsets.h"
-#include "data/open_stores.h"
-#include "data/store_catalog.h"
-#include "data/token_store.h"
+#include "data/stores/document_offsets.h"
+#include "data/stores/open_stores.h"
+#include "data/stores/store_catalog.h"
+#include "data/stores/token_store.h"
 
 namespace sala {
 

@@ -1,7 +1,7 @@
 // The tensor door of the op library: every operation the project owns, forward and backward, as
 // plain functions on tensors. Shapes, dtypes and devices are checked here once; below this door
 // code trusts its inputs. Each op runs on CPU (float, double) and CUDA (float, bfloat16) and has a
-// plain-loop twin in kernels/twins.h that defines what it computes; tests compare the two.
+// plain-loop twin in kernels/twins/twins.h that defines what it computes; tests compare the two.
 //
 // Letters: T packed tokens, C width, F feed-forward width, V vocabulary, NH query heads, NKV KV
 // heads, HS head size, G = NH / NKV, NB blocks of one document, K chosen blocks per (KV head,
@@ -121,7 +121,7 @@ struct SparseConfig {
 // block score = max over the windows that touch it; forced: init_blocks and the local_blocks + 1
 // blocks up to the query's own; ties go to the lower block. No gradient. Compressed keys are means
 // in fp32 kept in k's type, scores fp32 (fp64 for fp64). bf16 on Hopper with HS 64 or 128 and G up
-// to 16: the kernels of block_select_launch.h, whose lists are the same bits at every call,
+// to 16: the kernels of kernels/selection/launch.h, whose lists are the same bits at every call,
 // whatever slab, row or piece of a document a query comes in; elsewhere a composition of LibTorch
 // ops. Memory: works in query slabs.
 at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
@@ -129,7 +129,7 @@ at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Document
 
 // Attention over the listed blocks, causal inside. Shapes as dense_attention, blocks as above; the
 // order within a list changes rounding only. bf16 on CUDA with HS 64 or 128, G up to 16, blocks of
-// 64 and a positive scale: the kernels of block_sparse_launch.h, the same bits at every call, where
+// 64 and a positive scale: the kernels of kernels/attention/block_sparse_launch.h, the same bits at every call, where
 // a query that listed nothing gets zeros; elsewhere a composition of LibTorch ops.
 std::tuple<at::Tensor, at::Tensor> block_sparse_attention_forward(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& blocks,
@@ -150,7 +150,7 @@ at::Tensor lightning_slopes(int64_t num_heads);
 // fp64 on the CPU. State and its gradient in fp32 (fp64 for fp64); chunked; only non-positive
 // exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64 (undefined where it is
 // not wanted: it is as large as 64 KB per document and head). bf16 on CUDA with HS 64 or 128: the
-// kernels of lightning_launch.h, the same bits at every call; one-token documents on CUDA: one
+// kernels of kernels/lightning/launch.h, the same bits at every call; one-token documents on CUDA: one
 // kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, finite slopes >= 0,
 // scale not 0. A value that is not finite stays in its document, where it also reaches up to 63
 // tokens before its own.

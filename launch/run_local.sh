@@ -59,7 +59,7 @@ rm "$folder/space"
 threads=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
-# How the ranks are asked to stop and tell their exit code: trainer/launch_folder.h.
+# How the ranks are asked to stop and tell their exit code: trainer/ranks/launch_folder.h.
 export SALA_LAUNCH_FOLDER=$folder
 touch "$folder/running"
 [ $requests -eq 0 ] || exit 75  # asked before anything had begun

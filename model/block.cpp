@@ -2,7 +2,7 @@
 #include "model/block.h"
 
 #include "model/autograd.h"
-#include "model/mixers.h"
+#include "model/mixers/mixers.h"
 
 namespace sala {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/families.h"
+#include "model/families/families.h"
 
 namespace sala {
 namespace {

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "model/families.h"
+#include "model/families/families.h"
 
 namespace sala {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "model/block.h"
-#include "model/layouts.h"
+#include "model/parts.h"
 
 namespace sala {
 

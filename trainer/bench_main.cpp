@@ -3,8 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
-#include "trainer/bench.h"
-#include "trainer/field_values.h"
+#include "trainer/bench/bench.h"
+#include "trainer/recipe/field_values.h"
 #include "trainer/version.h"
 
 namespace {

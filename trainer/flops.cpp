@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "model/layouts.h"
+#include "model/parts.h"
 
 namespace sala {
 

@@ -4,7 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
-#include "trainer/inspect.h"
+#include "trainer/folder/inspect.h"
 #include "trainer/version.h"
 
 int main(int argc, char** argv) {

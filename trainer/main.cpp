@@ -6,12 +6,12 @@
 #include <cstdio>
 #include <iostream>
 
-#include "trainer/check.h"
-#include "trainer/launch_folder.h"
-#include "trainer/rank_environment.h"
-#include "trainer/recipe.h"
+#include "trainer/checks/check_command.h"
+#include "trainer/ranks/environment.h"
+#include "trainer/ranks/launch_folder.h"
+#include "trainer/ranks/stop_signals.h"
+#include "trainer/recipe/recipe.h"
 #include "trainer/runner.h"
-#include "trainer/stop_signals.h"
 #include "trainer/version.h"
 #include "trainer/world.h"
 

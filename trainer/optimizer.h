@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "model/layout.h"
-#include "trainer/checkpoint.h"
-#include "trainer/stage_options.h"
+#include "trainer/checkpoint/checkpoints.h"
+#include "trainer/recipe/stage_options.h"
 
 namespace sala {
 

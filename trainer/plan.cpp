@@ -6,7 +6,7 @@
 
 #include "model/convert.h"
 #include "trainer/flops.h"
-#include "trainer/recipe.h"
+#include "trainer/recipe/recipe.h"
 
 namespace sala {
 
@@ -20,8 +20,8 @@ double block_activation_bytes(const ModelConfig& c, int64_t bytes) {
 }
 
 double vocabulary_workspace_bytes(const PlanContext& context) {
-  // In chunks of logits (kernels/vocab_chunks.h). On a GPU: student, teacher and half as much for
-  // the gradient in bf16. On a CPU (kernels/vocab_rows.cpp): logits and log-probabilities of both,
+  // In chunks of logits (kernels/vocabulary/chunks.h). On a GPU: student, teacher and half as much for
+  // the gradient in bf16. On a CPU (kernels/vocabulary/rows.cpp): logits and log-probabilities of both,
   // the cross-entropy's gradient, and the gap of the two distributions.
   return context.cuda ? 2.5 * 537e6 : 6 * 67.1e6;
 }

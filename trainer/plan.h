@@ -2,8 +2,8 @@
 // block keeps for its backward, counted one by one; the rest is exact.
 #pragma once
 
+#include "trainer/recipe/stage_options.h"
 #include "trainer/stage.h"
-#include "trainer/stage_options.h"
 
 namespace sala {
 

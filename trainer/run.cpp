@@ -1,13 +1,13 @@
 // The state that stages hand on, to and from checkpoints.
 #include "trainer/run.h"
 
-#include "data/atomic_file.h"
-#include "data/hash.h"
+#include "data/files/atomic_file.h"
+#include "data/files/hash.h"
 #include "model/convert.h"
-#include "model/layouts.h"
-#include "trainer/hf_folder.h"
-#include "trainer/rank_agreement.h"
-#include "trainer/tensor_fingerprint.h"
+#include "model/parts.h"
+#include "trainer/folder/reader.h"
+#include "trainer/ranks/agreement.h"
+#include "trainer/ranks/tensor_fingerprint.h"
 
 namespace sala {
 

@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "data/store_catalog.h"
+#include "data/stores/store_catalog.h"
 #include "model/model.h"
-#include "trainer/checkpoint.h"
-#include "trainer/metrics.h"
+#include "trainer/checkpoint/checkpoints.h"
+#include "trainer/journal/metrics.h"
 #include "trainer/optimizer.h"
-#include "trainer/recipe.h"
+#include "trainer/recipe/recipe.h"
 #include "trainer/world.h"
 
 namespace sala {
@@ -42,7 +42,7 @@ struct Run {
   Student student;            // null before swap
   nlohmann::json data_state;  // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
-  nlohmann::json inputs;    // what it reads, by content (trainer/input_identity.h)
+  nlohmann::json inputs;    // what it reads, by content (trainer/checks/input_identity.h)
   std::vector<std::string> verdicts;  // stages that ended worse than they began, a line each
   std::string forked_from;  // the checkpoint of another run that this one began with
   int64_t tokens_seen = 0;  // by training stages

@@ -7,22 +7,22 @@
 #include <chrono>
 #include <filesystem>
 
-#include "trainer/check.h"
-#include "trainer/check_inputs.h"
-#include "trainer/checkpoint.h"
-#include "trainer/device_info.h"
-#include "trainer/evaluate.h"
-#include "trainer/export_folder.h"
-#include "trainer/export_run.h"
-#include "trainer/input_identity.h"
-#include "trainer/own_files.h"
+#include "trainer/checkpoint/checkpoints.h"
+#include "trainer/checks/check_command.h"
+#include "trainer/checks/input_identity.h"
+#include "trainer/checks/start_check.h"
+#include "trainer/evaluation/evaluate.h"
+#include "trainer/folder/export.h"
+#include "trainer/folder/export_student.h"
+#include "trainer/journal/own_files.h"
+#include "trainer/journal/recipe_record.h"
+#include "trainer/journal/report.h"
+#include "trainer/journal/run_folder.h"
 #include "trainer/plan.h"
-#include "trainer/rank_agreement.h"
-#include "trainer/recipe_record.h"
-#include "trainer/report.h"
+#include "trainer/ranks/agreement.h"
+#include "trainer/ranks/device_info.h"
+#include "trainer/ranks/stop_signals.h"
 #include "trainer/run.h"
-#include "trainer/run_folder.h"
-#include "trainer/stop_signals.h"
 
 namespace sala {
 

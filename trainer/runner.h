@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "trainer/recipe.h"
+#include "trainer/recipe/recipe.h"
 #include "trainer/world.h"
 
 namespace sala {

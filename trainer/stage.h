@@ -1,7 +1,7 @@
 // A stage of the recipe: what it reads from the recipe, what it plans, one step of its work, its
 // state. One runner (runner.h) owns every loop: signals, checkpoints, evaluation, metrics. A stage
-// leaves the run in a new state. A new stage is one file (stage_<type>.cpp) and one line in
-// stages.cpp.
+// leaves the run in a new state. A new stage is one file (stages/<type>.cpp) and one line in
+// trainer/stages/registry.cpp.
 #pragma once
 
 #include <map>
@@ -11,16 +11,16 @@
 #include <vector>
 
 #include "model/config.h"
-#include "trainer/fields.h"
+#include "trainer/recipe/fields.h"
 
 namespace sala {
 
 class NeedleSet;    // data/needles.h
 class Source;       // data/source.h
 struct Run;         // trainer/run.h
-struct Recipe;      // trainer/recipe.h
-class StateWriter;  // trainer/checkpoint.h
-class StateReader;  // trainer/checkpoint.h
+struct Recipe;      // trainer/recipe/recipe.h
+class StateWriter;  // trainer/checkpoint/checkpoints.h
+class StateReader;  // trainer/checkpoint/checkpoints.h
 
 // What a stage will need, before anything is allocated; per rank.
 struct StagePlan {
@@ -46,7 +46,7 @@ struct PlanContext {
   bool cuda = false;
 };
 
-// What stands behind a recipe, as far as it could be read (trainer/preflight.h).
+// What stands behind a recipe, as far as it could be read (trainer/checks/preflight.h).
 struct StageInputs {
   const Recipe& recipe;
   const PlanContext* context;                    // null: no source model
@@ -90,7 +90,7 @@ class Stage {
   int64_t evaluate_every = 0;  // steps between evaluations inside the stage; 0 = none
 };
 
-// The registry: stages.cpp.
+// The registry: trainer/stages/registry.cpp.
 std::vector<std::string> stage_types();
 std::unique_ptr<Stage> make_stage(const std::string& type);  // nullptr for an unknown type
 

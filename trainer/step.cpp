@@ -53,7 +53,7 @@ at::Tensor differentiate_unit(Model& model, size_t u, const at::Tensor& dy, cons
 
 // Losses and gradient norms of the whole world, and whether every number in them is one. The host
 // waits for the device here; the rest of a step is queued, but for lightning attention where no
-// kernel takes it (kernels/lightning_composed.cpp copies its tables with a wait).
+// kernel takes it (kernels/lightning/composed.cpp copies its tables with a wait).
 StepResult global_result(at::Tensor& losses, const Optimizer& optimizer, Comm& comm) {
   comm.all_reduce_sum(losses);
   StepResult result;

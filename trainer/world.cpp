@@ -24,10 +24,10 @@
 #include <mutex>
 #include <stdexcept>
 
-#include "trainer/activity.h"
-#include "trainer/launch_guard.h"
-#include "trainer/rank_environment.h"
-#include "trainer/watchdog.h"
+#include "trainer/ranks/activity.h"
+#include "trainer/ranks/environment.h"
+#include "trainer/ranks/launch_guard.h"
+#include "trainer/ranks/watchdog.h"
 
 #ifdef SALA_CUDA
 #include <ATen/cuda/CUDAContext.h>

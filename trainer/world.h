@@ -25,7 +25,7 @@ std::string mpi_library();  // its name and version; needs no World
 class World {
  public:
   // Initialises MPI (once per process; thread level funneled) and, with several ranks, a watchdog
-  // (watchdog.h). Everything on the host works; the rest needs use_device.
+  // (trainer/ranks/watchdog.h). Everything on the host works; the rest needs use_device.
   World(int* argc, char*** argv);
   World(int* argc, char*** argv, const std::string& device);  // and use_device
   ~World();

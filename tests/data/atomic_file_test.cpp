@@ -1,5 +1,5 @@
 // Files written whole: what they replace and what they never touch, and calls that fail.
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -10,8 +10,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "data/hdf5_file.h"
-#include "data/safetensors.h"
+#include "data/files/hdf5_file.h"
+#include "data/files/safetensors.h"
 #include "tests/faults/failing_calls.h"
 
 namespace sala {

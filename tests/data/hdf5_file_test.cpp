@@ -1,6 +1,6 @@
 // The door to HDF5, the atomic writer and the hashes: round trips, slabs, and one clear line per
 // error.
-#include "data/hdf5_file.h"
+#include "data/files/hdf5_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -14,8 +14,8 @@
 #include <numeric>
 #include <thread>
 
-#include "data/atomic_file.h"
-#include "data/hash.h"
+#include "data/files/atomic_file.h"
+#include "data/files/hash.h"
 #include "tests/data/test_store.h"
 
 namespace sala {

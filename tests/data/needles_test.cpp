@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/data/test_store.h"
 
 namespace sala {

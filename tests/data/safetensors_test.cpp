@@ -1,6 +1,6 @@
 // safetensors files: what is written is read again, is laid out as the reference library lays it
 // out, and anything broken is refused with the offset.
-#include "data/safetensors.h"
+#include "data/files/safetensors.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 #include <filesystem>
 #include <functional>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 
 namespace sala {
 namespace {

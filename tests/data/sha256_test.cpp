@@ -1,5 +1,5 @@
 // SHA-256 against the standard's own examples, in pieces of every size.
-#include "data/sha256.h"
+#include "data/files/sha256.h"
 
 #include <gtest/gtest.h>
 

@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "data/hash.h"
-#include "data/hdf5_file.h"
+#include "data/files/hash.h"
+#include "data/files/hdf5_file.h"
 
 namespace sala {
 

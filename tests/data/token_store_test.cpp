@@ -1,6 +1,6 @@
 // Token stores: what is written is read, and everything wrong with a file is one line that names
 // it.
-#include "data/token_store.h"
+#include "data/stores/token_store.h"
 
 #include <gtest/gtest.h>
 

@@ -3,7 +3,7 @@
 
 #include "model/convert.h"
 #include "model/model.h"
-#include "trainer/device_info.h"
+#include "trainer/ranks/device_info.h"
 #include "trainer/step.h"
 
 namespace sala {

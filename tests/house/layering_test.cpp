@@ -17,6 +17,22 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"tests", {"tests", "trainer", "model", "kernels", "data"}},
 };
 
+// Rooms of a folder that know only these of its own rooms ("": the folder's root). Rooms that are
+// not listed may know every other.
+const std::map<std::string, std::set<std::string>> kRoomMayInclude = {
+    {"kernels/gpu", {""}},
+    {"kernels/twins", {""}},
+    {"kernels/rows", {"", "gpu"}},
+    {"kernels/vocabulary", {"", "gpu"}},
+    {"kernels/lightning", {"", "gpu"}},
+    {"data/files", {""}},
+    {"data/stores", {"", "files"}},
+    {"trainer/recipe", {""}},
+    {"trainer/ranks", {"", "recipe"}},
+    {"trainer/journal", {"", "recipe", "ranks"}},
+    {"trainer/checkpoint", {"", "ranks"}},
+};
+
 // A header (or the start of one) and the only files that may include it.
 struct Door {
   std::string header;
@@ -26,8 +42,8 @@ struct Door {
 const std::vector<Door> kDoors = {
     {"mpi.h", {"trainer/world.cpp"}},
     {"nccl.h", {"kernels/nccl_comm.cpp"}},
-    {"yaml-cpp/", {"trainer/yaml_reader.cpp"}},
-    {"hdf5", {"data/hdf5_file.cpp"}},
+    {"yaml-cpp/", {"trainer/recipe/yaml_reader.cpp"}},
+    {"hdf5", {"data/files/hdf5_file.cpp"}},
     {"CLI/", {"trainer/main.cpp", "trainer/inspect_main.cpp", "trainer/bench_main.cpp"}},
 };
 
@@ -47,6 +63,48 @@ TEST(Layering, FoldersIncludeOnlyWhatTheyMayKnow) {
         EXPECT_TRUE(fs::exists(kRoot / include.name))
             << file << " includes " << include.name << ", which is no path from the root";
       }
+    }
+  }
+}
+
+TEST(Layering, RoomsIncludeOnlyWhatTheyMayKnow) {
+  for (const auto& [room, allowed] : kRoomMayInclude) {
+    ASSERT_TRUE(fs::is_directory(kRoot / room)) << room << " is no room any more";
+    const std::string folder = room.substr(0, room.find('/'));
+    for (const std::string& file : sources_in(room)) {
+      for (const Include& include : includes_of(file)) {
+        const fs::path target(include.name);
+        if (!include.quoted || *target.begin() != folder) continue;
+        const std::string parent = target.parent_path().string();
+        const std::string other = parent == folder ? "" : parent.substr(folder.size() + 1);
+        EXPECT_TRUE(parent == room || allowed.count(other))
+            << file << " includes " << include.name << ": " << room << " may not know it";
+      }
+    }
+  }
+}
+
+// What is read first stays at a folder's root; the rest has a room.
+TEST(Layering, NoFolderHoldsMoreThanFitsInOneView) {
+  constexpr int64_t kMostFiles = 30;
+  for (const std::string folder : {"kernels", "data", "model", "trainer"}) {
+    std::map<std::string, int64_t> count;
+    for (const std::string& file : sources_in(folder)) {
+      ++count[fs::path(file).parent_path().string()];
+    }
+    for (const auto& [room, num_files] : count) {
+      EXPECT_LE(num_files, kMostFiles) << room << ": split it by subject";
+    }
+  }
+}
+
+TEST(Layering, NamesInARoomDoNotRepeatIt) {
+  for (const std::string folder : {"kernels", "data", "model", "trainer"}) {
+    for (const std::string& file : sources_in(folder)) {
+      const fs::path path(file);
+      const std::string room = path.parent_path().filename().string();
+      if (path.parent_path() == folder) continue;
+      EXPECT_FALSE(path.stem().string().starts_with(room + "_")) << file;
     }
   }
 }

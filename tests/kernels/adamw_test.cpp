@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/ops.h"
-#include "kernels/twins.h"
+#include "kernels/twins/twins.h"
 #include "tests/kernels/tolerance.h"
 
 namespace sala::testing {

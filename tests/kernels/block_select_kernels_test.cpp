@@ -8,8 +8,8 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/block_select_cuda.h"
 #include "kernels/ops.h"
+#include "kernels/selection/cuda.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace sala::testing {

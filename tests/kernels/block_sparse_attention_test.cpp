@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
-#include "kernels/twins_attention.h"
+#include "kernels/twins/attention.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace sala::testing {

@@ -8,9 +8,9 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/block_sparse_cuda.h"
+#include "kernels/attention/block_sparse_cuda.h"
 #include "kernels/ops.h"
-#include "kernels/twins_attention.h"
+#include "kernels/twins/attention.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace sala::testing {

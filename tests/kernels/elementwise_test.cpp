@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
-#include "kernels/twins.h"
+#include "kernels/twins/twins.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace sala::testing {

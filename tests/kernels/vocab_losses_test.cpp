@@ -10,8 +10,8 @@
 
 #include "kernels/check.h"
 #include "kernels/ops.h"
-#include "kernels/twins.h"
-#include "kernels/vocab_chunks.h"
+#include "kernels/twins/twins.h"
+#include "kernels/vocabulary/chunks.h"
 #include "tests/kernels/attention_cases.h"
 
 namespace sala::testing {

@@ -4,10 +4,10 @@
 
 #include <gtest/gtest.h>
 
-#include "model/families.h"
-#include "model/layouts.h"
-#include "model/mixers.h"
+#include "model/families/families.h"
+#include "model/mixers/mixers.h"
 #include "model/model.h"
+#include "model/parts.h"
 
 namespace sala {
 

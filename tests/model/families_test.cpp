@@ -1,6 +1,6 @@
 // Every family's config.json: what is read, which defaults hold where a key is absent, and one
 // clear line for what cannot be represented; the hybrid's config.json and what stops an export.
-#include "model/families.h"
+#include "model/families/families.h"
 
 #include <gtest/gtest.h>
 

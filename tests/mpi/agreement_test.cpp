@@ -5,9 +5,9 @@
 
 #include "tests/mpi/test_world.h"
 #include "tests/trainer/checkpoint_state.h"
-#include "trainer/checkpoint.h"
-#include "trainer/rank_agreement.h"
-#include "trainer/tensor_fingerprint.h"
+#include "trainer/checkpoint/checkpoints.h"
+#include "trainer/ranks/agreement.h"
+#include "trainer/ranks/tensor_fingerprint.h"
 
 namespace sala {
 namespace {

@@ -1,6 +1,6 @@
 // Checkpoints of several ranks: what any number of ranks saved any number loads; one rank's error
 // is everybody's, and costs nothing.
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoints.h"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>

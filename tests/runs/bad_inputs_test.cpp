@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "tests/runs/toy_run.h"
-#include "trainer/device_info.h"
+#include "trainer/ranks/device_info.h"
 
 namespace sala::test {
 

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/faults/failing_calls.h"
 #include "tests/runs/toy_run.h"
 

@@ -6,10 +6,10 @@
 #include <fstream>
 #include <sstream>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/runs/toy_run.h"
-#include "trainer/hf_folder.h"
-#include "trainer/inspect.h"
+#include "trainer/folder/inspect.h"
+#include "trainer/folder/reader.h"
 
 namespace sala::test {
 

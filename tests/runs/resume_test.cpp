@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <random>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/runs/toy_run.h"
 
 namespace sala::test {

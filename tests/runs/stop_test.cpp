@@ -14,7 +14,7 @@
 #include <random>
 #include <thread>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/runs/toy_run.h"
 
 namespace sala::test {

@@ -16,10 +16,10 @@
 #include <sstream>
 #include <thread>
 
-#include "data/hash.h"
-#include "data/hdf5_file.h"
-#include "data/safetensors.h"
-#include "model/layouts.h"
+#include "data/files/hash.h"
+#include "data/files/hdf5_file.h"
+#include "data/files/safetensors.h"
+#include "model/parts.h"
 
 namespace sala::test {
 

@@ -10,15 +10,15 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "model/autograd.h"
 #include "model/rope.h"
 #include "tests/kernels/tolerance.h"
 #include "tests/trainer/checkpoint_state.h"
-#include "trainer/bench.h"
-#include "trainer/bench_composition.h"
-#include "trainer/bench_op.h"
-#include "trainer/bench_report.h"
+#include "trainer/bench/bench.h"
+#include "trainer/bench/composition.h"
+#include "trainer/bench/op.h"
+#include "trainer/bench/report.h"
 
 namespace sala {
 namespace {

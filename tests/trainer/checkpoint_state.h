@@ -10,7 +10,7 @@
 #include <limits>
 #include <string>
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoints.h"
 
 namespace sala {
 

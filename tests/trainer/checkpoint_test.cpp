@@ -1,6 +1,6 @@
 // Checkpoints of one process: what is saved is loaded, damage is seen and passed over, nothing that
 // goes wrong costs an older checkpoint.
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoints.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

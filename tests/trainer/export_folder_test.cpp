@@ -1,6 +1,6 @@
 // Exports: export → import → export is the same bytes; in any folder that is there and empty, and
 // in none that holds what no export wrote.
-#include "trainer/export_folder.h"
+#include "trainer/folder/export.h"
 
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/trainer/model_folders.h"
-#include "trainer/export_target.h"
+#include "trainer/folder/export_target.h"
 
 namespace sala::test {
 namespace {

@@ -5,11 +5,11 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "data/atomic_file.h"
-#include "data/hdf5_file.h"
+#include "data/files/atomic_file.h"
+#include "data/files/hdf5_file.h"
 #include "model/generate.h"
 #include "model/model.h"
-#include "trainer/hf_folder.h"
+#include "trainer/folder/reader.h"
 
 namespace sala {
 

@@ -1,6 +1,6 @@
 // Model folders as sources: every golden folder imports whole; what is wrong with a folder is one
 // line that names it, however large or hostile the folder is.
-#include "trainer/hf_folder.h"
+#include "trainer/folder/reader.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -11,9 +11,9 @@
 #include <limits>
 #include <tuple>
 
-#include "data/atomic_file.h"
-#include "data/safetensors.h"
-#include "data/sha256.h"
+#include "data/files/atomic_file.h"
+#include "data/files/safetensors.h"
+#include "data/files/sha256.h"
 #include "tests/trainer/model_folders.h"
 
 namespace sala::test {

@@ -1,12 +1,12 @@
 // sala-inspect writes where a file may stand, and takes no memory for weights that are not there.
-#include "trainer/inspect.h"
+#include "trainer/folder/inspect.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <filesystem>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/trainer/model_folders.h"
 
 namespace sala::test {

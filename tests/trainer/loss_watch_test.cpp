@@ -1,5 +1,5 @@
 // A stage's losses: what counts as divergence, what as a worse end.
-#include "trainer/loss_watch.h"
+#include "trainer/stages/loss_watch.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // metrics.jsonl: whole lines, cut back where a run resumes.
-#include "trainer/metrics.h"
+#include "trainer/journal/metrics.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -9,7 +9,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "tests/trainer/checkpoint_state.h"
 
 namespace sala {

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "data/atomic_file.h"
-#include "model/layouts.h"
-#include "trainer/hf_folder.h"
+#include "data/files/atomic_file.h"
+#include "model/parts.h"
+#include "trainer/folder/reader.h"
 
 namespace sala::test {
 

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <random>
 
-#include "data/atomic_file.h"
+#include "data/files/atomic_file.h"
 #include "model/generate.h"
 #include "model/model.h"
 #include "tests/trainer/model_folders.h"

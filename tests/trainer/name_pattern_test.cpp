@@ -1,5 +1,5 @@
 // Patterns over tensor names: what they find, what they refuse, and that none takes long.
-#include "trainer/name_pattern.h"
+#include "trainer/recipe/name_pattern.h"
 
 #include <gtest/gtest.h>
 

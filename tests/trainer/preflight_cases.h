@@ -4,12 +4,12 @@
 
 #include <nlohmann/json.hpp>
 
-#include "data/hash.h"
-#include "model/layouts.h"
+#include "data/files/hash.h"
+#include "model/parts.h"
 #include "tests/data/test_store.h"
 #include "tests/trainer/recipe_cases.h"
-#include "trainer/check.h"
-#include "trainer/hf_folder.h"
+#include "trainer/checks/check_command.h"
+#include "trainer/folder/reader.h"
 
 namespace sala::recipe_cases {
 

@@ -1,12 +1,12 @@
 // The checks before a run: what would stop it in any stage is found before the first.
-#include "trainer/preflight.h"
+#include "trainer/checks/preflight.h"
 
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <sstream>
 
-#include "model/families.h"
+#include "model/families/families.h"
 #include "tests/trainer/preflight_cases.h"
 #include "trainer/plan.h"
 

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/recipe.h"
+#include "trainer/recipe/recipe.h"
 
 namespace sala::recipe_cases {
 

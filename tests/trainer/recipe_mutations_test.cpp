@@ -7,8 +7,8 @@
 #include <random>
 
 #include "tests/trainer/preflight_cases.h"
-#include "trainer/field_values.h"
-#include "trainer/yaml_reader.h"
+#include "trainer/recipe/field_values.h"
+#include "trainer/recipe/yaml_reader.h"
 
 namespace sala {
 namespace {

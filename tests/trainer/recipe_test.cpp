@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "tests/trainer/recipe_cases.h"
-#include "trainer/stage_options.h"
+#include "trainer/recipe/stage_options.h"
 
 namespace sala {
 namespace {

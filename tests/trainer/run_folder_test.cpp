@@ -1,5 +1,5 @@
 // The lock of the run folder and the stop signals, with real processes.
-#include "trainer/run_folder.h"
+#include "trainer/journal/run_folder.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -10,10 +10,10 @@
 #include <filesystem>
 #include <fstream>
 
-#include "data/atomic_file.h"
-#include "data/hdf5_file.h"
+#include "data/files/atomic_file.h"
+#include "data/files/hdf5_file.h"
 #include "tests/trainer/checkpoint_state.h"
-#include "trainer/own_files.h"
+#include "trainer/journal/own_files.h"
 
 namespace sala {
 namespace {

@@ -6,7 +6,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "model/convert.h"
-#include "model/layouts.h"
+#include "model/parts.h"
 
 namespace sala {
 

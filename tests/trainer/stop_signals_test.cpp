@@ -1,6 +1,6 @@
 // What signals do to a process that catches stop requests: in a child process each, since handlers
 // and flag stay for the rest of a process.
-#include "trainer/stop_signals.h"
+#include "trainer/ranks/stop_signals.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -12,7 +12,7 @@
 #include <filesystem>
 #include <functional>
 
-#include "trainer/launch_folder.h"
+#include "trainer/ranks/launch_folder.h"
 
 namespace sala {
 namespace {

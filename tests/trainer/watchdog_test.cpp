@@ -1,5 +1,5 @@
 // Watchdogs of real processes, which are stopped, killed, slow, or wait for each other for ever.
-#include "trainer/watchdog.h"
+#include "trainer/ranks/watchdog.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

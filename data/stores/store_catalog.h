@@ -1,0 +1,41 @@
+// What a run remembers of its token stores, so that a start opens none of them: a store whose data
+// was once read and found right is known by its path, size, time of change and inode until one of
+// these is another.
+//
+//   FOLDER/verified.jsonl        a line for each file: XXH3-64 of the rest, and its facts in JSON
+//   FOLDER/<fingerprint>.offsets data/stores/document_offsets.h of a source with that content
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "data/stores/token_store.h"
+
+namespace sala {
+
+class StoreCatalog {
+ public:
+  StoreCatalog() = default;  // remembers nothing
+  // Reads FOLDER's record. A damaged line is passed over: its store is unknown then.
+  explicit StoreCatalog(std::string folder);
+
+  // The facts of the file that is at `path` now, if its data was verified; else nullptr. Throws if
+  // there is no such file.
+  const StoreFacts* find(const std::string& path) const;
+  // `line` is what record_line() gave, on this or another process.
+  void add(const std::string& line);
+  static std::string record_line(const std::string& path, const StoreFacts& facts);
+
+  // Writes the record with the lines of `paths` only: files that went away are forgotten.
+  void save(const std::vector<std::string>& paths) const;
+
+  std::string offsets_path(const std::string& fingerprint) const;  // empty without a folder
+
+ private:
+  std::string folder_;
+  // Several for a path whose nodes hold copies of their own.
+  std::map<std::string, std::vector<StoreFacts>> known_;
+};
+
+}  // namespace sala

@@ -1,0 +1,208 @@
+// Causal softmax attention within each document:
+//   CUDA bf16        one call of the variable-length flash kernel (FlashAttention-2, Dao 2023)
+//   CPU, nq = nk     LibTorch's CPU flash kernel, one call per document
+//   everything else  query slabs per document (dense_slabs.h), scores in fp32 or fp64
+//
+// A forward that no backward follows, over a row that is one document of a round length, is
+// cuDNN's: 1.0 ms instead of 1.8 at 8K on an H100, 247 instead of 422 at 128K (32/2 heads of 128).
+// cuDNN makes a plan of 60 to 100 ms for every new length, and at every call for packed documents;
+// those, and whatever is trained, stay with the flash kernel.
+//
+// With P = exp(scale q k^T - lse) and D = rowsum(dO * O): dV = P^T dO, dS = P * (dO V^T - D),
+// dQ = scale dS K, dK = scale dS^T Q.
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+
+#include <string>
+
+#include "kernels/attention/dense_slabs.h"
+#include "kernels/attention/query_slabs.h"
+#include "kernels/check.h"
+#include "kernels/ops.h"
+
+namespace sala {
+namespace {
+
+bool use_flash(const at::Tensor& q) {
+  if (!q.is_cuda() || q.scalar_type() != at::kBFloat16) return false;
+  TORCH_CHECK(q.size(2) % 8 == 0 && q.size(2) <= 256,
+              "dense_attention: the flash kernel takes head sizes that are multiples of 8 up to ",
+              "256, got ", q.size(2));
+  return true;
+}
+
+bool use_cpu_flash(const at::Tensor& q, const Documents& q_docs, const Documents& k_docs) {
+  return q.is_cpu() && q_docs.offsets == k_docs.offsets && accumulate_type(q) == q.scalar_type();
+}
+
+constexpr int64_t kCudnnTokens = 2048;  // the shortest that gains
+constexpr int64_t kCudnnRound = 1024;   // few lengths are multiples, so few plans are made
+constexpr int64_t kCudnnElements = int64_t{1} << 31;  // of q; not tried beyond
+
+// What cuDNN lacks for a row that would gain from it; empty: nothing.
+std::string cudnn_lacks(const at::Tensor& q) {
+  if (!at::globalContext().userEnabledCuDNNSDP()) return "LibTorch's switch for it is off";
+  if (!at::globalContext().hasCuDNN()) return "this LibTorch has no cuDNN";
+  if (q.size(2) > 128) return "it takes head sizes up to 128";
+  return {};
+}
+
+bool use_cudnn(const at::Tensor& q, const Documents& q_docs, const Documents& k_docs) {
+  const int64_t T = q.size(0);
+  if (!use_flash(q) || q_docs.count() != 1 || k_docs.num_tokens() != T || T < kCudnnTokens ||
+      T % kCudnnRound != 0 || q.numel() >= kCudnnElements) {
+    return false;
+  }
+  const std::string lacking = cudnn_lacks(q);
+  if (!lacking.empty()) {
+    TORCH_WARN_ONCE("dense_attention: the variable-length flash kernel runs where cuDNN would be ",
+                    "faster: ", lacking);
+  }
+  return lacking.empty();
+}
+
+at::Tensor cudnn_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                         double scale) {
+  const auto batch_of_one = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
+  const auto result = at::_cudnn_attention_forward(
+      batch_of_one(q), batch_of_one(k), batch_of_one(v), {}, {}, {}, q.size(0), k.size(0),
+      /*compute_log_sumexp=*/false, 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+  return std::get<0>(result).squeeze(0).transpose(0, 1).contiguous();
+}
+
+// One document of (T, N, HS) as (NKV, N / NKV, n, HS): KV heads play the batch.
+at::Tensor grouped(const at::Tensor& x, const Documents& docs, int64_t d, int64_t NKV) {
+  const int64_t n = docs.length(d);
+  return x.narrow(0, docs.offsets[d], n)
+      .view({n, NKV, x.size(1) / NKV, x.size(2)})
+      .permute({1, 2, 0, 3});
+}
+
+// Likewise, with its one head repeated G times: the CPU kernel wants as many KV heads as query
+// heads, and an expanded view costs no copy.
+at::Tensor repeated(const at::Tensor& x, const Documents& docs, int64_t d, int64_t G) {
+  const at::Tensor one = grouped(x, docs, d, x.size(1));
+  return one.expand({one.size(0), G, one.size(2), one.size(3)});
+}
+
+// One document of (NH, T) as (NKV, G, n).
+at::Tensor grouped_lse(const at::Tensor& lse, const Documents& docs, int64_t d, int64_t NKV) {
+  return lse.view({NKV, lse.size(0) / NKV, lse.size(1)}).narrow(2, docs.offsets[d], docs.length(d));
+}
+
+void cpu_flash_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                       const Documents& docs, int64_t d, double scale, at::Tensor& o,
+                       at::Tensor& lse) {
+  const int64_t NKV = k.size(1), G = q.size(1) / NKV;
+  const auto [o_d, lse_d] = at::_scaled_dot_product_flash_attention_for_cpu(
+      grouped(q, docs, d, NKV), repeated(k, docs, d, G), repeated(v, docs, d, G), 0.0,
+      /*is_causal=*/true, {}, scale);
+  grouped(o, docs, d, NKV).copy_(o_d);
+  grouped_lse(lse, docs, d, NKV).copy_(lse_d);
+}
+
+void cpu_flash_backward(const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k,
+                        const at::Tensor& v, const at::Tensor& o, const at::Tensor& lse,
+                        const Documents& docs, int64_t d, double scale, DenseGradients& out) {
+  const int64_t NKV = k.size(1), G = q.size(1) / NKV;
+  const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+      grouped(d_o, docs, d, NKV), grouped(q, docs, d, NKV), repeated(k, docs, d, G),
+      repeated(v, docs, d, G), grouped(o, docs, d, NKV),
+      grouped_lse(lse, docs, d, NKV).contiguous(), 0.0, /*is_causal=*/true, {}, scale);
+  grouped(out.dq, docs, d, NKV).copy_(dq);
+  grouped(out.dk, docs, d, NKV).copy_(dk.sum(1, /*keepdim=*/true));
+  grouped(out.dv, docs, d, NKV).copy_(dv.sum(1, /*keepdim=*/true));
+}
+
+// LibTorch's flash backward takes no argument for determinism: it reads the process-wide switch, on
+// the host, when it is launched. The guard covers that one call. NOTE: the switch also makes every
+// allocation fill itself with NaN, which is turned off alongside.
+class DeterministicGuard {
+ public:
+  DeterministicGuard()
+      : on_(at::globalContext().deterministicAlgorithms()),
+        warn_only_(at::globalContext().deterministicAlgorithmsWarnOnly()),
+        fill_(at::globalContext().deterministicFillUninitializedMemory()) {
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  }
+  ~DeterministicGuard() {
+    at::globalContext().setDeterministicAlgorithms(on_, warn_only_);
+    at::globalContext().setDeterministicFillUninitializedMemory(fill_);
+  }
+  DeterministicGuard(const DeterministicGuard&) = delete;
+  DeterministicGuard& operator=(const DeterministicGuard&) = delete;
+
+ private:
+  bool on_, warn_only_, fill_;
+};
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, const at::Tensor& k,
+                                                           const at::Tensor& v,
+                                                           const Documents& q_docs,
+                                                           const Documents& k_docs, double scale) {
+  check_queries_and_keys(q, k, q_docs, k_docs, "dense_attention");
+  check_same(v, k, "dense_attention", "v");
+  const at::NoGradGuard no_grad;
+  if (use_flash(q)) {
+    const auto result = at::_flash_attention_forward(
+        q, k, v, q_docs.offsets_i32, k_docs.offsets_i32, q_docs.longest, k_docs.longest, 0.0,
+        /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+    return {std::get<0>(result), std::get<1>(result)};
+  }
+  at::Tensor o = at::empty_like(q);
+  at::Tensor lse = at::empty({q.size(1), q.size(0)}, q.options().dtype(accumulate_type(q)));
+  const bool cpu_flash = use_cpu_flash(q, q_docs, k_docs);
+  for (int64_t d = 0; d < q_docs.count(); ++d) {
+    if (cpu_flash) {
+      cpu_flash_forward(q, k, v, q_docs, d, scale, o, lse);
+    } else {
+      dense_slabs_forward(q, k, v, q_docs, k_docs, d, scale, o, lse);
+    }
+  }
+  return {o, lse};
+}
+
+at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const Documents& q_docs, const Documents& k_docs, double scale) {
+  check_queries_and_keys(q, k, q_docs, k_docs, "dense_attention");
+  check_same(v, k, "dense_attention", "v");
+  const at::NoGradGuard no_grad;
+  if (use_cudnn(q, q_docs, k_docs)) return cudnn_forward(q, k, v, scale);
+  return std::get<0>(dense_attention_forward(q, k, v, q_docs, k_docs, scale));
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
+    const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& o, const at::Tensor& lse, const Documents& q_docs, const Documents& k_docs,
+    double scale) {
+  const char* op = "dense_attention backward";
+  check_queries_and_keys(q, k, q_docs, k_docs, op);
+  check_same(v, k, op, "v");
+  check_same(d_o, q, op, "d_o");
+  check_same(o, q, op, "o");
+  check_statistic(lse, {q.size(1), q.size(0)}, q, op, "lse");
+  const at::NoGradGuard no_grad;
+  if (use_flash(q)) {
+    const DeterministicGuard deterministic;
+    const at::Tensor no_dropout = at::empty({2}, q.options().dtype(at::kUInt64));
+    return at::_flash_attention_backward(d_o, q, k, v, o, lse, q_docs.offsets_i32,
+                                         k_docs.offsets_i32, q_docs.longest, k_docs.longest, 0.0,
+                                         /*is_causal=*/true, no_dropout, no_dropout, scale);
+  }
+  DenseGradients out{at::empty_like(q), at::empty_like(k), at::empty_like(v)};
+  const bool cpu_flash = use_cpu_flash(q, q_docs, k_docs);
+  for (int64_t d = 0; d < q_docs.count(); ++d) {
+    if (cpu_flash) {
+      cpu_flash_backward(d_o, q, k, v, o, lse, q_docs, d, scale, out);
+    } else {
+      dense_slabs_backward(d_o, q, k, v, o, lse, q_docs, k_docs, d, scale, out);
+    }
+  }
+  return {out.dq, out.dk, out.dv};
+}
+
+}  // namespace sala

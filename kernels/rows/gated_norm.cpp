@@ -1,0 +1,103 @@
+// The gate of a mixer's output: y = rmsnorm(o; weight) * sigmoid(z), or o * sigmoid(z) where the
+// mixer has no output norm. The norm spans all C channels, not one head. Kernels on CUDA
+// (gated_norm.cu), a composition for the rest.
+
+#include "kernels/check.h"
+#include "kernels/cuda_doors.h"
+#include "kernels/ops.h"
+#include "kernels/rows/gated_norm_launch.h"
+
+namespace sala {
+namespace {
+
+#ifdef SALA_CUDA
+std::tuple<at::Tensor, at::Tensor> forward_cuda(const at::Tensor& o, const at::Tensor& z,
+                                                const at::Tensor& weight, double eps) {
+  const c10::cuda::CUDAGuard guard(o.device());
+  at::Tensor y = at::empty_like(o), rstd;
+  if (weight.defined()) rstd = at::empty({o.size(0)}, o.options().dtype(at::kFloat));
+  GateForward op{};
+  op.type = element_type(o);
+  op.rows = o.size(0);
+  op.C = static_cast<int>(o.size(1));
+  op.eps = static_cast<float>(eps);
+  op.o = o.const_data_ptr();
+  op.z = z.const_data_ptr();
+  op.weight = data_or_null(weight);
+  op.y = y.data_ptr();
+  op.rstd = rstd.defined() ? rstd.data_ptr<float>() : nullptr;
+  check_launch(gate_forward_cuda(op, c10::cuda::getCurrentCUDAStream()));
+  return {y, rstd};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy,
+                                                             const at::Tensor& o,
+                                                             const at::Tensor& z,
+                                                             const at::Tensor& weight,
+                                                             const at::Tensor& rstd) {
+  const c10::cuda::CUDAGuard guard(o.device());
+  at::Tensor d_o = at::empty_like(o), dz = at::empty_like(z), dweight, partials;
+  GateBackward op{};
+  op.type = element_type(o);
+  op.rows = o.size(0);
+  op.C = static_cast<int>(o.size(1));
+  op.dy = dy.const_data_ptr();
+  op.o = o.const_data_ptr();
+  op.z = z.const_data_ptr();
+  op.d_o = d_o.data_ptr();
+  op.dz = dz.data_ptr();
+  if (weight.defined()) {
+    dweight = at::empty_like(weight);
+    partials = empty_partials(o, o.size(1));
+    op.weight = weight.const_data_ptr();
+    op.rstd = rstd.const_data_ptr<float>();
+    op.dweight = dweight.data_ptr();
+    op.partials = partials.data_ptr<float>();
+  }
+  check_launch(gate_backward_cuda(op, c10::cuda::getCurrentCUDAStream()));
+  return {d_o, dz, dweight};
+}
+#endif
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const at::Tensor& z,
+                                                      const at::Tensor& weight, double eps) {
+  check_input(o, 2, "gated_norm", "o");
+  check_same(z, o, "gated_norm", "z");
+  if (weight.defined()) check_weight(weight, o, "gated_norm");
+#ifdef SALA_CUDA
+  if (row_kernels_take(o, o.size(1))) return forward_cuda(o, z, weight, eps);
+#endif
+  at::Tensor y = at::sigmoid(z);
+  if (!weight.defined()) return {y.mul_(o), at::Tensor()};
+  auto [n, rstd] = rmsnorm_forward(o, weight, eps);
+  return {y.mul_(n), rstd};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(const at::Tensor& dy,
+                                                                   const at::Tensor& o,
+                                                                   const at::Tensor& z,
+                                                                   const at::Tensor& weight,
+                                                                   const at::Tensor& rstd) {
+  check_input(o, 2, "gated_norm backward", "o");
+  check_same(z, o, "gated_norm backward", "z");
+  check_same(dy, o, "gated_norm backward", "dy");
+  if (weight.defined()) {
+    check_weight(weight, o, "gated_norm backward");
+    check_statistic(rstd, {o.size(0)}, o, "gated_norm backward", "rstd");
+  }
+#ifdef SALA_CUDA
+  if (row_kernels_take(o, o.size(1))) return backward_cuda(dy, o, z, weight, rstd);
+#endif
+  const at::Tensor gate = at::sigmoid(z);
+  at::Tensor dn = at::mul(dy, gate);
+  if (!weight.defined()) return {dn, at::sigmoid_backward(at::mul(dy, o), gate), at::Tensor()};
+  at::Tensor n = at::empty_like(o);
+  at::mul_out(n, o, rstd.unsqueeze(1)).mul_(weight);
+  at::Tensor dz = at::sigmoid_backward(n.mul_(dy), gate);
+  auto [d_o, dweight] = rmsnorm_backward(dn, o, weight, rstd);
+  return {d_o, dz, dweight};
+}
+
+}  // namespace sala

@@ -1,0 +1,31 @@
+// The bytes of the data, before anything is trained.
+#include "trainer/checks/start_check.h"
+
+#include "trainer/checks/input_identity.h"
+#include "trainer/checks/verify_stores.h"
+#include "trainer/ranks/agreement.h"
+
+namespace sala {
+
+namespace {
+
+Facts small_files(const Run& run) {
+  Facts facts;
+  facts["tokenizer.json of " + run.recipe.source + " (XXH3)"] = run.tokenizer.hash;
+  facts["config.json of " + run.recipe.source + " (XXH3)"] =
+      hash_of_file(run.recipe.source + "/config.json");
+  const std::string& needles = run.recipe.data.needles;
+  if (!needles.empty()) facts[needles + " (XXH3)"] = hash_of_file(needles);
+  return facts;
+}
+
+}  // namespace
+
+bool check_inputs(Run& run, bool verify_again) {
+  Facts facts;
+  run.world.together("", [&] { facts = small_files(run); });
+  require_equal_facts(run.world, facts);
+  return verify_stores(run, verify_again);
+}
+
+}  // namespace sala

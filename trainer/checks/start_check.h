@@ -1,0 +1,13 @@
+// What a run checks before its first step beside trainer/checks/preflight.h: that the data is whole.
+#pragma once
+
+#include "trainer/run.h"
+
+namespace sala {
+
+// That all ranks see the same source folder and needle set, then every token store
+// (verify_stores.h; `verify_again`: also those known from before). Throws one error on all ranks;
+// false when a signal asked to stop.
+bool check_inputs(Run& run, bool verify_again);
+
+}  // namespace sala

@@ -1,0 +1,55 @@
+// Measuring a model: held-out loss by source and by position, KL to the teacher, needle retrieval
+// by greedy generation. The same numbers in evaluate stages, after a swap, and inside training
+// loops.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "trainer/recipe/fields.h"
+#include "trainer/run.h"
+
+namespace sala {
+
+// Thrown on all ranks together when a signal asks to stop in the middle of an evaluation:
+// evaluations are repeated, not resumed.
+struct Stopped {};
+
+struct EvaluateOptions {
+  std::vector<std::string> sources;  // held-out sources; empty = no losses
+  int64_t tokens = 64 * 1024;        // per source, at most
+  int64_t row_length = 2048;
+  bool kl = true;                       // also the student's KL to the teacher
+  bool sparse = true;                   // long documents go sparse in the hybrid
+  std::vector<int64_t> needle_lengths;  // prompt lengths in tokens; empty = no needles
+  std::vector<double> needle_depths{0.1, 0.3, 0.5, 0.7, 0.9};
+  int64_t needles_per_cell = 4;  // for each (length, depth)
+  std::string needle_source;     // haystacks are cut from it
+
+  int64_t num_rows() const { return std::max<int64_t>(1, tokens / row_length); }  // per source
+  void describe(Fields& fields);
+  void check(const Recipe& recipe, const std::string& path, Problems& problems) const;
+};
+
+// {"label", "model": teacher | student, "sources": {name: {loss, loss_se, kl, kl_se, tokens,
+// by_position: [{from, to, loss}]}}, "needles": [{length, depth, hits, count}], "needle_rate":
+// {length: hits / count}}. Rows and needles are shared out over the ranks; all ranks get the
+// result. Losses are means over tokens in nats; _se is the standard error over rows.
+nlohmann::json evaluate_model(Run& run, const EvaluateOptions& options, const std::string& label,
+                              const Model& model, bool is_teacher);
+
+// Tells people the losses and rates, and metrics.jsonl everything; `place`: "stage", and "step"
+// where a stage is evaluated on its way.
+void tell_evaluation(Run& run, nlohmann::json result, const nlohmann::json& place);
+
+// The options of the recipe's first evaluate stage; nullptr without one.
+const EvaluateOptions* evaluate_options(const Recipe& recipe);
+// Evaluates the student with those options (nothing without any) under `label`, and before it the
+// teacher if nobody has; adds to run.evaluations and writes metrics.
+void evaluate_with_recipe(Run& run, const std::string& label);
+void evaluate_and_record(Run& run, const EvaluateOptions& options, const std::string& label);
+
+}  // namespace sala

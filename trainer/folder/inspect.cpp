@@ -1,0 +1,204 @@
+// Reading a folder, running rows of ids through it, saying what it is.
+#include "trainer/folder/inspect.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "data/files/atomic_file.h"
+#include "data/files/file_calls.h"
+#include "data/files/hdf5_file.h"
+#include "data/files/input_file.h"
+#include "model/convert.h"
+#include "model/families/families.h"
+#include "model/generate.h"
+#include "model/model.h"
+#include "model/parts.h"
+#include "trainer/checkpoint/checkpoints.h"
+#include "trainer/flops.h"
+#include "trainer/folder/reader.h"
+#include "trainer/ranks/device_info.h"
+
+namespace sala {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+using Rows = std::vector<std::vector<int64_t>>;
+
+constexpr int64_t kMostIdsBytes = 1'000'000'000;
+
+Rows read_ids(const std::string& path, int64_t vocab_size) {
+  Rows rows;
+  try {
+    rows = read_json_file(path, kMostIdsBytes).get<Rows>();
+  } catch (const nlohmann::json::exception&) {
+    throw std::runtime_error(path + ": expected JSON rows of token ids, [[1, 2, 3], [4, 5, 6]]");
+  }
+  for (size_t b = 0; b < rows.size(); ++b) {
+    if (rows[b].empty()) throw std::runtime_error(fmt::format("{}: row {} is empty", path, b));
+    for (size_t t = 0; t < rows[b].size(); ++t) {
+      if (rows[b][t] < 0 || rows[b][t] >= vocab_size) {
+        throw std::runtime_error(
+            fmt::format("{}: row {}, position {}: id {} is outside the "
+                        "vocabulary [0, {})",
+                        path, b, t, rows[b][t], vocab_size));
+      }
+    }
+  }
+  if (rows.empty()) throw std::runtime_error(path + ": no rows");
+  return rows;
+}
+
+void write_logits(const Model& model, const Rows& rows, const std::string& path, bool sparse) {
+  const int64_t B = static_cast<int64_t>(rows.size());
+  const int64_t T = static_cast<int64_t>(rows.front().size());
+  for (const auto& row : rows) {
+    if (static_cast<int64_t>(row.size()) != T) {
+      throw std::runtime_error(fmt::format(
+          "--logits needs rows of one length; the first has {} ids, another {}", T, row.size()));
+    }
+  }
+  Hdf5File file = Hdf5File::create(path);
+  file.create_dataset("logits", ElementType::kF32, {B, T, model.config().vocab_size});
+  const at::Device device = model.parts().front().flat.device();
+  for (int64_t b = 0; b < B; ++b) {
+    const Batch batch = single_document(rows[b], 0, device);
+    const at::Tensor hidden = model.hidden(model.env(batch, sparse));
+    const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu().contiguous();
+    file.write("logits", b, 1, logits.const_data_ptr<float>());
+  }
+  file.commit();
+}
+
+std::string mixer_line(const ModelConfig& c) {
+  std::string text;
+  for (Mixer mixer : c.mixers) {
+    text += mixer == Mixer::kFull ? 'F' : mixer == Mixer::kSparse ? 'S' : 'L';
+  }
+  return text;
+}
+
+// Who loads the folder's hybrid, or the one that a conversion would make of it.
+std::string export_lines(const ModelConfig& c) {
+  const ModelConfig hybrid =
+      c.is_hybrid() ? c : hybrid_config(c, {0, c.num_layers - 1}, SparseConfig{}, false);
+  const ExportVerdict verdict = export_verdict(hybrid);
+  std::string text =
+      c.is_hybrid() ? "export\n" : "export of its hybrid (QK-norm dropped on kept layers)\n";
+  if (!verdict.refusals.empty()) {
+    text += fmt::format("  cannot be written: {}\n", fmt::join(verdict.refusals, "; "));
+  }
+  for (const std::string& line : loader_lines(verdict)) text += fmt::format("  {}\n", line);
+  return text;
+}
+
+// A checkpoint of a run, by what its manifest and its run's state say.
+std::string describe_checkpoint(const std::string& folder) {
+  const CheckpointId id = Checkpoints::id(folder);
+  const auto recipe = Checkpoints::recipe(folder);
+  const auto reader = Checkpoints::open(folder);
+  const auto state = reader->json("run");
+  const bool student = state.value("has_student", false);
+  double num_elements = 0;
+  for (const std::string& part : reader->parts()) {
+    num_elements += static_cast<double>(reader->layout(part).num_elements);
+  }
+  std::string model = "not converted or trained yet";
+  if (student) {
+    model = "full attention, trained further";
+    if (state.value("hybrid", false)) {
+      const auto kept = state.at("kept").get<std::vector<int64_t>>();
+      model = fmt::format("hybrid, kept layers {}", fmt::join(kept, ", "));
+    }
+  }
+  return fmt::format(
+      "checkpoint  {}, {} steps done in it\nsource      {}\nmodel       {}\n"
+      "tensors     {} parts, {:.1f} M elements\ntokens      {} seen in training\n"
+      "evaluations {}\n{}",
+      id.stage == "done" ? "of the finished run" : "stage " + id.stage, id.step,
+      recipe.value("source", "not stated"), model, reader->parts().size(), num_elements / 1e6,
+      state.value("tokens_seen", int64_t{0}), state.value("evaluations", nlohmann::json()).size(),
+      student
+          ? fmt::format("as a model folder: sala-train RECIPE --from {} --export FOLDER\n", folder)
+          : "");
+}
+
+// The newest checkpoint below a run folder, by name; empty when it has none.
+std::string newest_checkpoint(const std::string& run_folder) {
+  std::string newest;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(run_folder + "/checkpoints", none)) {
+    if (!fs::exists(entry.path() / "manifest.json", none)) continue;
+    newest = std::max(newest, entry.path().string());
+  }
+  return newest;
+}
+
+}  // namespace
+
+std::string describe_folder(const std::string& folder) {
+  std::error_code none;
+  if (fs::exists(folder + "/manifest.json", none)) return describe_checkpoint(folder);
+  if (const std::string newest = newest_checkpoint(folder); !newest.empty()) {
+    return "run folder; its newest checkpoint is " + newest + "\n" + describe_checkpoint(newest);
+  }
+  const ModelConfig c = read_model_config(folder);
+  int64_t counts[3] = {0, 0, 0};
+  for (Mixer mixer : c.mixers) ++counts[static_cast<int>(mixer)];
+  std::string text = fmt::format(
+      "family      {}\nlayers      {} ({} full, {} sparse, {} lightning)  {}\n"
+      "width       {}, feed-forward {}\n"
+      "heads       {} query, {} key/value, size {}\nvocabulary  {}{}\nparameters  {:.1f} M\n"
+      "context     {} tokens\n",
+      c.family, c.num_layers, counts[0], counts[1], counts[2], mixer_line(c), c.width, c.ffn_width,
+      c.num_heads, c.num_kv_heads, c.head_size, c.vocab_size, c.tied_head ? ", tied head" : "",
+      static_cast<double>(num_parameters(c)) / 1e6, c.max_position);
+  if (c.sliding_window > 0) {
+    text += fmt::format("window      attends {} tokens back; treated as full attention\n",
+                        c.sliding_window);
+  }
+  return text + export_lines(c);
+}
+
+void inspect(const InspectOptions& o) {
+  if (o.ids_file.empty()) {
+    if (!o.logits_file.empty() || o.generate > 0) {
+      throw std::runtime_error("--logits and --generate need --ids FILE.json");
+    }
+    fmt::print("{}", describe_folder(o.folder));
+    return;
+  }
+  for (const std::string& file : {o.logits_file, o.out_file}) {
+    if (!file.empty()) static_cast<void>(replaceable_file(file));  // before any work is done
+  }
+  const ModelConfig config = read_model_config(o.folder);
+  check_weights(o.folder, model_layouts(config));  // before memory is taken for what it claims
+  const Rows rows = read_ids(o.ids_file, config.vocab_size);
+  const bool cuda = o.device == "cuda";
+  if (cuda && num_gpus() < 1) {
+    throw std::runtime_error("--device cuda: this machine has no GPU, or this build no CUDA");
+  }
+  const at::Device device = cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  Model model(config, cuda ? at::kBFloat16 : at::kFloat, device);
+  read_weights(o.folder, model.part_pointers());
+  if (!o.logits_file.empty()) write_logits(model, rows, o.logits_file, !o.dense);
+  if (o.generate > 0) {
+    nlohmann::json generated = nlohmann::json::array();
+    GenerateOptions options;
+    options.max_new_tokens = o.generate;
+    options.sparse = !o.dense;
+    options.stop_ids = config.eos_ids;
+    for (const auto& row : rows) generated.push_back(generate(model, row, options));
+    const std::string text = nlohmann::json{{"generated", generated}}.dump();
+    fmt::print("{}\n", text);
+    if (!o.out_file.empty()) write_file_atomically(o.out_file, text + "\n");
+  }
+}
+
+}  // namespace sala

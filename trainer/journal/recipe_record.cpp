@@ -1,0 +1,57 @@
+// Comparing recipes value by value.
+#include "trainer/journal/recipe_record.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+namespace sala {
+namespace {
+
+bool is_stage(const std::string& path) { return path.starts_with("stages["); }
+
+int64_t stage_of(const std::string& path) {
+  return is_stage(path) ? std::stoll(path.substr(7)) : 0;
+}
+
+// What files hold is compared by content (trainer/checks/input_identity.h), so they may be moved.
+bool is_free(const std::string& path) {
+  for (const char* free :
+       {"source", "run.folder", "run.device", "run.keep_checkpoints", "data.needles"}) {
+    if (path == free) return true;
+  }
+  if (path.starts_with("data.sources.") && path.ends_with(".files")) return true;
+  for (const char* free :
+       {".save_every", ".evaluate_every", ".micro_tokens", ".recompute", ".export.folder"}) {
+    if (is_stage(path) && path.ends_with(free)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+nlohmann::json recipe_record(Recipe& recipe) {
+  nlohmann::json record = nlohmann::json::object();
+  for (const auto& [path, value] : recipe_values(recipe)) record[path] = value;
+  // As a checkpoint gives it back: bytes that are no UTF-8 replaced.
+  return nlohmann::json::parse(
+      record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+std::vector<RecipeChange> recipe_changes(const nlohmann::json& saved, const nlohmann::json& now,
+                                         int64_t stages_begun) {
+  std::set<std::string> paths;
+  for (const auto& [path, _] : saved.items()) paths.insert(path);
+  for (const auto& [path, _] : now.items()) paths.insert(path);
+  std::vector<RecipeChange> changes;
+  for (const std::string& path : paths) {
+    if (is_free(path) || (is_stage(path) && stage_of(path) >= stages_begun)) continue;
+    const std::string before = saved.value(path, "(absent)"), after = now.value(path, "(absent)");
+    if (before != after) {
+      changes.push_back({fmt::format("{}: {} -> {}", path, before, after), stage_of(path)});
+    }
+  }
+  return changes;
+}
+
+}  // namespace sala

@@ -1,0 +1,72 @@
+// The only place that asks CUDA about the device itself.
+#include "trainer/ranks/device_info.h"
+
+#include <ATen/Parallel.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#ifdef SALA_CUDA
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#endif
+
+namespace sala {
+
+std::string device_name(at::Device device) {
+#ifdef SALA_CUDA
+  if (device.is_cuda()) return at::cuda::getDeviceProperties(device.index())->name;
+#endif
+  (void)device;
+  return "CPU, " + std::to_string(at::get_num_threads()) + " threads";
+}
+
+double device_peak_flops(at::Device device) {
+  if (!device.is_cuda()) return 0;
+  const std::string name = device_name(device);
+  auto is = [&](const char* part) { return name.find(part) != std::string::npos; };
+  if (is("H100") || is("H200") || is("H800")) return 989e12;
+  if (is("A100") || is("A800")) return 312e12;
+  if (is("B200")) return 2250e12;
+  return 0;
+}
+
+double device_memory_bytes(at::Device device) {
+#ifdef SALA_CUDA
+  if (device.is_cuda()) {
+    return static_cast<double>(at::cuda::getDeviceProperties(device.index())->totalGlobalMem);
+  }
+#endif
+  (void)device;
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
+}
+
+double peak_memory_bytes(at::Device device) {
+#ifdef SALA_CUDA
+  if (device.is_cuda()) {
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+    return static_cast<double>(stats.reserved_bytes[0].peak);
+  }
+#endif
+  (void)device;
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024.0;
+}
+
+void synchronize(at::Device device) {
+#ifdef SALA_CUDA
+  if (device.is_cuda()) c10::cuda::device_synchronize();
+#endif
+  (void)device;
+}
+
+int num_gpus() {
+#ifdef SALA_CUDA
+  return c10::cuda::device_count();
+#else
+  return -1;
+#endif
+}
+
+}  // namespace sala

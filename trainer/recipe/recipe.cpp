@@ -1,0 +1,133 @@
+// Every key of a recipe outside its stages, and how a recipe is read.
+#include "trainer/recipe/recipe.h"
+
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+#include "trainer/recipe/field_reader.h"
+#include "trainer/recipe/yaml_reader.h"
+
+namespace sala {
+
+namespace {
+
+void describe_sparse(SparseConfig& sparse, Fields& fields) {
+  fields.count("kernel_size", sparse.kernel_size, Need::kOptional,
+               "Tokens averaged into one compressed key: twice kernel_stride.", {1, 1 << 20});
+  fields.count("kernel_stride", sparse.kernel_stride, Need::kOptional,
+               "Tokens from one compressed key to the next.", {1, 1 << 18});
+  fields.count("init_blocks", sparse.init_blocks, Need::kOptional,
+               "Leading blocks of a document that every query attends to.", {0, 1 << 20});
+  fields.count("block_size", sparse.block_size, Need::kOptional,
+               "Tokens in a block: four times kernel_stride.", {1, 1 << 20});
+  fields.count("window_size", sparse.window_size, Need::kOptional,
+               "Local window in tokens that every query attends to: a multiple of block_size.",
+               {1, kMostRowTokens});
+  fields.count("topk", sparse.topk, Need::kOptional,
+               "Blocks chosen beyond the local window, the leading ones among them.", {1, 1 << 20});
+  fields.count("dense_len", sparse.dense_len, Need::kOptional,
+               "Documents shorter than this are attended to densely.");
+}
+
+}  // namespace
+
+void RunOptions::describe(Fields& fields) {
+  fields.path("folder", folder, Need::kRequired,
+              "Where checkpoints, metrics.jsonl and the report go; made when it does not exist.");
+  fields.count("seed", seed, Need::kOptional, "Seed of data order and of every random value.",
+               {0, kMostTokens});
+  fields.choice("device", device, {"auto", "cpu", "cuda"}, Need::kOptional,
+                "auto: GPUs where there are any.");
+  fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
+               "Newest checkpoints kept; the ones at stage boundaries are always kept.",
+               {1, 1 << 20});
+}
+
+void ModelOptions::describe(Fields& fields) {
+  fields.choice("qk_norm", qk_norm, {"drop", "keep"}, Need::kOptional,
+                "Kept layers of a source with QK-norm (Qwen3): drop the norms, or keep them, which "
+                "the export format cannot say.");
+  fields.section("sparse", Need::kOptional,
+                 "Block-sparse attention (InfLLM-V2) of the kept layers.",
+                 [this](Fields& inner) { describe_sparse(sparse, inner); });
+}
+
+void SourceOptions::describe(Fields& fields) {
+  fields.paths("files", files, Need::kRequired,
+               "Token stores made by data/prepare: paths or globs, relative to the working "
+               "folder.");
+}
+
+void DataOptions::describe(Fields& fields) {
+  std::vector<std::string> names;
+  for (const auto& [name, options] : sources) names.push_back(name);
+  fields.named_sections(
+      "sources", Need::kRequired, "Sources by name; stages mix them by these names.", names,
+      [this](const std::string& name, Fields& inner) { sources[name].describe(inner); });
+  fields.path("needles", needles, Need::kOptional,
+              "Needle set made by data/prepare, for needle retrieval in evaluate; may be empty.");
+  fields.count("lanes", lanes, Need::kOptional,
+               "Documents read side by side: rows take turns, so that neighbours in a batch come "
+               "from different documents.",
+               {1, 1 << 20});
+}
+
+void Recipe::describe(Fields& fields) {
+  fields.path("source", source, Need::kRequired,
+              "Folder of the full-attention model, in Hugging Face form.");
+  fields.section("run", Need::kRequired, "The run as a whole.",
+                 [this](Fields& inner) { run.describe(inner); });
+  fields.section("model", Need::kOptional, "What the hybrid's layers are made of.",
+                 [this](Fields& inner) { model.describe(inner); });
+  fields.section("data", Need::kOptional, "Token stores and other prepared data.",
+                 [this](Fields& inner) { data.describe(inner); });
+  std::vector<std::string> current;
+  for (const auto& stage : stages) current.push_back(stage->type());
+  fields.variants("stages", Need::kRequired, "What the run does, in this order.", stage_types(),
+                  current, [this](size_t index, const std::string& type, Fields& inner) {
+                    // While reading, `index` counts elements of unknown type too.
+                    const bool fresh = index >= stages.size();
+                    if (fresh) {
+                      stages.push_back(make_stage(type));
+                      stages.back()->name = type;
+                      stages.back()->path = fmt::format("stages[{}].{}", index, type);
+                    }
+                    Stage& stage = fresh ? *stages.back() : *stages[index];
+                    inner.text("name", stage.name, Need::kOptional,
+                               "Unique name, for folders, metrics and --set; the stage's type when "
+                               "not given.");
+                    stage.describe(inner);
+                  });
+}
+
+int64_t Recipe::num_kept() const {
+  for (const auto& stage : stages) {
+    if (stage->num_kept() > 0) return stage->num_kept();
+  }
+  return 0;
+}
+
+std::unique_ptr<Recipe> read_recipe(const std::string& path,
+                                    const std::vector<std::string>& overrides) {
+  std::vector<YamlProblem> in_text;
+  YamlNode root = read_yaml_file(path, in_text);
+  if (root.kind == YamlNode::Kind::kNull) throw std::runtime_error(path + ": the recipe is empty");
+  auto recipe = std::make_unique<Recipe>();
+  recipe->path = path;
+  RecipeProblems& problems = recipe->problems;
+  problems.remember("", root.place);
+  for (const YamlProblem& problem : in_text) problems.add_at(problem.place, "", problem.message);
+  for (const std::string& assignment : overrides) {
+    try {
+      apply_override(root, assignment);
+    } catch (const std::runtime_error& error) {
+      problems.add_line(error.what());
+    }
+  }
+  read_fields(root, "", problems, [&](Fields& fields) { recipe->describe(fields); });
+  recipe->check(problems);
+  return recipe;
+}
+
+}  // namespace sala

@@ -1,0 +1,159 @@
+// What only the whole recipe shows, without a look at any file: order and names of the stages, and
+// that each has what it needs from those before it.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "trainer/recipe/field_values.h"
+#include "trainer/recipe/recipe.h"
+
+namespace sala {
+
+namespace {
+
+using Stages = std::vector<std::unique_ptr<Stage>>;
+
+std::string name_rule(const std::string& name) {
+  return fmt::format("must be letters, digits, _ and -, a letter first, at most {}, but is '{}'",
+                     kMostName, shown(name));
+}
+
+// "stages[2]" of "stages[2].distill".
+std::string element_of(const std::string& path) { return path.substr(0, path.find('.')); }
+
+void check_sparse(const SparseConfig& s, Problems& problems) {
+  // The first of `keys` is the one that is wrong when the others are right.
+  const auto require = [&](bool ok, const std::vector<std::string>& keys,
+                           const std::string& message) {
+    const bool known = std::all_of(keys.begin(), keys.end(), [&](const std::string& key) {
+      return problems.knows("model.sparse." + key);
+    });
+    if (known && !ok) problems.add("model.sparse." + keys[0], message);
+  };
+  require(
+      s.kernel_size == 2 * s.kernel_stride, {"kernel_size", "kernel_stride"},
+      fmt::format("must be 2 * kernel_stride = {}, but is {}", 2 * s.kernel_stride, s.kernel_size));
+  require(
+      s.block_size == 4 * s.kernel_stride, {"block_size", "kernel_stride"},
+      fmt::format("must be 4 * kernel_stride = {}, but is {}", 4 * s.kernel_stride, s.block_size));
+  require(
+      s.window_size % s.block_size == 0, {"window_size", "block_size"},
+      fmt::format("must be a multiple of block_size {}, but is {}", s.block_size, s.window_size));
+  require(s.topk > s.init_blocks, {"topk", "init_blocks"},
+          fmt::format("must be more than init_blocks {}, but is {}", s.init_blocks, s.topk));
+}
+
+// The stage of type `type` before `end`; stages.size() when there is none.
+size_t find_before(const Stages& stages, const std::string& type, size_t end) {
+  for (size_t i = 0; i < end; ++i) {
+    if (stages[i]->type() == type) return i;
+  }
+  return stages.size();
+}
+
+// Which stages must not come before, or must come after, another one. `all`: every stage of the
+// list is of a type that we know, so that one which is not there is missing.
+void check_order(const Stages& stages, bool all, Problems& problems) {
+  const size_t swap = find_before(stages, "swap", stages.size());
+  const bool swaps = swap < stages.size();
+  const std::string swap_at = swaps ? element_of(stages[swap]->path) : "";
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const std::string type = stages[i]->type();
+    const std::string& path = stages[i]->path;
+    if (type == "swap" && i > swap) {
+      problems.add(path, fmt::format("swap may come once, and {} is one already", swap_at));
+    }
+    if ((type == "align" || type == "score") && i > swap) {
+      problems.add(path, fmt::format("{} must come before swap ({}): it works on the "
+                                     "full-attention model",
+                                     type, swap_at));
+    }
+    if (type == "train" && swaps && i < swap) {
+      problems.add(path,
+                   fmt::format("train must come after swap ({}), which builds the hybrid from "
+                               "the source and would drop what was trained",
+                               swap_at));
+    }
+    if (type == "distill" && i < swap && (swaps || all)) {
+      problems.add(path, fmt::format("{} needs the hybrid: {}", type,
+                                     swaps ? "move it behind swap" : "put a swap stage before it"));
+    }
+    const bool made = i > swap || find_before(stages, "train", i) < i;
+    if (type == "export" && !made && (swaps || all)) {
+      problems.add(path,
+                   "export needs a model that was converted or trained: put it behind swap or "
+                   "train");
+    }
+  }
+}
+
+// What a stage takes over must be made before it. (Where the one that makes it comes too late,
+// check_order says so.)
+void check_inheritance(const Stages& stages, Problems& problems) {
+  const auto absent = [&](const char* type) {
+    return find_before(stages, type, stages.size()) == stages.size();
+  };
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const Stage& stage = *stages[i];
+    if (!problems.clean(stage.path)) continue;
+    const bool too_late =
+        stage.type() == "score" && find_before(stages, "align", i) == stages.size();
+    if (stage.needs_mixers() && (absent("align") || too_late)) {
+      problems.add(stage.path, fmt::format("{} needs aligned mixers: put an align stage before it",
+                                           stage.type()));
+    }
+    if (stage.needs_scores() && absent("score")) {
+      problems.add(stage.path + ".keep",
+                   "`keep` chooses by score: put a score stage before it (method: uniform costs "
+                   "nothing), or name the layers instead");
+    }
+  }
+}
+
+// Evaluations inside loops take their options from an evaluate stage.
+void check_evaluations(const Stages& stages, Problems& problems) {
+  if (find_before(stages, "evaluate", stages.size()) < stages.size()) return;
+  for (const auto& stage : stages) {
+    if (stage->evaluate_every > 0) {
+      problems.add(stage->path + ".evaluate_every",
+                   "needs an evaluate stage in the recipe, which says what to measure");
+    }
+  }
+}
+
+void check_names(const Stages& stages, Problems& problems) {
+  std::map<std::string, const Stage*> seen;
+  for (const auto& stage : stages) {
+    const std::string key = stage->path + ".name";
+    if (!is_plain_name(stage->name)) problems.add(key, name_rule(stage->name));
+    const auto [first, fresh] = seen.emplace(stage->name, stage.get());
+    if (!fresh) {
+      problems.add(key, fmt::format("{} is called '{}' too: give each its own name",
+                                    element_of(first->second->path), shown(stage->name)));
+    }
+  }
+}
+
+}  // namespace
+
+void Recipe::check(Problems& problems) const {
+  check_sparse(model.sparse, problems);
+  for (const auto& [name, options] : data.sources) {
+    const std::string path = "data.sources." + name;
+    if (!is_plain_name(name)) problems.add("data.sources." + shown(name), name_rule(name));
+    if (options.files.empty()) problems.add(path + ".files", "names no file");
+  }
+  if (!problems.knows("stages")) return;
+  const bool all = problems.knows("stages[*]");
+  if (stages.empty() && all) {
+    problems.add("stages", "there is no stage: a recipe needs at least one");
+  }
+  check_names(stages, problems);
+  check_order(stages, all, problems);
+  for (const auto& stage : stages) stage->check(*this, stage->path, problems);
+  if (!all) return;
+  check_evaluations(stages, problems);
+  check_inheritance(stages, problems);
+}
+
+}  // namespace sala

@@ -1,0 +1,48 @@
+// Stages that train the whole model with the training step; they differ in the loss.
+#pragma once
+
+#include <memory>
+
+#include "trainer/losses.h"
+#include "trainer/sharding.h"
+#include "trainer/stage.h"
+#include "trainer/stages/training_loop.h"
+#include "trainer/step.h"
+
+namespace sala {
+
+class ModelTraining : public Stage {
+ public:
+  void describe(Fields& fields) override;
+  void check(const Recipe& recipe, const std::string& path, Problems& problems) const override;
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override;
+  StagePlan plan(const PlanContext& context) const override;
+  void begin(Run& run) override;
+  bool advance(Run& run) override;
+  void end(Run& run) override;
+  void save(StateWriter& out) const override;
+  void load(StateReader& in) override;
+  int64_t longest_row() const override { return needs_teacher() ? budget_.row_length : 0; }
+  int64_t step() const override { return loop_ ? loop_->step() : 0; }
+  int64_t num_steps() const override { return budget_.num_steps(); }
+
+ protected:
+  virtual std::unique_ptr<Loss> make_loss(Run& run) const = 0;
+  virtual bool needs_teacher() const = 0;
+
+  TokenBudget budget_;
+  OptimizerOptions optimizer_options_;
+  LoopOptions loop_options_;
+
+ private:
+  double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
+  // One line when the rate came from the model's size or is far above it; empty otherwise.
+  std::string lr_advice(const ModelConfig& config) const;
+
+  std::unique_ptr<Loss> loss_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Sharding> sharding_;
+  std::unique_ptr<TrainingLoop> loop_;
+};
+
+}  // namespace sala

@@ -1,0 +1,213 @@
+// Picks the layers that keep softmax attention and builds the hybrid: everything outside the mixers
+// is the source's, lightning layers take their aligned mixers, kept layers the source's projections
+// without RoPE and with a gate that leaves the output's scale alone. No forward pass, nothing
+// random.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <algorithm>
+#include <set>
+
+#include "model/convert.h"
+#include "trainer/evaluation/evaluate.h"
+#include "trainer/flops.h"
+#include "trainer/plan.h"
+#include "trainer/run.h"
+
+namespace sala {
+
+namespace {
+
+class SwapStage : public Stage {
+ public:
+  std::string type() const override { return "swap"; }
+
+  void describe(Fields& fields) override {
+    fields.count("keep", keep_, Need::kOptional,
+                 "Layers that keep softmax attention, chosen by score; 0 with `layers`.",
+                 {0, 1 << 20});
+    fields.counts("layers", layers_, Need::kOptional,
+                  "The kept layers by number, instead of choosing by score.", {0, 1 << 20});
+    fields.flag("force_ends", force_ends_, Need::kOptional,
+                "Always keep the first and the last layer (loaders need a sparse layer 0).");
+  }
+
+  void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
+    if (!problems.clean(path + ".layers") || !problems.knows(path + ".keep")) return;
+    if ((keep_ > 0) == !layers_.empty()) {
+      problems.add(path + ".keep", "give either keep (how many) or layers (which), not both");
+    }
+    if (keep_ == 1 && force_ends_) {
+      problems.add(path + ".keep", "1 cannot hold both ends: use 2 or more, or force_ends: false");
+    }
+    const std::set<int64_t> different(layers_.begin(), layers_.end());
+    if (different.size() < layers_.size()) {
+      problems.add(path + ".layers", "names a layer twice: give each once");
+    }
+    const bool exports = std::any_of(recipe.stages.begin(), recipe.stages.end(),
+                                     [](const auto& stage) { return stage->type() == "export"; });
+    if (!exports) return;
+    if (!layers_.empty() && !different.contains(0)) {
+      problems.add(path + ".layers",
+                   "must hold layer 0: those who load the exported model count tokens there");
+    }
+    if (layers_.empty() && !force_ends_ && problems.knows(path + ".force_ends")) {
+      problems.add(path + ".force_ends",
+                   "false may drop layer 0, which the export needs: leave it true, or name the "
+                   "layers");
+    }
+  }
+
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+    if (inputs.context == nullptr) return;
+    const int64_t num_layers = inputs.context->source.num_layers;
+    if (keep_ > num_layers) {
+      problems.add(path + ".keep",
+                   fmt::format("keeps {} layers, but the source has {}", keep_, num_layers));
+    }
+    for (int64_t layer : layers_) {
+      if (layer < num_layers) continue;
+      problems.add(path + ".layers", fmt::format("{} is no layer of the source, whose last is {}",
+                                                 layer, num_layers - 1));
+      break;
+    }
+  }
+
+  bool needs_full_source() const override { return true; }
+  bool needs_mixers() const override { return true; }
+  bool needs_scores() const override { return layers_.empty(); }
+
+  StagePlan plan(const PlanContext& context) const override {
+    StagePlan plan = plan_forward(context, 0, 1, true);
+    plan.steps = 1;
+    return plan;
+  }
+
+  int64_t num_kept() const override {
+    return layers_.empty() ? keep_ : static_cast<int64_t>(layers_.size());
+  }
+
+  void begin(Run&) override {}
+
+  bool advance(Run& run) override {
+    if (done_) return false;
+    const std::vector<int64_t> kept = choose(run);
+    say_displaced(run, kept);
+    build(run, kept);
+    run.metrics.event({{"event", "swap"}, {"stage", name}, {"kept", kept}});
+    run.metrics.note(fmt::format("kept layers: {}", fmt::join(kept, ", ")));
+    evaluate_with_recipe(run, name);
+    done_ = true;
+    return true;
+  }
+
+  void end(Run& run) override { run.aligned.clear(); }
+  void save(StateWriter& out) const override { out.json("swap", {{"done", done_}}); }
+  void load(StateReader& in) override { done_ = in.json("swap").at("done").get<bool>(); }
+  int64_t step() const override { return done_ ? 1 : 0; }
+  int64_t num_steps() const override { return 1; }
+
+ private:
+  std::vector<int64_t> choose(const Run& run) const {
+    const int64_t L = run.source.num_layers;
+    const int64_t wanted = num_kept();
+    if (wanted > L) {
+      throw std::runtime_error(fmt::format("stage {}: keep {} of only {} layers", name, wanted, L));
+    }
+    std::vector<int64_t> kept = layers_;
+    auto add = [&](int64_t layer) {
+      if (std::find(kept.begin(), kept.end(), layer) == kept.end() &&
+          static_cast<int64_t>(kept.size()) < wanted) {
+        kept.push_back(layer);
+      }
+    };
+    if (layers_.empty()) {
+      if (run.scores.is_null()) {
+        throw std::runtime_error(fmt::format(
+            "stage {}: `keep` chooses by score, but no score stage ran before; add one (method: "
+            "uniform costs nothing) or name the layers",
+            name));
+      }
+      if (force_ends_) add(0), add(L - 1);
+      for (int64_t layer : best(run, L)) add(layer);
+    }
+    std::sort(kept.begin(), kept.end());
+    if (kept.back() >= L || std::adjacent_find(kept.begin(), kept.end()) != kept.end()) {
+      throw std::runtime_error(fmt::format("stage {}: layers [{}] must be different and below {}",
+                                           name, fmt::join(kept, ", "), L));
+    }
+    return kept;
+  }
+
+  // Layers that their scores alone would have kept, had the ends not been forced.
+  void say_displaced(Run& run, const std::vector<int64_t>& kept) const {
+    if (!layers_.empty() || !force_ends_) return;
+    std::vector<int64_t> displaced = best(run, num_kept());
+    std::erase_if(displaced, [&](int64_t layer) {
+      return std::find(kept.begin(), kept.end(), layer) != kept.end();
+    });
+    if (displaced.empty()) return;
+    run.metrics.note(fmt::format(
+        "force_ends keeps the first and the last layer in place of layer(s) {}, whose scores are "
+        "higher; loaders need layer 0",
+        fmt::join(displaced, ", ")));
+  }
+
+  // The `count` layers with the best scores, best first, ties to the lower layer.
+  static std::vector<int64_t> best(const Run& run, int64_t count) {
+    std::vector<std::pair<double, int64_t>> ranked;
+    for (const auto& s : run.scores.at("layers")) {
+      ranked.emplace_back(-s.at("score").get<double>(), s.at("layer").get<int64_t>());
+    }
+    std::sort(ranked.begin(), ranked.end());
+    std::vector<int64_t> layers;
+    for (const auto& [_, layer] : ranked) layers.push_back(layer);
+    layers.resize(std::min<size_t>(layers.size(), static_cast<size_t>(count)));
+    return layers;
+  }
+
+  void build(Run& run, const std::vector<int64_t>& kept) const {
+    if (run.aligned.empty()) {
+      throw std::runtime_error(
+          fmt::format("stage {}: no aligned mixers; put an align stage before it", name));
+    }
+    Model& teacher = run.teacher();
+    run.make_student(hybrid_config(run.source, kept, run.recipe.model.sparse,
+                                   run.recipe.model.qk_norm == "keep"));
+    Model& hybrid = *run.student.model;
+    nlohmann::json origin = nlohmann::json::array();
+    for (size_t p = 0; p < hybrid.parts().size(); ++p) {
+      TrainedPart& part = run.student.parts[p];
+      const Layout& layout = part.weights->layout();
+      Weights fp32(layout, at::kFloat, run.world.device());
+      const bool mixer = p > 0 && p + 1 < hybrid.parts().size() && p % 2 == 0;
+      const int64_t layer = static_cast<int64_t>(p) / 2 - 1;
+      const char* from = "source";
+      if (!mixer) {
+        copy_weights(teacher.parts()[p], fp32);
+      } else if (hybrid.config().mixers[layer] == Mixer::kSparse) {
+        start_sparse_mixer(hybrid.config(), teacher.parts()[p], fp32);
+        from = "source, RoPE dropped; o_gate 0, o_proj doubled";
+      } else {
+        copy_weights(*run.aligned[layer], fp32);
+        from = "aligned lightning mixer";
+      }
+      part.master.copy_(fp32.flat);
+      refresh(part);
+      for (const Entry& entry : layout.entries) {
+        origin.push_back({{"tensor", entry.name}, {"from", from}});
+      }
+    }
+    run.metrics.event({{"event", "origin"}, {"stage", name}, {"tensors", origin}});
+  }
+
+  int64_t keep_ = 0;
+  std::vector<int64_t> layers_;
+  bool force_ends_ = true;
+  bool done_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Stage> make_swap_stage() { return std::make_unique<SwapStage>(); }
+
+}  // namespace sala

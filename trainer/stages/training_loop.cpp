@@ -1,0 +1,191 @@
+// Data, schedule, metrics and the non-finite policy around a step.
+#include "trainer/stages/training_loop.h"
+
+#include <fmt/format.h>
+
+#include "trainer/batches.h"
+#include "trainer/ranks/device_info.h"
+
+namespace sala {
+
+std::vector<SourceSpec> source_specs(const Recipe& recipe,
+                                     const std::map<std::string, double>& data) {
+  std::vector<SourceSpec> specs;
+  for (const auto& [name, weight] : data) {
+    specs.push_back({name, expand_globs(recipe.data.sources.at(name).files), weight});
+  }
+  return specs;
+}
+
+TrainingLoop::TrainingLoop(Run& run, const Stage& stage, const TokenBudget& budget,
+                           const OptimizerOptions& optimizer, const LoopOptions& options,
+                           double flops_per_token)
+    : run_(run),
+      stage_(stage),
+      budget_(budget),
+      optimizer_(optimizer),
+      options_(options),
+      flops_per_token_(flops_per_token),
+      num_steps_(budget.num_steps()) {}
+
+void TrainingLoop::open_loader() {
+  LoaderConfig config;
+  config.row_length = budget_.row_length;
+  config.rows_per_step = budget_.rows_per_step();
+  config.seed = static_cast<uint64_t>(run_.recipe.run.seed);
+  config.lanes = run_.recipe.data.lanes;
+  config.stage = stage_.name;
+  config.tokenizer = run_.tokenizer;
+  config.catalog = run_.stores;
+  config.rank = run_.world.rank();
+  config.num_ranks = run_.world.size();
+  loader_ =
+      std::make_unique<Loader>(source_specs(run_.recipe, budget_.data), config, run_.data_state);
+}
+
+TrainingLoop::Input TrainingLoop::next() {
+  started_ = std::chrono::steady_clock::now();
+  StepRows rows;
+  run_.world.together("reading training data", [&] {
+    if (!loader_) open_loader();
+    rows = loader_->next();
+  });
+  state_after_ = std::move(rows.state_after);
+  Input input;
+  input.num_target_tokens = rows.num_target_tokens;
+  input.lr = optimizer_.schedule.at(step_, num_steps_);
+  input.micro_batches =
+      make_micro_batches(rows.rows, budget_.micro_rows(),
+                         static_cast<double>(rows.num_target_tokens), run_.world.device());
+  return input;
+}
+
+void TrainingLoop::count_step() {
+  run_.data_state = std::move(state_after_);
+  ++step_;
+  run_.tokens_seen += budget_.batch_tokens;
+}
+
+void TrainingLoop::pass_over(const Input& input) {
+  count_step();
+  run_.metrics.event({{"event", "step_without_targets"},
+                      {"stage", stage_.name},
+                      {"step", step_},
+                      {"lr", input.lr},
+                      {"tokens", run_.tokens_seen}});
+  run_.metrics.note(
+      fmt::format("stage {} step {}: no token of this step counts as a target (loss_mask is 0 in "
+                  "all of its rows); no parameter was changed",
+                  stage_.name, step_));
+  if (done()) judge();
+}
+
+void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
+  synchronize(run_.world.device());
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
+  count_step();
+
+  // The first steps also open files and warm up libraries; after them a running mean.
+  ++steps_here_;
+  seconds_per_step_ =
+      steps_here_ <= 2 ? took.count() : 0.9 * seconds_per_step_ + 0.1 * took.count();
+  const double tokens_per_second = static_cast<double>(budget_.batch_tokens) / took.count();
+  const double peak = device_peak_flops(run_.world.device()) * run_.world.size();
+  const double mfu = peak > 0 ? flops_per_token_ * tokens_per_second / peak : -1;
+  const double memory = peak_memory_bytes(run_.world.device());
+  line.update({{"event", "step"},
+               {"stage", stage_.name},
+               {"step", step_},
+               {"loss", loss},
+               {"finite", finite},
+               {"tokens", run_.tokens_seen},
+               {"tokens_per_second", tokens_per_second},
+               {"seconds", took.count()},
+               {"memory_bytes", memory}});
+  if (mfu >= 0) line["mfu"] = mfu;
+  run_.metrics.event(line);
+  Progress progress{.stage = stage_.name, .step = step_, .num_steps = num_steps_, .loss = loss};
+  progress.lr = line.at("lr").get<double>();
+  if (line.contains("grad_norm")) progress.grad_norm = line.at("grad_norm").get<double>();
+  progress.tokens_per_second = tokens_per_second;
+  // Of the mean step: the time left of the run would jump with every slow one.
+  progress.flops_per_second =
+      flops_per_token_ * static_cast<double>(budget_.batch_tokens) / seconds_per_step_;
+  progress.mfu = mfu;
+  progress.memory_bytes = memory;
+  progress.seconds_left = seconds_per_step_ * static_cast<double>(num_steps_ - step_);
+  run_.metrics.progress(progress);
+
+  check_finite(finite);
+  if (finite) check_divergence(loss, *progress.lr);
+  if (done()) judge();
+}
+
+void TrainingLoop::check_finite(bool finite) {
+  skips_in_a_row_ = finite ? 0 : skips_in_a_row_ + 1;
+  if (finite) return;
+  run_.metrics.note(
+      fmt::format("stage {} step {}: loss or gradient is not finite on some rank; "
+                  "no parameter was changed on any rank",
+                  stage_.name, step_));
+  if (options_.on_nonfinite == "stop" || skips_in_a_row_ > options_.max_skips) {
+    throw SharedError(fmt::format(
+        "stage {} stopped at step {}: {} step(s) in a row with a non-finite loss or gradient "
+        "(on_nonfinite: {}, max_skips: {}); lower lr or look at the data of this step",
+        stage_.name, step_, skips_in_a_row_, options_.on_nonfinite, options_.max_skips));
+  }
+}
+
+// Every rank holds the same losses and comes to the same end.
+void TrainingLoop::check_divergence(double loss, double lr) {
+  const bool before = watch_.diverged();
+  watch_.add(loss);
+  if (before || !watch_.diverged()) return;
+  const std::string what = fmt::format(
+      "stage {} diverged: at step {} the loss is {:.4g}, the lowest of its first steps was {:.4g}",
+      stage_.name, step_, loss, watch_.began());
+  run_.metrics.event({{"event", "divergence"},
+                      {"stage", stage_.name},
+                      {"step", step_},
+                      {"tokens", run_.tokens_seen},
+                      {"text", what}});
+  if (options_.on_divergence == "warn") {
+    run_.metrics.note(what + "; on_divergence: warn goes on");
+    return;
+  }
+  throw SharedError(fmt::format(
+      "{}; the model is being destroyed. lr is {:.2g} here (peak {:.2g}): lower it or lengthen the "
+      "warm-up, and start again with --from a checkpoint before this stage, in another run.folder; "
+      "on_divergence: warn would go on",
+      what, lr, optimizer_.schedule.lr));
+}
+
+// A stage that ends worse than it began is said in the log, the report and the model card.
+void TrainingLoop::judge() {
+  const auto compared = watch_.compare();
+  if (!compared || !compared->worse) return;
+  const std::string verdict = fmt::format(
+      "stage {} ended worse than it began: loss {:.4g} in its first steps, {:.4g} in its last",
+      stage_.name, compared->began, compared->ended);
+  run_.verdicts.push_back(verdict);
+  run_.metrics.event({{"event", "verdict"},
+                      {"stage", stage_.name},
+                      {"step", step_},
+                      {"tokens", run_.tokens_seen},
+                      {"text", verdict}});
+  run_.metrics.note("warning: " + verdict);
+}
+
+void TrainingLoop::save(StateWriter& out) const {
+  out.json("loop",
+           {{"step", step_}, {"skips_in_a_row", skips_in_a_row_}, {"watch", watch_.state()}});
+}
+
+void TrainingLoop::load(StateReader& in) {
+  const nlohmann::json state = in.json("loop");
+  step_ = state.at("step").get<int64_t>();
+  skips_in_a_row_ = state.at("skips_in_a_row").get<int64_t>();
+  watch_.restore(state.at("watch"));
+}
+
+}  // namespace sala
