@@ -27,6 +27,8 @@ class Comm {
   virtual void broadcast(at::Tensor& x, int root) = 0;  // any dtype, contiguous
   virtual void all_gather(at::Tensor& out, const at::Tensor& in) = 0;  // out = R * in elements
   virtual void reduce_scatter_sum(at::Tensor& out, const at::Tensor& in) = 0;  // in = R * out
+  // Both in place where the small tensor is this rank's slice of the large one, whose other slices
+  // a reduce_scatter_sum leaves as they may be.
   virtual void send(const at::Tensor& x, int to) = 0;  // neighbour exchange (context parallelism)
   virtual void receive(at::Tensor& x, int from) = 0;
   // From any thread. Collectives that block the host have nothing to tell here.

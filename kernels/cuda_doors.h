@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "kernels/rows/rows_launch.h"
+#include "kernels/rows/launch.h"
 
 #ifdef SALA_CUDA
 #include <c10/cuda/CUDAException.h>

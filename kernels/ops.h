@@ -6,6 +6,8 @@
 // Letters: T packed tokens, C width, F feed-forward width, V vocabulary, NH query heads, NKV KV
 // heads, HS head size, G = NH / NKV, NB blocks of one document, K chosen blocks per (KV head,
 // token). Query head i reads KV head i / G. Contiguous inputs; outputs are freshly allocated.
+// "May be columns": rows (all of one token) are contiguous, but may lie apart, as the columns of a
+// wider (T, ...) tensor do. Gradients given as `..._out` are written there instead, columns or not.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -48,34 +50,33 @@ std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward(const at::Tensor& du, co
 
 // Per-head RMSNorm over HS (skipped when `weight` is undefined), then rotary embedding (skipped
 // when `cos` is undefined): rotate-half layout, fp32 maths. x (T, N, HS), weight (HS), cos and sin
-// (T, HS/2) fp32 (fp64 for fp64), any attention factor folded in. Returns y (T, N, HS), rstd (T, N)
-// (undefined without a weight).
+// (T, HS/2) fp32 (fp64 for fp64), any attention factor folded in. x may be columns. Returns y
+// (T, N, HS), rstd (T, N) (undefined without a weight).
 std::tuple<at::Tensor, at::Tensor> qk_norm_rope_forward(const at::Tensor& x,
                                                         const at::Tensor& weight,
                                                         const at::Tensor& cos,
                                                         const at::Tensor& sin, double eps);
 // Returns dx, dweight (undefined without a weight).
-std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(const at::Tensor& dy, const at::Tensor& x,
-                                                         const at::Tensor& weight,
-                                                         const at::Tensor& rstd,
-                                                         const at::Tensor& cos,
-                                                         const at::Tensor& sin);
+std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& dx_out = {});
 
-// y = silu(gate) * up. All (T, F).
+// y = silu(gate) * up. All (T, F); gate and up may be columns.
 at::Tensor swiglu_forward(const at::Tensor& gate, const at::Tensor& up);
 std::tuple<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const at::Tensor& gate,
-                                                   const at::Tensor& up);
+                                                   const at::Tensor& up,
+                                                   const at::Tensor& d_gate_out = {},
+                                                   const at::Tensor& d_up_out = {});
 
-// y = rmsnorm(o; weight) * sigmoid(z); without a weight: y = o * sigmoid(z). o, z (T, C).
+// y = rmsnorm(o; weight) * sigmoid(z); without a weight: y = o * sigmoid(z). o, z (T, C); z may be
+// columns.
 // Returns y, rstd (T) (undefined without a weight).
 std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const at::Tensor& z,
                                                       const at::Tensor& weight, double eps);
 // Returns do, dz, dweight (undefined without a weight).
-std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(const at::Tensor& dy,
-                                                                   const at::Tensor& o,
-                                                                   const at::Tensor& z,
-                                                                   const at::Tensor& weight,
-                                                                   const at::Tensor& rstd);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
+    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
+    const at::Tensor& rstd, const at::Tensor& dz_out = {});
 
 // ---------------------------------------------------------------- softmax attention, dense
 
@@ -129,8 +130,9 @@ at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Document
 
 // Attention over the listed blocks, causal inside. Shapes as dense_attention, blocks as above; the
 // order within a list changes rounding only. bf16 on CUDA with HS 64 or 128, G up to 16, blocks of
-// 64 and a positive scale: the kernels of kernels/attention/block_sparse_launch.h, the same bits at every call, where
-// a query that listed nothing gets zeros; elsewhere a composition of LibTorch ops.
+// 64 and a positive scale: the kernels of kernels/attention/block_sparse_launch.h, the same bits at
+// every call, where a query that listed nothing gets zeros; elsewhere a composition of LibTorch
+// ops.
 std::tuple<at::Tensor, at::Tensor> block_sparse_attention_forward(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& blocks,
     const Documents& q_docs, const Documents& k_docs, int64_t block_size, double scale);
@@ -150,9 +152,9 @@ at::Tensor lightning_slopes(int64_t num_heads);
 // fp64 on the CPU. State and its gradient in fp32 (fp64 for fp64); chunked; only non-positive
 // exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64 (undefined where it is
 // not wanted: it is as large as 64 KB per document and head). bf16 on CUDA with HS 64 or 128: the
-// kernels of kernels/lightning/launch.h, the same bits at every call; one-token documents on CUDA: one
-// kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, finite slopes >= 0,
-// scale not 0. A value that is not finite stays in its document, where it also reaches up to 63
+// kernels of kernels/lightning/launch.h, the same bits at every call; one-token documents on CUDA:
+// one kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, finite slopes >=
+// 0, scale not 0. A value that is not finite stays in its document, where it also reaches up to 63
 // tokens before its own.
 std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v, const at::Tensor& slopes,
@@ -166,6 +168,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& slopes, const Documents& docs, double scale,
     const at::Tensor& initial_state = {}, const at::Tensor& d_final_state = {});
+
+// What a run of tokens adds to the state after it, without o: the sum over t in [first_token, T) of
+// exp(-s (T - 1 - t)) k_t v_t^T. k, v (T, NH, HS) -> (NH, HS, HS) fp32/fp64. A sequence that is
+// split over ranks needs this of the document that goes on, before any rank can run
+// lightning_forward. Each head's sum ends where its decay falls below e^-60, so fast heads cost
+// little; otherwise 2 HS^2 flops a token and head. Composed of LibTorch ops; the same bits at every
+// call.
+at::Tensor lightning_end_state(const at::Tensor& k, const at::Tensor& v, const at::Tensor& slopes,
+                               int64_t first_token);
+// Its mirror: the gradient that a run of tokens sends to the state that it began with, d_o alone
+// counted: the sum over t in [0, end_token) of scale * exp(-s (t + 1)) q_t d_o_t^T. It equals
+// lightning_backward's d_initial_state of a document of end_token tokens without d_final_state.
+at::Tensor lightning_start_gradient(const at::Tensor& q, const at::Tensor& d_o,
+                                    const at::Tensor& slopes, int64_t end_token, double scale);
 
 // ---------------------------------------------------------------- losses over the vocabulary
 
@@ -212,5 +228,15 @@ struct AdamW {
 };
 void adamw_step(at::Tensor& master, at::Tensor& m, at::Tensor& v, const at::Tensor& grad,
                 at::Tensor copy, const AdamW& options);
+
+// Elements [begin, begin + count) of a flat range that train with equal settings.
+struct AdamWSegment {
+  int64_t begin = 0, count = 0;
+  double lr_scale = 1;      // times AdamW::lr
+  double weight_decay = 0;  // instead of AdamW::weight_decay
+};
+// The same for the segments alone, which do not overlap; one launch for up to 32 of them.
+void adamw_step(at::Tensor& master, at::Tensor& m, at::Tensor& v, const at::Tensor& grad,
+                at::Tensor copy, const AdamW& options, const std::vector<AdamWSegment>& segments);
 
 }  // namespace sala

@@ -104,7 +104,7 @@ struct ListWalk {
   }
 };
 
-// The two rows of a thread's accumulators (kernels/gpu/shared_tiles.cuh): row = token of the tile * group +
+// The two rows of a thread's accumulators (gpu/shared_tiles.cuh): row = token of the tile * group +
 // head of the group.
 struct TileRows {
   int token[2], head[2];

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/lightning/border_states.h"
 #include "kernels/lightning/composed.h"
 #include "kernels/lightning/cuda.h"
 #include "kernels/ops.h"
@@ -15,20 +16,37 @@ namespace sala {
 
 namespace {
 
+void check_slopes(const at::Tensor& slopes, int64_t num_heads, const char* op) {
+  TORCH_CHECK(slopes.defined() && slopes.device().is_cpu() && slopes.scalar_type() == at::kDouble &&
+                  slopes.is_contiguous() && slopes.sizes() == at::IntArrayRef{num_heads},
+              op, ": expected contiguous fp64 slopes of ", num_heads, " heads on the CPU");
+  const double* s = slopes.const_data_ptr<double>();
+  TORCH_CHECK(std::all_of(s, s + num_heads, [](double x) { return x >= 0 && std::isfinite(x); }),
+              op, ": expected finite slopes >= 0, got ", slopes);
+}
+
+void check_scale(double scale, const char* op) {
+  TORCH_CHECK(std::isnormal(static_cast<float>(scale)), op, ": expected a scale other than 0, got ",
+              scale);
+}
+
+void check_run(const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name,
+               const at::Tensor& slopes, int64_t num_tokens, const char* op) {
+  check_input(a, 3, op, a_name);
+  check_same(b, a, op, b_name);
+  check_slopes(slopes, a.size(1), op);
+  TORCH_CHECK(num_tokens > 0 && num_tokens <= a.size(0), op, ": expected a run of 1 to ", a.size(0),
+              " tokens, got ", num_tokens);
+}
+
 void check_lightning(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const at::Tensor& slopes, const Documents& docs, double scale,
                      const at::Tensor& initial, const char* op) {
   check_input(q, 3, op, "q");
   check_same(k, q, op, "k");
   check_same(v, q, op, "v");
-  TORCH_CHECK(slopes.defined() && slopes.device().is_cpu() && slopes.scalar_type() == at::kDouble &&
-                  slopes.is_contiguous() && slopes.sizes() == at::IntArrayRef{q.size(1)},
-              op, ": expected contiguous fp64 slopes of ", q.size(1), " heads on the CPU");
-  const double* s = slopes.const_data_ptr<double>();
-  TORCH_CHECK(std::all_of(s, s + q.size(1), [](double x) { return x >= 0 && std::isfinite(x); }),
-              op, ": expected finite slopes >= 0, got ", slopes);
-  TORCH_CHECK(std::isnormal(static_cast<float>(scale)), op, ": expected a scale other than 0, got ",
-              scale);
+  check_slopes(slopes, q.size(1), op);
+  check_scale(scale, op);
   TORCH_CHECK(docs.num_tokens() == q.size(0) && q.size(0) > 0, op, ": expected documents of ",
               q.size(0), " tokens (at least one), got ", docs.num_tokens());
   TORCH_CHECK(docs.offsets_i32.device() == q.device(), op, ": expected documents on ", q.device(),
@@ -90,6 +108,26 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
   }
   return lightning_backward_composed(d_o, q, k, v, slopes, docs, scale, initial_state,
                                      d_final_state);
+}
+
+at::Tensor lightning_end_state(const at::Tensor& k, const at::Tensor& v, const at::Tensor& slopes,
+                               int64_t first_token) {
+  const int64_t n = k.dim() > 0 ? k.size(0) - first_token : 0;
+  check_run(k, "k", v, "v", slopes, n, "lightning_end_state");
+  const at::NoGradGuard no_grad;
+  return lightning_border_sum(k.narrow(0, first_token, n), v.narrow(0, first_token, n), slopes,
+                              LightningBorder::kAfter);
+}
+
+at::Tensor lightning_start_gradient(const at::Tensor& q, const at::Tensor& d_o,
+                                    const at::Tensor& slopes, int64_t end_token, double scale) {
+  const char* op = "lightning_start_gradient";
+  check_run(q, "q", d_o, "d_o", slopes, end_token, op);
+  check_scale(scale, op);
+  const at::NoGradGuard no_grad;
+  return lightning_border_sum(q.narrow(0, 0, end_token), d_o.narrow(0, 0, end_token), slopes,
+                              LightningBorder::kBefore)
+      .mul_(scale);
 }
 
 }  // namespace sala

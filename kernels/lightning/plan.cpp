@@ -10,7 +10,6 @@ namespace sala {
 
 namespace {
 
-constexpr double kDeadExponent = 60;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 void close_segment(LightningSegment& segment, const Documents& docs, int64_t chunk,

@@ -54,9 +54,12 @@ struct LightningRows {
   int64_t first = 0, count = 0;
 };
 
+// Weights below e^-60 are taken for 0.
+constexpr double kDeadExponent = 60;
+
 // exp(-slope * distance), (NH, ...) in `dtype` on the device of `slopes` (NH) fp64. `distance` fp64
-// on the CPU, any shape, never negative; infinity gives 0. Weights below e^-60 are set to 0, which
-// no precision here can see and which keeps denormals out of the products.
+// of any shape, never negative; infinity gives 0. Dead weights are set to 0, which no precision
+// here can see and which keeps denormals out of the products.
 at::Tensor decay_weights(const at::Tensor& slopes, const at::Tensor& distance,
                          at::ScalarType dtype);
 

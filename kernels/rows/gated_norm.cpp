@@ -23,6 +23,7 @@ std::tuple<at::Tensor, at::Tensor> forward_cuda(const at::Tensor& o, const at::T
   op.eps = static_cast<float>(eps);
   op.o = o.const_data_ptr();
   op.z = z.const_data_ptr();
+  op.z_stride = z.stride(0);
   op.weight = data_or_null(weight);
   op.y = y.data_ptr();
   op.rstd = rstd.defined() ? rstd.data_ptr<float>() : nullptr;
@@ -30,13 +31,11 @@ std::tuple<at::Tensor, at::Tensor> forward_cuda(const at::Tensor& o, const at::T
   return {y, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy,
-                                                             const at::Tensor& o,
-                                                             const at::Tensor& z,
-                                                             const at::Tensor& weight,
-                                                             const at::Tensor& rstd) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(
+    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
+    const at::Tensor& rstd, const at::Tensor& dz) {
   const c10::cuda::CUDAGuard guard(o.device());
-  at::Tensor d_o = at::empty_like(o), dz = at::empty_like(z), dweight, partials;
+  at::Tensor d_o = at::empty_like(o), dweight, partials;
   GateBackward op{};
   op.type = element_type(o);
   op.rows = o.size(0);
@@ -44,8 +43,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(const at::Tensor& d
   op.dy = dy.const_data_ptr();
   op.o = o.const_data_ptr();
   op.z = z.const_data_ptr();
+  op.z_stride = z.stride(0);
   op.d_o = d_o.data_ptr();
   op.dz = dz.data_ptr();
+  op.dz_stride = dz.stride(0);
   if (weight.defined()) {
     dweight = at::empty_like(weight);
     partials = empty_partials(o, o.size(1));
@@ -64,38 +65,41 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(const at::Tensor& d
 std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const at::Tensor& z,
                                                       const at::Tensor& weight, double eps) {
   check_input(o, 2, "gated_norm", "o");
-  check_same(z, o, "gated_norm", "z");
+  check_same_columns(z, o, "gated_norm", "z");
   if (weight.defined()) check_weight(weight, o, "gated_norm");
 #ifdef SALA_CUDA
   if (row_kernels_take(o, o.size(1))) return forward_cuda(o, z, weight, eps);
 #endif
-  at::Tensor y = at::sigmoid(z);
+  at::Tensor y = at::sigmoid(z.contiguous());  // so that columns give the bits of their copy
   if (!weight.defined()) return {y.mul_(o), at::Tensor()};
   auto [n, rstd] = rmsnorm_forward(o, weight, eps);
   return {y.mul_(n), rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(const at::Tensor& dy,
-                                                                   const at::Tensor& o,
-                                                                   const at::Tensor& z,
-                                                                   const at::Tensor& weight,
-                                                                   const at::Tensor& rstd) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
+    const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
+    const at::Tensor& rstd, const at::Tensor& dz_out) {
   check_input(o, 2, "gated_norm backward", "o");
-  check_same(z, o, "gated_norm backward", "z");
+  check_same_columns(z, o, "gated_norm backward", "z");
   check_same(dy, o, "gated_norm backward", "dy");
   if (weight.defined()) {
     check_weight(weight, o, "gated_norm backward");
     check_statistic(rstd, {o.size(0)}, o, "gated_norm backward", "rstd");
   }
+  at::Tensor dz = dz_out.defined() ? dz_out : at::empty(z.sizes(), z.options());
+  check_same_columns(dz, o, "gated_norm backward", "dz_out");
 #ifdef SALA_CUDA
-  if (row_kernels_take(o, o.size(1))) return backward_cuda(dy, o, z, weight, rstd);
+  if (row_kernels_take(o, o.size(1))) return backward_cuda(dy, o, z, weight, rstd, dz);
 #endif
-  const at::Tensor gate = at::sigmoid(z);
+  const at::Tensor gate = at::sigmoid(z.contiguous());
   at::Tensor dn = at::mul(dy, gate);
-  if (!weight.defined()) return {dn, at::sigmoid_backward(at::mul(dy, o), gate), at::Tensor()};
+  if (!weight.defined()) {
+    at::sigmoid_backward_out(dz, at::mul(dy, o), gate);
+    return {dn, dz, at::Tensor()};
+  }
   at::Tensor n = at::empty_like(o);
   at::mul_out(n, o, rstd.unsqueeze(1)).mul_(weight);
-  at::Tensor dz = at::sigmoid_backward(n.mul_(dy), gate);
+  at::sigmoid_backward_out(dz, n.mul_(dy), gate);
   auto [d_o, dweight] = rmsnorm_backward(dn, o, weight, rstd);
   return {d_o, dz, dweight};
 }

@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksForward<kChunks, kAligned>
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
       o[i] = load_chunk<kAligned>(static_cast<const T*>(op.o) + start, team.column<T>(i), end);
-      z[i] = load_chunk<kAligned>(static_cast<const T*>(op.z) + start, team.column<T>(i), end);
+      z[i] = load_chunk<kAligned>(static_cast<const T*>(op.z) + row * op.z_stride,
+                                  team.column<T>(i), end);
     }
     float rstd = 1.0f;
     if (norm) {
@@ -81,7 +82,8 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksBackward<kChunks, kAligned
     for (int i = 0; i < kChunks; ++i) {
       dy[i] = load_chunk<kAligned>(static_cast<const T*>(op.dy) + start, team.column<T>(i), end);
       o[i] = load_chunk<kAligned>(static_cast<const T*>(op.o) + start, team.column<T>(i), end);
-      z[i] = load_chunk<kAligned>(static_cast<const T*>(op.z) + start, team.column<T>(i), end);
+      z[i] = load_chunk<kAligned>(static_cast<const T*>(op.z) + row * op.z_stride,
+                                  team.column<T>(i), end);
     }
     const float rstd = norm && end > 0 ? op.rstd[row] : 1.0f;
     Values<T> g[kChunks];  // the gradient of the normalised value n
@@ -99,8 +101,8 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksBackward<kChunks, kAligned
         sum += product;
         dz.v[j] = product * (1.0f - gate);
       }
-      store_chunk<kAligned>(round_to_type(dz), static_cast<T*>(op.dz) + start, team.column<T>(i),
-                            end);
+      store_chunk<kAligned>(round_to_type(dz), static_cast<T*>(op.dz) + row * op.dz_stride,
+                            team.column<T>(i), end);
     }
     const float mean = norm ? team_sum(sum, team, scratch[half]) / static_cast<float>(op.C) : 0.0f;
 #pragma unroll
@@ -122,7 +124,8 @@ __global__ void __launch_bounds__(kRowThreads, kBlocksBackward<kChunks, kAligned
 
 int gate_forward_cuda(const GateForward& op, CUstream_st* stream) {
   if (op.rows == 0) return cudaSuccess;
-  const bool aligned = all_aligned({op.o, op.z, op.weight, op.y});
+  const bool aligned =
+      all_aligned({op.o, op.z, op.weight, op.y}) && rows_aligned(op.type, {op.z_stride});
   return with_row_plan(
       op.type, op.C, aligned, [&](auto type, auto chunks, auto is_aligned, int team) {
         const auto kernel =
@@ -134,7 +137,8 @@ int gate_forward_cuda(const GateForward& op, CUstream_st* stream) {
 
 int gate_backward_cuda(const GateBackward& op, CUstream_st* stream) {
   int blocks = 0;
-  const bool aligned = all_aligned({op.dy, op.o, op.z, op.weight, op.d_o, op.dz});
+  const bool aligned = all_aligned({op.dy, op.o, op.z, op.weight, op.d_o, op.dz}) &&
+                       rows_aligned(op.type, {op.z_stride, op.dz_stride});
   const int status = with_row_plan(
       op.type, op.C, aligned, [&](auto type, auto chunks, auto is_aligned, int team) -> int {
         if (op.rows == 0) return cudaSuccess;

@@ -3,7 +3,7 @@
 // C * element size <= kMaxRowBytes. No torch here.
 #pragma once
 
-#include "kernels/rows/rows_launch.h"
+#include "kernels/rows/launch.h"
 
 namespace sala {
 
@@ -14,6 +14,7 @@ struct GateForward {
   int C;
   float eps;
   const void *o, *z, *weight;
+  int64_t z_stride;  // elements from row to row; the others are dense
   void* y;
   float* rstd;
 };
@@ -27,6 +28,7 @@ struct GateBackward {
   int C;
   const void *dy, *o, *z, *weight;
   const float* rstd;
+  int64_t z_stride, dz_stride;  // elements from row to row; the others are dense
   void *d_o, *dz, *dweight;
   float* partials;
 };

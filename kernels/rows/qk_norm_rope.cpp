@@ -71,7 +71,7 @@ std::tuple<at::Tensor, at::Tensor> forward_cuda(const at::Tensor& x, const at::T
                                                 const at::Tensor& cos, const at::Tensor& sin,
                                                 double eps) {
   const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor y = at::empty_like(x), rstd;
+  at::Tensor y = at::empty(x.sizes(), x.options()), rstd;
   if (weight.defined()) rstd = at::empty({x.size(0), x.size(1)}, x.options().dtype(at::kFloat));
   RopeForward op{};
   op.type = element_type(x);
@@ -80,6 +80,7 @@ std::tuple<at::Tensor, at::Tensor> forward_cuda(const at::Tensor& x, const at::T
   op.HS = static_cast<int>(x.size(2));
   op.eps = static_cast<float>(eps);
   op.x = x.const_data_ptr();
+  op.x_stride = x.stride(0);
   op.weight = data_or_null(weight);
   op.cos = floats_or_null(cos);
   op.sin = floats_or_null(sin);
@@ -91,9 +92,10 @@ std::tuple<at::Tensor, at::Tensor> forward_cuda(const at::Tensor& x, const at::T
 
 std::tuple<at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy, const at::Tensor& x,
                                                  const at::Tensor& weight, const at::Tensor& rstd,
-                                                 const at::Tensor& cos, const at::Tensor& sin) {
+                                                 const at::Tensor& cos, const at::Tensor& sin,
+                                                 const at::Tensor& dx) {
   const c10::cuda::CUDAGuard guard(dy.device());
-  at::Tensor dx = at::empty_like(dy), dweight, partials;
+  at::Tensor dweight, partials;
   RopeBackward op{};
   op.type = element_type(dy);
   op.T = dy.size(0);
@@ -103,6 +105,7 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy, const at:
   op.cos = floats_or_null(cos);
   op.sin = floats_or_null(sin);
   op.dx = dx.data_ptr();
+  op.dx_stride = dx.stride(0);
   if (weight.defined()) {
     dweight = at::empty_like(weight);
     partials = empty_partials(dy, dy.size(2));
@@ -123,22 +126,24 @@ std::tuple<at::Tensor, at::Tensor> qk_norm_rope_forward(const at::Tensor& x,
                                                         const at::Tensor& weight,
                                                         const at::Tensor& cos,
                                                         const at::Tensor& sin, double eps) {
-  check_input(x, 3, "qk_norm_rope", "x");
+  check_columns(x, 3, "qk_norm_rope", "x");
   if (cos.defined()) check_angles(x, cos, sin, "qk_norm_rope");
   if (weight.defined()) check_weight(weight, x, "qk_norm_rope");
 #ifdef SALA_CUDA
   if (head_kernels_take(x)) return forward_cuda(x, weight, cos, sin, eps);
 #endif
-  if (!weight.defined()) return {cos.defined() ? rotate(x, cos, sin, 1) : x.clone(), at::Tensor()};
-  auto [n, rstd] = rmsnorm_forward(x, weight, eps);
+  if (!weight.defined()) {
+    return {
+        cos.defined() ? rotate(x.contiguous(), cos, sin, 1) : x.clone(at::MemoryFormat::Contiguous),
+        at::Tensor()};
+  }
+  auto [n, rstd] = rmsnorm_forward(x.contiguous(), weight, eps);
   return {cos.defined() ? rotate(n, cos, sin, 1) : n, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(const at::Tensor& dy, const at::Tensor& x,
-                                                         const at::Tensor& weight,
-                                                         const at::Tensor& rstd,
-                                                         const at::Tensor& cos,
-                                                         const at::Tensor& sin) {
+std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& dx_out) {
   check_input(dy, 3, "qk_norm_rope backward", "dy");
   if (cos.defined()) check_angles(dy, cos, sin, "qk_norm_rope backward");
   if (weight.defined()) {
@@ -146,12 +151,22 @@ std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(const at::Tensor& dy, c
     check_same(x, dy, "qk_norm_rope backward", "x");
     check_statistic(rstd, {dy.size(0), dy.size(1)}, dy, "qk_norm_rope backward", "rstd");
   }
+  if (dx_out.defined()) check_same_columns(dx_out, dy, "qk_norm_rope backward", "dx_out");
 #ifdef SALA_CUDA
-  if (head_kernels_take(dy)) return backward_cuda(dy, x, weight, rstd, cos, sin);
+  if (head_kernels_take(dy)) {
+    return backward_cuda(dy, x, weight, rstd, cos, sin,
+                         dx_out.defined() ? dx_out : at::empty_like(dy));
+  }
 #endif
-  if (!weight.defined())
-    return {cos.defined() ? rotate(dy, cos, sin, -1) : dy.clone(), at::Tensor()};
-  return rmsnorm_backward(cos.defined() ? rotate(dy, cos, sin, -1) : dy, x, weight, rstd);
+  at::Tensor dx = cos.defined() ? rotate(dy, cos, sin, -1) : dy, dweight;
+  if (weight.defined()) {
+    std::tie(dx, dweight) = rmsnorm_backward(dx, x, weight, rstd);
+  } else if (!cos.defined()) {
+    dx = dy.clone();
+  }
+  if (!dx_out.defined()) return {dx, dweight};
+  dx_out.copy_(dx);
+  return {dx_out, dweight};
 }
 
 }  // namespace sala

@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kRowThreads, kAligned ? 2 : 1)
 #pragma unroll
       for (int i = 0; i < kForwardHeads; ++i) {
         const int n = n0 + i * teams.groups, end = n < op.N ? there : 0;
-        x[i] = load_halves<kAligned>(static_cast<const T*>(op.x) + (t * op.N + n) * op.HS,
+        x[i] = load_halves<kAligned>(static_cast<const T*>(op.x) + t * op.x_stride + n * op.HS,
                                      lane.column, half, end);
       }
 #pragma unroll
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kRowThreads, kAligned ? 2 : 1)
           dx[1] = widen(x[i].b);
           norm_backward(dx, dn, weight, rstd[i], teams.lanes, op.HS, dweight);
         }
-        store_halves<kAligned>(dx[0], dx[1], static_cast<T*>(op.dx) + (t * op.N + n) * op.HS,
+        store_halves<kAligned>(dx[0], dx[1], static_cast<T*>(op.dx) + t * op.dx_stride + n * op.HS,
                                lane.column, half, end);
       }
     }
@@ -288,8 +288,8 @@ int launch_heads(void (*kernel)(Op, HeadTeams), const Op& op, int width, int mos
 int qk_norm_rope_forward_cuda(const RopeForward& op, CUstream_st* stream) {
   if (op.T == 0 || op.N == 0 || op.HS == 0) return cudaSuccess;
   const int width = op.type == ElementType::kFloat ? kWidth<float> : kWidth<__nv_bfloat16>;
-  const bool aligned =
-      op.HS / 2 % width == 0 && all_aligned({op.x, op.weight, op.cos, op.sin, op.y});
+  const bool aligned = op.HS / 2 % width == 0 && rows_aligned(op.type, {op.x_stride}) &&
+                       all_aligned({op.x, op.weight, op.cos, op.sin, op.y});
   void (*kernel)(RopeForward, HeadTeams) = nullptr;
   if (op.type == ElementType::kFloat) {
     kernel = aligned ? rope_forward<float, true> : rope_forward<float, false>;
@@ -302,8 +302,8 @@ int qk_norm_rope_forward_cuda(const RopeForward& op, CUstream_st* stream) {
 
 int qk_norm_rope_backward_cuda(const RopeBackward& op, CUstream_st* stream) {
   const int width = op.type == ElementType::kFloat ? kWidth<float> : kWidth<__nv_bfloat16>;
-  const bool aligned =
-      op.HS / 2 % width == 0 && all_aligned({op.dy, op.x, op.weight, op.cos, op.sin, op.dx});
+  const bool aligned = op.HS / 2 % width == 0 && rows_aligned(op.type, {op.dx_stride}) &&
+                       all_aligned({op.dy, op.x, op.weight, op.cos, op.sin, op.dx});
   void (*kernel)(RopeBackward, HeadTeams) = nullptr;
   if (op.type == ElementType::kFloat) {
     kernel = aligned ? rope_backward<float, true> : rope_backward<float, false>;

@@ -3,7 +3,7 @@
 // An even HS with HS * element size <= kMaxHeadBytes. No torch here.
 #pragma once
 
-#include "kernels/rows/rows_launch.h"
+#include "kernels/rows/launch.h"
 
 namespace sala {
 
@@ -16,6 +16,7 @@ struct RopeForward {
   int N, HS;
   float eps;
   const void *x, *weight;
+  int64_t x_stride;  // elements from token to token; y is dense
   const float *cos, *sin;
   void* y;
   float* rstd;
@@ -29,6 +30,7 @@ struct RopeBackward {
   int64_t T;
   int N, HS;
   const void *dy, *x, *weight;
+  int64_t dx_stride;  // elements from token to token; dy and x are dense
   const float *rstd, *cos, *sin;
   void *dx, *dweight;
   float* partials;

@@ -3,7 +3,7 @@
 // C * element size <= kMaxRowBytes. No torch here.
 #pragma once
 
-#include "kernels/rows/rows_launch.h"
+#include "kernels/rows/launch.h"
 
 namespace sala {
 

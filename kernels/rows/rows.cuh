@@ -15,7 +15,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "kernels/rows/rows_launch.h"
+#include "kernels/rows/launch.h"
 
 namespace sala {
 
@@ -224,6 +224,13 @@ __device__ void store_partial(const Values<T> (&sums)[kChunks], const RowTeam& t
 inline bool all_aligned(std::initializer_list<const void*> pointers) {
   return std::all_of(pointers.begin(), pointers.end(),
                      [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
+}
+
+// Rows that lie apart: steps of whole chunks.
+inline bool rows_aligned(ElementType type, std::initializer_list<int64_t> strides) {
+  const int64_t width = type == ElementType::kFloat ? kWidth<float> : kWidth<__nv_bfloat16>;
+  return std::all_of(strides.begin(), strides.end(),
+                     [width](int64_t stride) { return stride % width == 0; });
 }
 
 // Blocks of `kernel` that the chip holds at once, at most `blocks` and `most_per_sm` on each SM.

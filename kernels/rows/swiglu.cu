@@ -1,6 +1,7 @@
 // swiglu each way. Memory bound: per bf16 element 6 bytes forward (gate, up, y), 10 backward (dy,
 // gate, up, d_gate, d_up). A thread takes two chunks of 16 bytes of each tensor, a block's width
-// apart, so that four or six loads are under way before the first is used.
+// apart, so that four or six loads are under way before the first is used. gate and up, and their
+// gradients, may be the columns of a wider tensor (kRows).
 
 #include "kernels/rows/rows.cuh"
 #include "kernels/rows/swiglu_launch.h"
@@ -10,17 +11,29 @@ namespace {
 
 constexpr int kPerThread = 2;  // chunks
 
-// Where this thread's chunk i begins, and how many of its elements exist.
-template <typename T>
+// Where this thread's chunk i begins, and how many of its elements exist. Counted in elements of a
+// dense tensor; `in` and `out` of those whose rows may lie apart.
+template <typename T, bool kRows>
 struct Place {
-  int64_t begin;
+  int64_t begin, in, out;
   int end;
 
-  __device__ Place(int i, int64_t num_elements)
-      : begin(((static_cast<int64_t>(blockIdx.x) * kPerThread + i) * kRowThreads + threadIdx.x) *
-              kWidth<T>),
-        end(static_cast<int>(max(min(num_elements - begin, static_cast<int64_t>(kWidth<T>)),
-                                 static_cast<int64_t>(0)))) {}
+  __device__ Place(int i, const Swiglu& op) {
+    const int64_t chunk =
+        (static_cast<int64_t>(blockIdx.x) * kPerThread + i) * kRowThreads + threadIdx.x;
+    begin = in = out = chunk * kWidth<T>;
+    const int64_t left = op.rows * op.C - begin;
+    end =
+        static_cast<int>(max(min(left, static_cast<int64_t>(kWidth<T>)), static_cast<int64_t>(0)));
+    if constexpr (kRows) {
+      // Fewer than 2^32 chunks: a tensor of more would have 64 GB.
+      const auto per_row = static_cast<unsigned>(op.C / kWidth<T>);
+      const unsigned row = static_cast<unsigned>(chunk) / per_row;
+      const int64_t column = (static_cast<unsigned>(chunk) - row * per_row) * kWidth<T>;
+      in = row * op.in_stride + column;
+      out = row * op.out_stride + column;
+    }
+  }
 };
 
 // The last chunk of a tensor may be a part of one.
@@ -38,42 +51,39 @@ __device__ void store_part(const Chunk<T>& chunk, T* x, int end) {
   }
 }
 
-template <typename T, bool kAligned>
-__global__ void __launch_bounds__(kRowThreads)
-    swiglu_forward(const T* gate, const T* up, T* y, int64_t num_elements) {
+template <typename T, bool kAligned, bool kRows>
+__global__ void __launch_bounds__(kRowThreads) swiglu_forward(const Swiglu op) {
   Chunk<T> g[kPerThread], u[kPerThread];
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    const Place<T> place(i, num_elements);
-    g[i] = load_part<kAligned>(gate + place.begin, place.end);
-    u[i] = load_part<kAligned>(up + place.begin, place.end);
+    const Place<T, kRows> place(i, op);
+    g[i] = load_part<kAligned>(static_cast<const T*>(op.gate) + place.in, place.end);
+    u[i] = load_part<kAligned>(static_cast<const T*>(op.up) + place.in, place.end);
   }
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    const Place<T> place(i, num_elements);
+    const Place<T, kRows> place(i, op);
     const Values<T> in = widen(g[i]);
     Values<T> out = widen(u[i]);
 #pragma unroll
     for (int j = 0; j < kWidth<T>; ++j) out.v[j] *= in.v[j] * sigmoid(in.v[j]);
-    store_part<kAligned>(round_to_type(out), y + place.begin, place.end);
+    store_part<kAligned>(round_to_type(out), static_cast<T*>(op.y) + place.begin, place.end);
   }
 }
 
-template <typename T, bool kAligned>
-__global__ void __launch_bounds__(kRowThreads)
-    swiglu_backward(const T* dy, const T* gate, const T* up, T* d_gate, T* d_up,
-                    int64_t num_elements) {
+template <typename T, bool kAligned, bool kRows>
+__global__ void __launch_bounds__(kRowThreads) swiglu_backward(const Swiglu op) {
   Chunk<T> d[kPerThread], g[kPerThread], u[kPerThread];
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    const Place<T> place(i, num_elements);
-    d[i] = load_part<kAligned>(dy + place.begin, place.end);
-    g[i] = load_part<kAligned>(gate + place.begin, place.end);
-    u[i] = load_part<kAligned>(up + place.begin, place.end);
+    const Place<T, kRows> place(i, op);
+    d[i] = load_part<kAligned>(static_cast<const T*>(op.dy) + place.begin, place.end);
+    g[i] = load_part<kAligned>(static_cast<const T*>(op.gate) + place.in, place.end);
+    u[i] = load_part<kAligned>(static_cast<const T*>(op.up) + place.in, place.end);
   }
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    const Place<T> place(i, num_elements);
+    const Place<T, kRows> place(i, op);
     const Values<T> d_out = widen(d[i]), in = widen(g[i]), other = widen(u[i]);
     Values<T> d_in, d_other;
 #pragma unroll
@@ -82,51 +92,56 @@ __global__ void __launch_bounds__(kRowThreads)
       d_other.v[j] = d_out.v[j] * in.v[j] * s;
       d_in.v[j] = d_out.v[j] * other.v[j] * s * (1.0f + in.v[j] * (1.0f - s));
     }
-    store_part<kAligned>(round_to_type(d_in), d_gate + place.begin, place.end);
-    store_part<kAligned>(round_to_type(d_other), d_up + place.begin, place.end);
+    store_part<kAligned>(round_to_type(d_in), static_cast<T*>(op.d_gate) + place.out, place.end);
+    store_part<kAligned>(round_to_type(d_other), static_cast<T*>(op.d_up) + place.out, place.end);
   }
+}
+
+bool dense(const Swiglu& op) { return op.in_stride == op.C && op.out_stride == op.C; }
+
+bool aligned(const Swiglu& op) {
+  return all_aligned({op.gate, op.up, op.y, op.dy, op.d_gate, op.d_up});
 }
 
 // Every block of the grid has its own elements: 2^31 blocks of 2K and more are enough.
 template <typename T>
-int num_blocks(int64_t num_elements) {
+int num_blocks(const Swiglu& op) {
   constexpr int64_t kPerBlock = kRowThreads * kPerThread * kWidth<T>;
-  return static_cast<int>((num_elements + kPerBlock - 1) / kPerBlock);
+  return static_cast<int>((op.rows * op.C + kPerBlock - 1) / kPerBlock);
 }
 
 template <typename T>
-int forward(const void* gate, const void* up, void* y, int64_t num_elements, CUstream_st* stream) {
-  const auto kernel =
-      all_aligned({gate, up, y}) ? swiglu_forward<T, true> : swiglu_forward<T, false>;
-  return launch(kernel, num_blocks<T>(num_elements), 0, stream, static_cast<const T*>(gate),
-                static_cast<const T*>(up), static_cast<T*>(y), num_elements);
+int forward(const Swiglu& op, CUstream_st* stream) {
+  const auto kernel = !dense(op)    ? swiglu_forward<T, true, true>
+                      : aligned(op) ? swiglu_forward<T, true, false>
+                                    : swiglu_forward<T, false, false>;
+  return launch(kernel, num_blocks<T>(op), 0, stream, op);
 }
 
 template <typename T>
-int backward(const void* dy, const void* gate, const void* up, void* d_gate, void* d_up,
-             int64_t num_elements, CUstream_st* stream) {
-  const auto kernel = all_aligned({dy, gate, up, d_gate, d_up}) ? swiglu_backward<T, true>
-                                                                : swiglu_backward<T, false>;
-  return launch(kernel, num_blocks<T>(num_elements), 0, stream, static_cast<const T*>(dy),
-                static_cast<const T*>(gate), static_cast<const T*>(up), static_cast<T*>(d_gate),
-                static_cast<T*>(d_up), num_elements);
+int backward(const Swiglu& op, CUstream_st* stream) {
+  const auto kernel = !dense(op)    ? swiglu_backward<T, true, true>
+                      : aligned(op) ? swiglu_backward<T, true, false>
+                                    : swiglu_backward<T, false, false>;
+  return launch(kernel, num_blocks<T>(op), 0, stream, op);
 }
 
 }  // namespace
 
-int swiglu_forward_cuda(ElementType type, const void* gate, const void* up, void* y,
-                        int64_t num_elements, CUstream_st* stream) {
-  if (num_elements == 0) return cudaSuccess;
-  return type == ElementType::kFloat ? forward<float>(gate, up, y, num_elements, stream)
-                                     : forward<__nv_bfloat16>(gate, up, y, num_elements, stream);
+bool swiglu_takes_rows(const Swiglu& op) {
+  return aligned(op) && rows_aligned(op.type, {op.C, op.in_stride, op.out_stride});
 }
 
-int swiglu_backward_cuda(ElementType type, const void* dy, const void* gate, const void* up,
-                         void* d_gate, void* d_up, int64_t num_elements, CUstream_st* stream) {
-  if (num_elements == 0) return cudaSuccess;
-  return type == ElementType::kFloat
-             ? backward<float>(dy, gate, up, d_gate, d_up, num_elements, stream)
-             : backward<__nv_bfloat16>(dy, gate, up, d_gate, d_up, num_elements, stream);
+int swiglu_forward_cuda(const Swiglu& op, CUstream_st* stream) {
+  if (op.rows * op.C == 0) return cudaSuccess;
+  return op.type == ElementType::kFloat ? forward<float>(op, stream)
+                                        : forward<__nv_bfloat16>(op, stream);
+}
+
+int swiglu_backward_cuda(const Swiglu& op, CUstream_st* stream) {
+  if (op.rows * op.C == 0) return cudaSuccess;
+  return op.type == ElementType::kFloat ? backward<float>(op, stream)
+                                        : backward<__nv_bfloat16>(op, stream);
 }
 
 }  // namespace sala

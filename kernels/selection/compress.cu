@@ -2,9 +2,9 @@
 // ones, every 4 * stride. A block of threads makes kRun windows and the coarse ones that begin with
 // them from the sums of half windows, in shared memory.
 //
-// A tile of 128 keys is HS / 64 pieces of 128 swizzled rows (kernels/gpu/shared_tiles.cuh), so that one plain
-// copy brings it where the products read it. The rows of a tile of windows are permuted: the four
-// windows of a block lie where one thread's accumulators will hold them.
+// A tile of 128 keys is HS / 64 pieces of 128 swizzled rows (gpu/shared_tiles.cuh), so that one
+// plain copy brings it where the products read it. The rows of a tile of windows are permuted: the
+// four windows of a block lie where one thread's accumulators will hold them.
 #include "kernels/gpu/shared_tiles.cuh"
 #include "kernels/rows/rows.cuh"
 #include "kernels/selection/places.cuh"

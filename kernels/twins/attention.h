@@ -25,6 +25,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_tw
     const at::Tensor& slopes, const Documents& docs, double scale,
     const at::Tensor& initial_state = {}, const at::Tensor& d_final_state = {});
 
+at::Tensor lightning_end_state_twin(const at::Tensor& k, const at::Tensor& v,
+                                    const at::Tensor& slopes, int64_t first_token);
+at::Tensor lightning_start_gradient_twin(const at::Tensor& q, const at::Tensor& d_o,
+                                         const at::Tensor& slopes, int64_t end_token, double scale);
+
 // Block scores (NKV, Tq, NB) fp64, NB the blocks of the longest document: +inf forced, -inf not
 // visible. Exact ties are frequent: neighbouring blocks share a compressed window. Compressed keys
 // are rounded to `kept`, the type of the op's keys.

@@ -125,4 +125,40 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_tw
   return {dq.to(dtype), dk.to(dtype), dv.to(dtype), d_initial.to(accumulate_type(q))};
 }
 
+at::Tensor lightning_end_state_twin(const at::Tensor& k, const at::Tensor& v,
+                                    const at::Tensor& slopes, int64_t first_token) {
+  const int64_t T = k.size(0), NH = k.size(1), HS = k.size(2);
+  const at::Tensor k64 = to_double(k), v64 = to_double(v);
+  at::Tensor state = at::zeros({1, NH, HS, HS}, at::kDouble);
+  for (int64_t h = 0; h < NH; ++h) {
+    const double lambda = std::exp(-slopes.data_ptr<double>()[h]);
+    Matrix s(HS * HS, 0.0);
+    for (int64_t t = first_token; t < T; ++t) {
+      const int64_t at = (t * NH + h) * HS;
+      advance(s, lambda, k64.data_ptr<double>() + at, v64.data_ptr<double>() + at, HS);
+    }
+    put_row(s, state, 0, h);
+  }
+  return state[0].to(accumulate_type(k));
+}
+
+at::Tensor lightning_start_gradient_twin(const at::Tensor& q, const at::Tensor& d_o,
+                                         const at::Tensor& slopes, int64_t end_token,
+                                         double scale) {
+  const int64_t NH = q.size(1), HS = q.size(2);
+  const at::Tensor q64 = to_double(q), g64 = to_double(d_o) * scale;
+  at::Tensor gradient = at::zeros({1, NH, HS, HS}, at::kDouble);
+  for (int64_t h = 0; h < NH; ++h) {
+    const double lambda = std::exp(-slopes.data_ptr<double>()[h]);
+    Matrix ds(HS * HS, 0.0);
+    for (int64_t t = end_token - 1; t >= 0; --t) {
+      const int64_t at = (t * NH + h) * HS;
+      advance(ds, 1.0, q64.data_ptr<double>() + at, g64.data_ptr<double>() + at, HS);
+      for (double& x : ds) x *= lambda;
+    }
+    put_row(ds, gradient, 0, h);
+  }
+  return gradient[0].to(accumulate_type(q));
+}
+
 }  // namespace sala

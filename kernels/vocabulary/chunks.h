@@ -1,6 +1,6 @@
 // What the two losses over the vocabulary share: their inputs' checks, and the loop over chunks of
-// tokens: logits by a matrix product, the rows' losses and gradients (kernels/vocabulary/rows.h), and
-// the two products that carry the gradient back to x and w.
+// tokens: logits by a matrix product, the rows' losses and gradients (kernels/vocabulary/rows.h),
+// and the two products that carry the gradient back to x and w.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -65,6 +65,32 @@ TEST_P(Adam, OfAShardIsTheShardOfTheWhole) {
   EXPECT_TRUE(bit_equal(v, v2));
 }
 
+// More segments than one launch takes, an empty one among them, each with settings of its own.
+TEST_P(Adam, OfSegmentsIsEachSegmentAlone) {
+  const int64_t n = 5003;
+  const auto random = [&] { return at::randn({n}).to(GetParam()); };
+  at::Tensor w = random(), m = random(), v = random().abs(), grad = random();
+  at::Tensor copy = at::zeros({n}, w.options().dtype(at::kBFloat16)), copy2 = copy.clone();
+  at::Tensor w2 = w.clone(), m2 = m.clone(), v2 = v.clone();
+  std::vector<AdamWSegment> segments;
+  for (int64_t i = 0; i < 45; ++i) {
+    segments.push_back({i * 111, i == 3 ? 0 : 100, 1.0 + 0.1 * i, i % 2 ? 0.1 : 0.0});
+  }
+  adamw_step(w, m, v, grad, copy, options(7), segments);
+  for (const AdamWSegment& s : segments) {
+    const auto range = [&](at::Tensor& x) { return x.narrow(0, s.begin, s.count); };
+    at::Tensor a = range(w2), b = range(m2), c = range(v2);
+    AdamW o = options(7);
+    o.lr *= s.lr_scale;
+    o.weight_decay = s.weight_decay;
+    adamw_step(a, b, c, range(grad), range(copy2), o);
+  }
+  EXPECT_TRUE(bit_equal(w, w2));
+  EXPECT_TRUE(bit_equal(m, m2));
+  EXPECT_TRUE(bit_equal(v, v2));
+  EXPECT_TRUE(bit_equal(copy, copy2));
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, Adam, ::testing::Values(at::kCPU, at::kCUDA),
                          [](const auto& info) { return info.param == at::kCUDA ? "Cuda" : "Cpu"; });
 
@@ -72,6 +98,7 @@ TEST(AdamDoor, SaysWhatWasExpectedAndWhatCame) {
   at::Tensor w = at::zeros({3}), m = at::zeros({3}), v = at::zeros({3});
   EXPECT_THROW(adamw_step(w, m, v, at::zeros({4}), {}, options(1)), c10::Error);
   EXPECT_THROW(adamw_step(w, m, v, at::zeros({3}), {}, options(0)), c10::Error);
+  EXPECT_THROW(adamw_step(w, m, v, at::zeros({3}), {}, options(1), {{2, 2}}), c10::Error);
 }
 
 }  // namespace

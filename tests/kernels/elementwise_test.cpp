@@ -201,6 +201,65 @@ TEST_P(Elementwise, GatedNormEqualsTwin) {
   }
 }
 
+// Columns of a wider tensor give what their copies give, and gradients go to columns
+// without touching what lies beside them.
+TEST_P(Elementwise, TakesAndFillsColumns) {
+  // Widths and first columns of whole chunks of 16 bytes, and others.
+  for (const auto& [T, N, HS, before] : std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>>{
+           {33, 2, 32, 64}, {300, 9, 64, 16}, {5, 3, 6, 5}, {1, 2, 32, 64}, {7, 1, 34, 64}}) {
+    SCOPED_TRACE(::testing::Message() << T << " x " << N << " x " << HS << " after " << before);
+    const int64_t C = N * HS, width = before + 2 * C + 8;
+    const at::Tensor wide = random({T, width});
+    const at::Tensor first = wide.narrow(1, before, C), second = wide.narrow(1, before + C, C);
+    const at::Tensor a = first.contiguous(), b = second.contiguous(), dy = random({T, C});
+    const auto empty = [&] { return at::full({T, width}, 7, wide.options()); };
+    const auto expect_filled = [&](const at::Tensor& out, const std::vector<at::Tensor>& parts) {
+      at::Tensor beside = out.clone();
+      for (size_t i = 0; i < parts.size(); ++i) {
+        const int64_t begin = before + static_cast<int64_t>(i) * C;
+        EXPECT_TRUE(close(out.narrow(1, begin, C).contiguous(), parts[i].view({T, C})));
+        beside.narrow(1, begin, C).fill_(7);
+      }
+      EXPECT_TRUE(beside.eq(7).all().item<bool>());
+    };
+
+    EXPECT_TRUE(close(swiglu_forward(first, second), swiglu_forward(a, b)));
+    at::Tensor out = empty();
+    swiglu_backward(dy, first, second, out.narrow(1, before, C), out.narrow(1, before + C, C));
+    const auto [d_gate, d_up] = swiglu_backward(dy, a, b);
+    expect_filled(out, {d_gate, d_up});
+
+    for (const at::Tensor& w : {random({C}), at::Tensor()}) {
+      const auto [y, rstd] = gated_norm_forward(a, second, w, kEps);
+      EXPECT_TRUE(close(y, std::get<0>(gated_norm_forward(a, b, w, kEps))));
+      const auto [d_o, dz, dw] = gated_norm_backward(dy, a, b, w, rstd);
+      out = empty();
+      const auto [d_o_too, dz_too, dw_too] =
+          gated_norm_backward(dy, a, second, w, rstd, out.narrow(1, before, C));
+      EXPECT_TRUE(close(d_o, d_o_too) && close(dw, dw_too) && close(dz, dz_too));
+      expect_filled(out, {dz_too.contiguous()});
+    }
+
+    const auto heads = [&](const at::Tensor& x) { return x.view({T, N, HS}); };
+    const at::Tensor angle = random_wide({T, HS / 2});
+    for (const at::Tensor& w : {random({HS}), at::Tensor()}) {
+      for (const at::Tensor& turn : {angle, at::Tensor()}) {
+        const at::Tensor cos = turn.defined() ? turn.cos() : turn;
+        const at::Tensor sin = turn.defined() ? turn.sin() : turn;
+        const auto [y, rstd] = qk_norm_rope_forward(heads(first), w, cos, sin, kEps);
+        EXPECT_TRUE(y.is_contiguous());
+        EXPECT_TRUE(close(y, std::get<0>(qk_norm_rope_forward(heads(a), w, cos, sin, kEps))));
+        const auto [dx, dw] = qk_norm_rope_backward(heads(dy), heads(a), w, rstd, cos, sin);
+        out = empty();
+        const auto [dx_too, dw_too] = qk_norm_rope_backward(heads(dy), heads(a), w, rstd, cos, sin,
+                                                            heads(out.narrow(1, before, C)));
+        EXPECT_TRUE(close(dx_too, dx) && close(dw_too, dw));
+        expect_filled(out, {dx_too.contiguous()});
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Places, Elementwise, all_places(), place_name);
 
 class ElementwiseGradient : public ::testing::Test {
@@ -280,6 +339,7 @@ TEST(ElementwiseDoor, SaysWhatWasExpectedAndWhatCame) {
   EXPECT_THROW(rmsnorm_forward(x.t(), at::zeros({3}), kEps), c10::Error);
   EXPECT_THROW(add_rmsnorm_forward(x, at::zeros({4, 3}), 1.0, at::ones({4}), kEps), c10::Error);
   EXPECT_THROW(swiglu_forward(x, at::zeros({3, 4}, at::kDouble)), c10::Error);
+  EXPECT_THROW(swiglu_forward(x.t(), x.t()), c10::Error);
   EXPECT_THROW(
       qk_norm_rope_forward(at::zeros({2, 1, 3}), {}, at::zeros({2, 1}), at::zeros({2, 1}), kEps),
       c10::Error);
