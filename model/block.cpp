@@ -1,40 +1,116 @@
-// Embedding, decoder block and final norm.
+// The block, forward and backward, from the op library's functions and one product for gate and up.
+//
+// What is kept: the mixer's list (mixers/), h (T, C), norm(h), gate | up (T, 2F) and their SwiGLU
+// (T, F), two statistics (T).
 #include "model/block.h"
 
-#include "model/autograd.h"
+#include "kernels/ops.h"
 #include "model/mixers/mixers.h"
 
 namespace sala {
 
-at::Tensor EmbeddingUnit::forward(std::span<const Weights* const> weights, const at::Tensor&,
-                                  const Env& env, Saved*) const {
-  at::Tensor x = at::embedding((*weights[0])["embed_tokens.weight"], env.batch->ids);
-  return config_.embedding_scale == 1.0 ? x : x * config_.embedding_scale;
+namespace {
+
+// The two halves of (T, 2F): gate and up, as columns.
+std::pair<at::Tensor, at::Tensor> halves(const at::Tensor& both) {
+  const int64_t F = both.size(1) / 2;
+  return {both.narrow(1, 0, F), both.narrow(1, F, F)};
 }
 
-at::Tensor block_forward(const ModelConfig& c, int64_t layer, Mixer mixer, const Weights& block,
-                         const Weights& mixer_weights, const at::Tensor& x, const Env& env,
-                         Saved* saved) {
-  const MixerCall call{c, mixer_weights, env, layer, saved};
-  const at::Tensor mixed =
-      mixer_forward(mixer, call, rmsnorm(x, block["input_layernorm.weight"], c.rms_eps));
-  const auto [h, u] =
-      add_rmsnorm(x, mixed, c.residual_scale, block["post_attention_layernorm.weight"], c.rms_eps);
-  at::Tensor gate_TF = at::linear(u, block["mlp.gate_proj.weight"]);
-  at::Tensor up_TF = at::linear(u, block["mlp.up_proj.weight"]);
-  at::Tensor y = at::linear(swiglu(gate_TF, up_TF), block["mlp.down_proj.weight"]);
-  return at::add(h, y, c.residual_scale);
+at::Tensor scaled(const at::Tensor& x, double factor) { return factor == 1.0 ? x : x * factor; }
+
+// h and u = norm(h). A recompute that finds h needs neither the mixer's output nor the sum.
+std::pair<at::Tensor, at::Tensor> mixer_half(const BlockCall& call, const at::Tensor& x) {
+  const ModelConfig& c = call.config;
+  auto [normed, input_rstd] = rmsnorm_forward(x, call.block["input_layernorm.weight"], c.rms_eps);
+  at::Tensor h = call.saved && call.saved->trimmed() ? call.saved->find("h") : at::Tensor();
+  MixerCall mixer_call{c, call.mixer_weights, call.env, call.layer, call.saved};
+  mixer_call.wants_output = !h.defined();
+  const at::Tensor mixed = mixer_forward(call.mixer, mixer_call, normed);
+
+  const at::Tensor& weight = call.block["post_attention_layernorm.weight"];
+  at::Tensor u, rstd;
+  if (h.defined()) {
+    std::tie(u, rstd) = rmsnorm_forward(h, weight, c.rms_eps);
+  } else {
+    std::tie(h, u, rstd) = add_rmsnorm_forward(x, mixed, c.residual_scale, weight, c.rms_eps);
+  }
+  if (call.saved) {
+    call.saved->keep("input_rstd", input_rstd, Cost::kElementwise);
+    call.saved->keep("h", h, Cost::kProduct);
+    call.saved->keep("mlp_input", u, Cost::kElementwise);
+    call.saved->keep("mlp_rstd", rstd, Cost::kElementwise);
+  }
+  return {h, u};
 }
 
-at::Tensor BlockUnit::forward(std::span<const Weights* const> weights, const at::Tensor& x,
-                              const Env& env, Saved* saved) const {
-  return block_forward(config_, layer_, config_.mixers[layer_], *weights[0], *weights[1], x, env,
-                       saved);
+}  // namespace
+
+at::Tensor block_forward(const BlockCall& call, const at::Tensor& x) {
+  const bool again = call.saved && call.saved->trimmed();
+  auto [h, u] = mixer_half(call, x);
+  const at::Tensor gate_up = find_or_make(call.saved, "gate_up", Cost::kProduct, [&] {
+    return at::linear(u, call.block.group("gate_proj.weight", "up_proj.weight"));
+  });
+  const auto [gate, up] = halves(gate_up);
+  const at::Tensor act = swiglu_forward(gate, up);
+  if (call.saved) call.saved->keep("act", act, Cost::kElementwise);
+  if (again) {
+    call.saved->made_again();
+    return {};
+  }
+  // The product adds to the residual stream itself.
+  const at::Tensor down = call.block["down_proj.weight"].t();
+  const double r = call.config.residual_scale;
+  return call.saved ? at::addmm(h, act, down, 1.0, r) : h.addmm_(act, down, 1.0, r);
 }
 
-at::Tensor FinalNormUnit::forward(std::span<const Weights* const> weights, const at::Tensor& x,
-                                  const Env&, Saved*) const {
-  return rmsnorm(x, (*weights[0])["norm.weight"], config_.rms_eps);
+at::Tensor block_backward(const BlockCall& call, const at::Tensor& dy, Gradient& block_gradient,
+                          Gradient& mixer_gradient) {
+  const ModelConfig& c = call.config;
+  const Weights& w = call.block;
+  Saved& saved = *call.saved;
+  TORCH_CHECK(saved.input.defined(), "block backward: expected the block's input in `saved`");
+
+  at::Tensor du;
+  {
+    const at::Tensor d_down = scaled(dy, c.residual_scale);
+    block_gradient.add_product("down_proj.weight", "down_proj.weight", d_down, saved.take("act"));
+    const at::Tensor d_act = at::mm(d_down, w["down_proj.weight"]);
+    const at::Tensor gate_up = saved.take("gate_up"), d_gate_up = at::empty_like(gate_up);
+    const auto [gate, up] = halves(gate_up);
+    const auto [d_gate, d_up] = halves(d_gate_up);
+    swiglu_backward(d_act, gate, up, d_gate, d_up);
+    block_gradient.add_product("gate_proj.weight", "up_proj.weight", d_gate_up,
+                               saved.take("mlp_input"));
+    du = at::mm(d_gate_up, w.group("gate_proj.weight", "up_proj.weight"));
+  }
+  auto [dh, d_post_norm] = add_rmsnorm_backward(
+      du, dy, saved.take("h"), w["post_attention_layernorm.weight"], saved.take("mlp_rstd"));
+  block_gradient.add("post_attention_layernorm.weight", d_post_norm);
+  du.reset();
+
+  const MixerCall mixer_call{c, call.mixer_weights, call.env, call.layer, call.saved};
+  const at::Tensor d_normed =
+      mixer_backward(call.mixer, mixer_call, scaled(dh, c.residual_scale), mixer_gradient);
+  auto [dx, d_input_norm] = add_rmsnorm_backward(
+      d_normed, dh, saved.input, w["input_layernorm.weight"], saved.take("input_rstd"));
+  block_gradient.add("input_layernorm.weight", d_input_norm);
+  return dx;
+}
+
+BlockCall BlockUnit::call(const Lease& weights, const Env& env, Saved* saved) const {
+  return {config_, layer_, config_.mixers[layer_], weights[0], weights[1], env, saved};
+}
+
+at::Tensor BlockUnit::forward(const Lease& weights, const at::Tensor& x, const Env& env,
+                              Saved* saved) const {
+  return block_forward(call(weights, env, saved), x);
+}
+
+at::Tensor BlockUnit::backward(const Lease& weights, const at::Tensor& dy, const Env& env,
+                               Saved& saved, std::span<Gradient* const> gradients) const {
+  return block_backward(call(weights, env, &saved), dy, *gradients[0], *gradients[1]);
 }
 
 }  // namespace sala

@@ -1,44 +1,39 @@
-// The units of a decoder: embedding, block (mixer and MLP on one residual stream), final norm.
+// A decoder block on one residual stream x (T, C), with r = residual_scale:
+//   h = x + r * mixer(norm(x));   y = h + r * down(silu(gate(norm(h))) * up(norm(h))).
 #pragma once
 
 #include "model/unit.h"
 
 namespace sala {
 
-class EmbeddingUnit : public Unit {
- public:
-  explicit EmbeddingUnit(const ModelConfig& config) : config_(config) {}
-  at::Tensor forward(std::span<const Weights* const> weights, const at::Tensor& x, const Env& env,
-                     Saved* saved) const override;
-
- private:
-  const ModelConfig& config_;
+// A block with the mixer that runs in it: its own, or another (align, score).
+struct BlockCall {
+  const ModelConfig& config;  // of the mixer; sizes and scales are those of the block
+  int64_t layer;
+  Mixer mixer;
+  const Weights& block;
+  const Weights& mixer_weights;
+  const Env& env;
+  Saved* saved;  // as in Unit::forward; backward needs one
 };
 
-// h = x + r * mixer(norm(x)); y = h + r * mlp(norm(h)).
-at::Tensor block_forward(const ModelConfig& config, int64_t layer, Mixer mixer,
-                         const Weights& block, const Weights& mixer_weights, const at::Tensor& x,
-                         const Env& env, Saved* saved);
+at::Tensor block_forward(const BlockCall& call, const at::Tensor& x);
+at::Tensor block_backward(const BlockCall& call, const at::Tensor& dy, Gradient& block_gradient,
+                          Gradient& mixer_gradient);
 
 class BlockUnit : public Unit {
  public:
   BlockUnit(const ModelConfig& config, int64_t layer) : config_(config), layer_(layer) {}
-  at::Tensor forward(std::span<const Weights* const> weights, const at::Tensor& x, const Env& env,
+  at::Tensor forward(const Lease& weights, const at::Tensor& x, const Env& env,
                      Saved* saved) const override;
+  at::Tensor backward(const Lease& weights, const at::Tensor& dy, const Env& env, Saved& saved,
+                      std::span<Gradient* const> gradients) const override;
 
  private:
+  BlockCall call(const Lease& weights, const Env& env, Saved* saved) const;
+
   const ModelConfig& config_;
   int64_t layer_;
-};
-
-class FinalNormUnit : public Unit {
- public:
-  explicit FinalNormUnit(const ModelConfig& config) : config_(config) {}
-  at::Tensor forward(std::span<const Weights* const> weights, const at::Tensor& x, const Env& env,
-                     Saved* saved) const override;
-
- private:
-  const ModelConfig& config_;
 };
 
 }  // namespace sala

@@ -1,5 +1,6 @@
 // What a model is: one plain struct for every source family and for the hybrid. Filled from a
-// Hugging Face config.json by model/families/families.h, checked by validate(), written back by export.
+// Hugging Face config.json by model/families/families.h, checked by validate(), written back by
+// export.
 #pragma once
 
 #include <cstdint>

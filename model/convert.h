@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "model/config.h"
-#include "model/layout.h"
+#include "model/weights/layout.h"
 
 namespace sala {
 

@@ -1,10 +1,15 @@
-// A language model: a configuration, its parts (flat parameter buffers) and its units. Teacher and
-// hybrid are both this; they differ in config.mixers. No ranks, no files, no optimizer.
+// A language model: a configuration, the layouts of its parts and its units. Teacher and hybrid are
+// both this; they differ in config.mixers. No weights, no ranks, no files, no optimizer: weights
+// are leased (model/weights/lender.h) by whoever runs units.
+//
+// Parts in order: embedding, (block, mixer) per layer, head (final norm; lm_head unless it is
+// tied).
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "model/unit.h"
@@ -13,46 +18,46 @@ namespace sala {
 
 class Model {
  public:
-  // Zero-filled parts of `dtype` on `device`.
-  Model(ModelConfig config, at::ScalarType dtype, at::Device device);
+  explicit Model(ModelConfig config);
   Model(const Model&) = delete;  // units refer to config_
   Model& operator=(const Model&) = delete;
 
   const ModelConfig& config() const { return config_; }
+  const std::vector<LayoutPtr>& layouts() const { return layouts_; }
+  // Embedding, block 0 … L-1. The final norm stands beside them: it runs with the loss or the
+  // logits, whose weights it shares a lease with.
   const std::vector<std::unique_ptr<Unit>>& units() const { return units_; }
-  std::vector<Weights>& parts() { return parts_; }
-  const std::vector<Weights>& parts() const { return parts_; }
-  std::vector<Weights*> part_pointers();
-  Weights& block(int64_t layer) { return parts_[1 + 2 * layer]; }
-  Weights& mixer(int64_t layer) { return parts_[2 + 2 * layer]; }
-  Weights& head() { return parts_.back(); }
-  Weights& embedding() { return parts_.front(); }
+  const Unit& final_norm() const { return *final_norm_; }
 
-  // The vocabulary projection (V, C): lm_head, or the embedding where tied; and the part it lies
-  // in.
-  size_t head_part() const;
-  size_t head_entry() const;
-  const at::Tensor& head_weight() const;
+  // The one place that knows how parts are numbered.
+  static size_t embedding_part() { return 0; }
+  static size_t block_part(int64_t layer) { return static_cast<size_t>(1 + 2 * layer); }
+  static size_t mixer_part(int64_t layer) { return static_cast<size_t>(2 + 2 * layer); }
+  size_t head_part() const { return layouts_.size() - 1; }
+  static std::optional<int64_t> layer_of_mixer(size_t part, int64_t num_layers) {
+    const auto layer = (static_cast<int64_t>(part) - 2) / 2;
+    return part % 2 == 0 && part > 0 && layer < num_layers ? std::optional(layer) : std::nullopt;
+  }
+
+  // What the final norm and the vocabulary projection need: {head part}, or {head part, embedding
+  // part} where tied. final_norm() takes the same lease: its weight is in the first.
+  std::vector<size_t> head_parts() const;
+  // The vocabulary projection (V, C) in a lease of head_parts(); the part it lies in and its name
+  // there, for its gradient.
+  const at::Tensor& head_weight(const Lease& head) const;
+  size_t head_weight_part() const { return head_parts().back(); }
+  const char* head_weight_name() const {
+    return config_.tied_head ? "embed_tokens.weight" : "lm_head.weight";
+  }
 
   // `sparse`: documents of dense_len and more use block-sparse attention on sparse layers.
   Env env(const Batch& batch, bool sparse, DecodeState* decode = nullptr) const;
-  std::vector<const Weights*> unit_weights(size_t unit) const;
-
-  // All units without gradient: final-norm output (T, C). Logits = hidden head_weight^T
-  // logit_scale.
-  at::Tensor hidden(const Env& env) const;
-  at::Tensor logits(const at::Tensor& hidden) const;  // (rows, V) fp32
-  // Units [first, last) without gradient; x is unit `first`'s input.
-  at::Tensor run_units(size_t first, size_t last, at::Tensor x, const Env& env) const;
-
-  // A block with a mixer that is not its own (align, score): x (T, C) -> (T, C).
-  at::Tensor block_with_mixer(int64_t layer, Mixer mixer, const Weights& mixer_weights,
-                              const at::Tensor& x, const Env& env) const;
 
  private:
   ModelConfig config_;
-  std::vector<Weights> parts_;
+  std::vector<LayoutPtr> layouts_;
   std::vector<std::unique_ptr<Unit>> units_;
+  std::unique_ptr<Unit> final_norm_;
 };
 
 // A batch of one document, for evaluation and generation; targets and weights are undefined.

@@ -1,7 +1,6 @@
-// Units: the pieces that a model is a list of — embedding, block 0 … L-1, final norm. The training
-// step runs them one after another and differentiates each on its own (trainer/step.cpp):
-// LibTorch's autograd works inside a unit, never across units. So a unit's weights are needed only
-// while it runs.
+// Units: the pieces that a model is a list of — embedding, block 0 … L-1 — and the final norm. A
+// unit holds no weights: whoever runs it leases them (weights/lender.h), and they are needed only
+// while it runs. Forward and backward are both written out; nothing here records a graph.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,11 +9,12 @@
 #include <span>
 #include <vector>
 
-#include "kernels/collectives.h"
 #include "model/batch.h"
 #include "model/config.h"
-#include "model/layout.h"
 #include "model/rope.h"
+#include "model/saved.h"
+#include "model/weights/gradient.h"
+#include "model/weights/lender.h"
 
 namespace sala {
 
@@ -30,36 +30,39 @@ struct DecodeState {
   int64_t planned_tokens = 0;  // of the whole prompt: chunks of it decide as one call would
 };
 
-// Looks into every mixer as it runs: layer, input (normed), attention output before gate, norm and
-// o_proj (T, NH * HS), mixer output (T, C).
+// Looks into every mixer as its forward runs for the first time: layer, input (normed), attention
+// output before gate, norm and o_proj (T, NH * HS), mixer output (T, C).
 using MixerTap = std::function<void(int64_t layer, const at::Tensor& input,
                                     const at::Tensor& attention, const at::Tensor& output)>;
 
-// What a forward pass knows besides weights and activations. Made by Model::env once per
-// micro-batch.
+// What a pass knows besides weights and activations. Made by Model::env once per micro-batch.
 struct Env {
   const Batch* batch = nullptr;
-  int64_t planned_tokens = 0;           // while a prompt is fed in chunks: its length, else 0
-  Documents key_docs;                   // equals batch->docs unless decoding continues kept state
+  int64_t planned_tokens = 0;  // while a prompt is fed in chunks: its length, else 0
+  // What the queries of batch->docs may look at: the same tokens, and before them what was decoded
+  // or what the first document has on earlier ranks.
+  Documents key_docs;
   RopeTable full_rope, lightning_rope;  // undefined where the model does not use them
   bool sparse = false;                  // sparse layers: documents of dense_len and more go sparse
-  Comm* sequence = nullptr;  // ranks that share one sequence; nullptr = this rank has it whole
   DecodeState* decode = nullptr;
   const MixerTap* tap = nullptr;
-};
-
-// What backward needs of one unit. `keep` outlives recomputation: block lists are selected once.
-struct Saved {
-  at::Tensor x, y;  // input leaf and output of the graph (recompute: y undefined)
-  std::vector<at::Tensor> keep;
 };
 
 class Unit {
  public:
   virtual ~Unit() = default;
-  // x (T, C), undefined for the embedding; returns (T, C). `weights` in the order of `parts`.
-  virtual at::Tensor forward(std::span<const Weights* const> weights, const at::Tensor& x,
-                             const Env& env, Saved* saved) const = 0;
+  // x (T, C), undefined for the embedding; returns y (T, C). `weights` in the order of `parts`.
+  // `saved`: keeps what backward needs; nullptr: no backward follows. One that was trimmed finds
+  // what is left, makes the rest again with the same bits, and is whole after; what backward has no
+  // use for is skipped, and y is undefined.
+  virtual at::Tensor forward(const Lease& weights, const at::Tensor& x, const Env& env,
+                             Saved* saved) const = 0;
+  // dy (T, C) at the output. Returns dx (T, C), undefined for the embedding; gradients of weights
+  // are added to `gradients`, one for each part in order. saved.input is x, set by the caller; the
+  // rest of `saved` is used up.
+  virtual at::Tensor backward(const Lease& weights, const at::Tensor& dy, const Env& env,
+                              Saved& saved, std::span<Gradient* const> gradients) const = 0;
+
   std::vector<size_t> parts;  // which parts of the model it reads
 };
 

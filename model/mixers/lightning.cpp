@@ -1,70 +1,90 @@
-// The linear mixer of 3 layers in 4, S_t = exp(-s_h) S_{t-1} + k_t v_t^T, o_t = alpha S_t^T q_t;
-// and the choice among mixers.
+// The linear mixer of 3 layers in 4: S_t = exp(-s_h) S_{t-1} + k_t v_t^T, o_t = alpha S_t^T q_t.
 #include <cmath>
 
-#include "model/autograd.h"
-#include "model/mixers/mixers.h"
+#include "kernels/ops.h"
+#include "model/mixers/attention.h"
+#include "model/mixers/split_sequence.h"
 
 namespace sala {
 
 namespace {
 
+constexpr const char* kEnteringState = "entering_state";  // (NH, HS, HS)
+
+double alpha(const ModelConfig& c) {
+  return c.lightning_scale > 0 ? c.lightning_scale : 1.0 / std::sqrt(double(c.head_size));
+}
+
+// A model may have fewer KV heads than query heads; the recurrence has one state per query head.
 at::Tensor expand_kv_heads(const at::Tensor& x_TKD, int64_t num_heads) {
   if (x_TKD.size(1) == num_heads) return x_TKD;
   return x_TKD.repeat_interleave(num_heads / x_TKD.size(1), 1);
 }
 
-}  // namespace
-
-at::Tensor lightning_mixer(const MixerCall& call, const at::Tensor& x) {
-  const ModelConfig& c = call.config;
-  const Weights& w = call.weights;
-  const int64_t T = x.size(0);
-  auto heads = [&](const char* weight, const char* bias, int64_t n) {
-    return at::linear(x, w[weight], w.find(bias)).view({T, n, c.head_size});
-  };
-  const RopeTable none, &rope = c.lightning_rope ? call.env.lightning_rope : none;
-  at::Tensor q_THD = heads("q_proj.weight", "q_proj.bias", c.num_heads);
-  at::Tensor k_THD = heads("k_proj.weight", "k_proj.bias", c.lightning_kv_heads);
-  at::Tensor v_THD = heads("v_proj.weight", "v_proj.bias", c.lightning_kv_heads);
-  q_THD = qk_norm_rope(q_THD, w.find("q_norm.weight"), rope.cos, rope.sin, c.rms_eps);
-  k_THD = qk_norm_rope(k_THD, w.find("k_norm.weight"), rope.cos, rope.sin, c.rms_eps);
-  k_THD = expand_kv_heads(k_THD, c.num_heads);
-  v_THD = expand_kv_heads(v_THD, c.num_heads);
-
-  const double alpha =
-      c.lightning_scale > 0 ? c.lightning_scale : 1.0 / std::sqrt(double(c.head_size));
-  at::Tensor initial;
-  if (call.env.decode) initial = call.env.decode->layers[call.layer].state;
-  auto [o_THD, final_state] = lightning_attention(
-      q_THD, k_THD, v_THD, lightning_slopes(c.num_heads), call.env.batch->docs, alpha, initial,
-      /*want_final_state=*/call.env.decode != nullptr);
-  if (call.env.decode) call.env.decode->layers[call.layer].state = final_state;
-
-  at::Tensor o_TC = o_THD.reshape({T, c.q_size()});
-  at::Tensor mixed = o_TC;
-  const at::Tensor norm = w.find("o_norm.weight");
-  if (c.lightning_output_gate) {
-    at::Tensor z_TC = at::linear(x, w["z_proj.weight"], w.find("z_proj.bias"));
-    mixed = gated_norm(o_TC, z_TC, norm, c.rms_eps);
-  } else if (norm.defined()) {
-    mixed = rmsnorm(o_TC, norm, c.rms_eps);
-  }
-  at::Tensor y_TC = at::linear(mixed, w["o_proj.weight"], w.find("o_proj.bias"));
-  if (call.env.tap) (*call.env.tap)(call.layer, x, o_TC, y_TC);
-  return y_TC;
+at::Tensor sum_kv_heads(const at::Tensor& d_THD, int64_t num_kv_heads) {
+  if (d_THD.size(1) == num_kv_heads) return d_THD;
+  return d_THD.view({d_THD.size(0), num_kv_heads, -1, d_THD.size(2)}).sum(2);
 }
 
-at::Tensor mixer_forward(Mixer mixer, const MixerCall& call, const at::Tensor& x) {
-  switch (mixer) {
-    case Mixer::kFull:
-      return full_attention(call, x);
-    case Mixer::kSparse:
-      return sparse_attention(call, x);
-    case Mixer::kLightning:
-      return lightning_mixer(call, x);
+// What enters the first document of a shard from the ranks before it, undefined: nothing. A
+// recompute finds it, on all ranks alike: none of them may wait for a gather that others skip.
+at::Tensor state_from_earlier_ranks(const MixerCall& call, const at::Tensor& k, const at::Tensor& v,
+                                    const at::Tensor& slopes) {
+  if (call.saved && call.saved->trimmed()) return call.saved->find(kEnteringState);
+  const at::Tensor state = entering_state(*call.env.batch->shard, k, v, slopes);
+  if (call.saved && state.defined()) call.saved->keep(kEnteringState, state, Cost::kAttention);
+  return state;
+}
+
+// The state that each document enters with, (D, NH, HS, HS); undefined: zero.
+at::Tensor initial_states(const MixerCall& call, const at::Tensor& k, const at::Tensor& v,
+                          const at::Tensor& slopes) {
+  if (call.env.decode) return call.env.decode->layers[call.layer].state;
+  const Batch& batch = *call.env.batch;
+  if (!batch.shard) return {};
+  return state_of_document(state_from_earlier_ranks(call, k, v, slopes), 0, batch.docs.count());
+}
+
+// Of each document's state at its end, from the ranks behind this one; undefined: zero.
+at::Tensor final_gradients(const MixerCall& call, const at::Tensor& q, const at::Tensor& d_o,
+                           const at::Tensor& slopes) {
+  const Batch& batch = *call.env.batch;
+  if (!batch.shard) return {};
+  const int64_t num_docs = batch.docs.count();
+  return state_of_document(leaving_gradient(*batch.shard, q, d_o, slopes, alpha(call.config)),
+                           num_docs - 1, num_docs);
+}
+
+}  // namespace
+
+at::Tensor attend_lightning(const MixerCall& call, const Heads& heads) {
+  const ModelConfig& c = call.config;
+  return find_or_make(call.saved, "attention", Cost::kProduct, [&] {
+    const at::Tensor k = expand_kv_heads(heads.k, c.num_heads);
+    const at::Tensor v = expand_kv_heads(heads.v, c.num_heads);
+    const at::Tensor slopes = lightning_slopes(c.num_heads);
+    auto [o_THD, final_state] = lightning_forward(heads.q, k, v, slopes, call.env.batch->docs,
+                                                  alpha(c), initial_states(call, k, v, slopes),
+                                                  /*want_final_state=*/call.env.decode != nullptr);
+    if (call.env.decode) call.env.decode->layers[call.layer].state = final_state;
+    return o_THD.view({o_THD.size(0), c.q_size()});
+  });
+}
+
+Heads attend_lightning_backward(const MixerCall& call, const at::Tensor& d_o, const Heads& heads) {
+  const ModelConfig& c = call.config;
+  const at::Tensor k = expand_kv_heads(heads.k, c.num_heads);
+  const at::Tensor v = expand_kv_heads(heads.v, c.num_heads);
+  const at::Tensor slopes = lightning_slopes(c.num_heads);
+  const at::Tensor d_o_THD = d_o.view(heads.q.sizes());
+  at::Tensor initial;
+  if (call.env.batch->shard) {
+    initial = state_of_document(call.saved->find(kEnteringState), 0, call.env.batch->docs.count());
   }
-  TORCH_CHECK(false, "unknown mixer");
+  const auto [dq, dk, dv, d_initial] =
+      lightning_backward(d_o_THD, heads.q, k, v, slopes, call.env.batch->docs, alpha(c), initial,
+                         final_gradients(call, heads.q, d_o_THD, slopes));
+  return {dq, sum_kv_heads(dk, heads.k.size(1)), sum_kv_heads(dv, heads.v.size(1))};
 }
 
 }  // namespace sala

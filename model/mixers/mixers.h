@@ -1,5 +1,13 @@
-// The three mixers. Each takes the normed input x (T, C) and returns the mixer's output (T, C),
-// o_proj included. Layer maths: MiniCPM-SALA's released modelling code (arXiv:2602.11761).
+// The three mixers. Each takes the normed input x (T, C) and gives the mixer's output (T, C),
+// o_proj included:
+//   q, k, v, z = x W;  q, k normed per head and rotated;  o = attention(q, k, v);
+//   y = o_proj(norm(o) * sigmoid(z)),
+// where configuration and mixer say which of QK-norm, rotation, gate and output norm there are.
+// Layer maths: MiniCPM-SALA's released modelling code (arXiv:2602.11761).
+//   full: causal softmax attention with RoPE (and QK-norm where the source has it).
+//   sparse: the same without positions (HyPE), with a gate; InfLLM-V2 block selection for documents
+//     of dense_len tokens and more where env.sparse is set.
+//   lightning: decayed linear attention, QK-norm, RoPE, output norm over all heads, gate.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -13,25 +21,16 @@ struct MixerCall {
   const Weights& weights;
   const Env& env;
   int64_t layer;
-  Saved* saved;  // may be nullptr
+  Saved* saved;              // may be nullptr in a forward that no backward follows
+  bool wants_output = true;  // forward: a recompute may do without o_proj's product
+  bool wants_dx = true;      // backward: false where only weights train (align)
 };
 
-// Causal softmax attention with RoPE (and per-head QK-norm where the source has it).
-at::Tensor full_attention(const MixerCall& call, const at::Tensor& x);
-// Causal softmax attention without positions (HyPE), output gate; InfLLM-V2 block selection for
-// documents of dense_len tokens and more where env.sparse is set.
-at::Tensor sparse_attention(const MixerCall& call, const at::Tensor& x);
-// Lightning attention: QK-norm, RoPE, decayed linear attention, output norm over all heads, gate.
-at::Tensor lightning_mixer(const MixerCall& call, const at::Tensor& x);
-
+// y (T, C), undefined where it is not wanted.
 at::Tensor mixer_forward(Mixer mixer, const MixerCall& call, const at::Tensor& x);
-
-// dense_attention (autograd.h), or its faster forward in a pass that no backward follows.
-at::Tensor attend_dense(const MixerCall& call, const at::Tensor& q, const at::Tensor& k,
-                        const at::Tensor& v, const Documents& q_docs, const Documents& k_docs,
-                        double scale);
-
-// Appends new keys or values (T, NKV, HS) to the kept ones; returns a view of all so far.
-at::Tensor append_to_cache(at::Tensor& cache, const at::Tensor& x, int64_t num_before);
+// dx (T, C) at the mixer's normed input, undefined where it is not wanted, from dy (T, C) at its
+// output. Uses up what the forward kept in call.saved.
+at::Tensor mixer_backward(Mixer mixer, const MixerCall& call, const at::Tensor& dy,
+                          Gradient& gradient);
 
 }  // namespace sala

@@ -7,7 +7,7 @@
 #include "model/families/families.h"
 #include "model/mixers/mixers.h"
 #include "model/model.h"
-#include "model/parts.h"
+#include "model/weights/parts.h"
 
 namespace sala {
 
@@ -75,8 +75,8 @@ TEST(Convert, TheGateOfAKeptLayerChangesNothing) {
     env.batch = &batch;
     env.key_docs = batch.docs;
     const at::Tensor x = at::sin(at::arange(10 * 48, at::kFloat)).view({10, 48});
-    const at::Tensor expected = full_attention({source, full, env, 1, nullptr}, x);
-    const at::Tensor y = sparse_attention({hybrid, kept, env, 1, nullptr}, x);
+    const at::Tensor expected = mixer_forward(Mixer::kFull, {source, full, env, 1, nullptr}, x);
+    const at::Tensor y = mixer_forward(Mixer::kSparse, {hybrid, kept, env, 1, nullptr}, x);
     EXPECT_LE((y - expected).abs().max().item<float>(), 1e-5) << "keep_norm " << keep_norm;
   }
 }

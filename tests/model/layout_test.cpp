@@ -1,8 +1,7 @@
-// Layouts and weights: offsets, views into the flat buffer, lookup by suffix, gradient sums.
-#include "model/layout.h"
+// Layouts and weights: offsets, views into the flat buffer, groups, lookup by suffix.
+#include "model/weights/layout.h"
 
 #include <gtest/gtest.h>
-#include <torch/csrc/autograd/autograd.h>
 
 namespace sala {
 namespace {
@@ -60,33 +59,41 @@ TEST(Weights, FindBySuffixOfWholeParts) {
   EXPECT_THROW(weights.find("weight"), c10::Error);
 }
 
-TEST(Weights, GradientsAreSummedInFp32) {
-  Weights weights(small_layout(), at::kBFloat16, at::kCPU);
-  EXPECT_FALSE(weights.grad.defined());
-  const at::Tensor g = at::full({7, 5}, 1.0 / 256, at::kBFloat16);
-  for (int i = 0; i < 3; ++i) weights.accumulate_grad(1, g);
-  weights.accumulate_grad(1, at::ones({7, 5}, at::kBFloat16));
-  ASSERT_EQ(weights.grad.scalar_type(), at::kFloat);
-  EXPECT_TRUE(weights.grad.narrow(0, 64, 35).eq(1 + 3.0 / 256).all().item<bool>());
-  EXPECT_EQ(weights.grad.narrow(0, 99, 29).abs().sum().item<float>(), 0);
-  EXPECT_THROW(weights.accumulate_grad(1, at::ones({5, 7})), c10::Error);
-  EXPECT_THROW(weights.accumulate_grad(4, g), c10::Error);
+// q, k (odd sizes) and a bias between two tensors that stand alone.
+Layout grouped_layout() {
+  Layout layout;
+  layout.name = "layers.0.mixer";
+  layout.add("first.weight", {3}, false, Init::kOnes);
+  layout.add_group(
+      {{"q_proj.weight", {5, 3}}, {"k_proj.weight", {2, 3}}, {"v_proj.weight", {4, 3}}}, true);
+  layout.add_group({}, false);
+  layout.add_group({{"q_proj.bias", {5}, Init::kZeros}, {"k_proj.bias", {2}, Init::kZeros}}, false);
+  layout.add("o_proj.weight", {3, 5}, true, Init::kNormal);
+  return layout;
 }
 
-TEST(Weights, ViewsAreAutogradLeaves) {
-  Weights weights(small_layout(), at::kDouble, at::kCPU);
-  weights.flat.fill_(0.5);
-  weights.set_requires_grad(true);
-  const at::Tensor& w = weights["q_proj.weight"];
-  ASSERT_TRUE(w.is_leaf() && w.requires_grad());
-  ASSERT_FALSE(weights.flat.requires_grad());
-  const at::Tensor x = at::ones({2, 5}, at::kDouble);
-  const at::Tensor y = at::matmul(x, w.t()).sum();
-  const auto grads = torch::autograd::grad({y}, {w});
-  EXPECT_TRUE(grads[0].eq(2).all().item<bool>());
-  weights.flat.fill_(1);  // a raw write into the buffer stays possible
-  weights.set_requires_grad(false);
-  EXPECT_FALSE(w.requires_grad());
+TEST(Layout, GroupsAreEndToEndAndAligned) {
+  const Layout layout = grouped_layout();
+  EXPECT_EQ(layout.find("q_proj.weight")->offset, 64);
+  EXPECT_EQ(layout.find("k_proj.weight")->offset, 64 + 15);
+  EXPECT_EQ(layout.find("v_proj.weight")->offset, 64 + 15 + 6);
+  EXPECT_EQ(layout.find("q_proj.bias")->offset, 128);
+  EXPECT_EQ(layout.find("k_proj.bias")->offset, 133);
+  EXPECT_EQ(layout.find("o_proj.weight")->offset, 192);
+  EXPECT_EQ(layout.index("k_proj.bias"), 5);
+  EXPECT_EQ(layout.index("z_proj.weight"), -1);
+}
+
+TEST(Weights, GroupsAreOneMatrix) {
+  Weights weights(grouped_layout(), at::kDouble, at::kCPU);
+  weights.flat.copy_(at::arange(weights.flat.numel()));
+  const at::Tensor all = weights.group("q_proj.weight", "v_proj.weight");
+  EXPECT_TRUE(at::equal(all, at::cat({weights["q_proj.weight"], weights["k_proj.weight"],
+                                      weights["v_proj.weight"]})));
+  EXPECT_EQ(weights.group("k_proj.weight", "v_proj.weight").sizes(), at::IntArrayRef({6, 3}));
+  EXPECT_EQ(weights.group("q_proj.bias", "k_proj.bias").sizes(), at::IntArrayRef({7}));
+  EXPECT_THROW(weights.group("q_proj.weight", "o_proj.weight"), c10::Error);  // a gap
+  EXPECT_THROW(weights.group("q_proj.weight", "z_proj.weight"), c10::Error);
 }
 
 }  // namespace

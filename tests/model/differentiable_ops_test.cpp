@@ -1,7 +1,7 @@
 // Gradients through the differentiable functions against central differences in fp64, and what
 // happens to inputs that are optional, frozen or not contiguous.
 
-#include "model/autograd.h"
+#include "tests/model/differentiable_ops.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -1,7 +1,7 @@
 // torch::autograd::Function for each op. forward() runs without recording; backward() calls the
 // op's written backward. Documents travel in the context as a reference-counted capsule.
 
-#include "model/autograd.h"
+#include "tests/model/differentiable_ops.h"
 
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>

@@ -7,7 +7,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,33 +33,47 @@ struct Layout {
   int64_t num_elements = 0;  // with padding
 
   void add(std::string entry_name, std::vector<int64_t> shape, bool decay, Init init);
-  const Entry* find(std::string_view entry_name) const;  // by full name; nullptr if absent
-};
+  // Tensors that one product takes together, of equal width: end to end without padding between
+  // them; the first is aligned. An empty name is left out.
+  struct Named {
+    std::string name;
+    std::vector<int64_t> shape;
+    Init init = Init::kNormal;
+  };
+  void add_group(const std::vector<Named>& group, bool decay);
 
-// A flat buffer and its views. The views are autograd leaves; gradients are summed into `grad`
-// (flat, fp32) by the step, not by autograd's own accumulation.
+  const Entry* find(std::string_view entry_name) const;  // by full name; nullptr if absent
+  // By the last part of the name ("q_proj.weight"): -1 when absent, TORCH_CHECK when several end
+  // so.
+  int64_t index(std::string_view suffix) const;
+};
+using LayoutPtr = std::shared_ptr<const Layout>;
+
+// A flat buffer seen through a layout; making one over a buffer that exists moves no data.
 class Weights {
  public:
   Weights() = default;
-  Weights(Layout layout, at::ScalarType dtype, at::Device device);  // zero-filled
+  Weights(LayoutPtr layout, at::Tensor flat);  // flat (num_elements or more)
+  Weights(LayoutPtr layout, at::ScalarType dtype, at::Device device);  // zero-filled
+  Weights(Layout layout, at::ScalarType dtype, at::Device device);     // likewise
 
-  const Layout& layout() const { return layout_; }
-  // Lookup by the last part of the name ("q_proj.weight"); TORCH_CHECK fails when absent.
+  const Layout& layout() const { return *layout_; }
+  const LayoutPtr& layout_pointer() const { return layout_; }
+  // Lookup by the last part of the name; TORCH_CHECK fails when absent.
   const at::Tensor& operator[](std::string_view suffix) const;
   at::Tensor find(std::string_view suffix) const;                  // undefined when absent
   const std::vector<at::Tensor>& views() const { return views_; }  // one per entry
-  // Adds to the fp32 gradient of entry `index`; allocates `grad` zero-filled at first use.
-  void accumulate_grad(size_t index, const at::Tensor& g);
-  void ensure_grad();
-  void set_requires_grad(bool on);
+  // The neighbours `first` … `last` of a group as one tensor, their first dimensions added.
+  at::Tensor group(std::string_view first, std::string_view last) const;
 
-  at::Tensor flat;  // (num_elements), compute dtype
-  at::Tensor grad;  // (num_elements) fp32 (fp64 for fp64), or undefined
+  at::Tensor flat;
 
  private:
-  Layout layout_;
+  LayoutPtr layout_;
   std::vector<at::Tensor> views_;
-  std::map<std::string, size_t, std::less<>> index_;
 };
+
+// View of entries [first, last] of a group in a flat buffer with that layout.
+at::Tensor group_view(const Layout& layout, const at::Tensor& flat, int64_t first, int64_t last);
 
 }  // namespace sala

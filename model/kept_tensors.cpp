@@ -1,0 +1,90 @@
+// The lists of model/block.cpp and model/mixers/, by size.
+#include "model/kept_tensors.h"
+
+#include <algorithm>
+
+#include "model/weights/parts.h"
+
+namespace sala {
+
+namespace {
+
+constexpr int64_t kStatisticBytes = 4;  // fp32
+constexpr int64_t kBlockNumberBytes = 4;
+
+}  // namespace
+
+std::vector<KeptTensor> kept_tensors(const ModelConfig& c, Mixer mixer, const PassShape& shape) {
+  std::vector<KeptTensor> kept;
+  auto values = [&](const char* name, int64_t width, Cost cost) {
+    kept.push_back({name, shape.tokens * width * shape.value_bytes, cost});
+  };
+  auto statistics = [&](const char* name, int64_t width, Cost cost) {
+    kept.push_back({name, shape.tokens * width * kStatisticBytes, cost});
+  };
+  const int64_t q = c.q_size(), kv = c.kv_size(mixer);
+  const bool gate = gate_name(c, mixer) != nullptr;
+  const bool output_norm = mixer == Mixer::kLightning && c.lightning_output_norm;
+  values("mixer_input", c.width, Cost::kElementwise);
+  if (has_qk_norm(c, mixer)) {
+    values("q_raw", q, Cost::kProduct);
+    statistics("q_rstd", c.num_heads, Cost::kElementwise);
+    values("q", q, Cost::kElementwise);
+    values("k_raw", kv, Cost::kProduct);
+    statistics("k_rstd", kv / c.head_size, Cost::kElementwise);
+    values("k", kv, Cost::kElementwise);
+  } else {
+    values("q", q, Cost::kProduct);
+    values("k", kv, Cost::kProduct);
+  }
+  values("v", kv, Cost::kProduct);
+  if (gate) values("z", q, Cost::kProduct);
+  const bool selects = mixer == Mixer::kSparse && shape.selects;
+  if (selects) {
+    const int64_t listed = c.sparse.blocks_per_token() * c.num_kv_heads;
+    kept.push_back({"blocks", shape.tokens * listed * kBlockNumberBytes, Cost::kAttention});
+  }
+  if (mixer == Mixer::kLightning) {
+    values("attention", q, Cost::kProduct);
+  } else {
+    statistics(selects ? "lse_sparse" : "lse_dense", c.num_heads, Cost::kAttention);
+    values("attention", q, Cost::kAttention);
+  }
+  if (gate || output_norm) values("gated", q, Cost::kElementwise);
+  if (output_norm) statistics("gated_rstd", 1, Cost::kElementwise);
+  statistics("input_rstd", 1, Cost::kElementwise);
+  values("h", c.width, Cost::kProduct);
+  values("mlp_input", c.width, Cost::kElementwise);
+  statistics("mlp_rstd", 1, Cost::kElementwise);
+  values("gate_up", 2 * c.ffn_width, Cost::kProduct);
+  values("act", c.ffn_width, Cost::kElementwise);
+  return kept;
+}
+
+int64_t kept_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape, Recompute recompute) {
+  int64_t bytes = shape.tokens * c.width * shape.value_bytes;  // the input
+  for (const KeptTensor& tensor : kept_tensors(c, mixer, shape)) {
+    const bool dropped = (tensor.cost == Cost::kElementwise && recompute != Recompute::kNone) ||
+                         (tensor.cost == Cost::kProduct && recompute == Recompute::kFull);
+    if (!dropped) bytes += tensor.num_bytes;
+  }
+  return bytes;
+}
+
+int64_t forward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape) {
+  // Nothing is kept: all projections and their parts, or gate, up and their product, beside x, the
+  // residual stream and a norm.
+  const int64_t q = c.q_size(), kv = c.kv_size(mixer);
+  const int64_t in_mixer = 2 * (2 * q + 2 * kv) + 2 * q, in_mlp = 3 * c.ffn_width;
+  return shape.tokens * shape.value_bytes * (3 * c.width + std::max(in_mixer, in_mlp));
+}
+
+int64_t backward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape) {
+  // Gradients at act (F) and gate | up (2F); or at the projections, twice: as attention gives them
+  // and side by side. Beside them dy, dx and the residual stream's.
+  const int64_t q = c.q_size(), kv = c.kv_size(mixer);
+  const int64_t in_mixer = 2 * (2 * q + 2 * kv) + q, in_mlp = 3 * c.ffn_width;
+  return shape.tokens * shape.value_bytes * (3 * c.width + std::max(in_mixer, in_mlp));
+}
+
+}  // namespace sala

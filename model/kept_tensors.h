@@ -1,0 +1,37 @@
+// What a block keeps between its forward and its backward, from the configuration alone: the list
+// that Saved (model/saved.h) will hold. The memory plan adds these up; a test compares them with
+// what the passes really keep.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/saved.h"
+
+namespace sala {
+
+// The tokens that a rank runs at once.
+struct PassShape {
+  int64_t tokens = 0;
+  int64_t value_bytes = 2;  // of an activation: 2 for bf16, 4 for fp32
+  bool selects = false;     // documents are long enough for block lists on sparse layers
+};
+
+struct KeptTensor {
+  std::string name;
+  int64_t num_bytes = 0;
+  Cost cost;
+};
+
+std::vector<KeptTensor> kept_tensors(const ModelConfig& config, Mixer mixer,
+                                     const PassShape& shape);
+// Of one block at this level of recomputing, its input included.
+int64_t kept_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape,
+                   Recompute recompute);
+// What a block's passes hold for a moment beside what they keep: at most this.
+int64_t forward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
+int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
+
+}  // namespace sala
