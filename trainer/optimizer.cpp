@@ -1,121 +1,166 @@
-// AdamW on segments of flat parts that train with equal settings.
+// AdamW on segments of shares that train with equal settings.
 #include "trainer/optimizer.h"
 
-#include "kernels/ops.h"
+#include <algorithm>
+
+#include "trainer/sharding/cut.h"
 
 namespace sala {
+namespace {
 
-TrainedPart make_trained(Weights& weights) {
-  return {&weights,
-          weights.flat.scalar_type() == at::kFloat ? weights.flat : weights.flat.to(at::kFloat)};
-}
+// Elements [begin, end) of a part's flat buffer that train with equal settings.
+struct Run {
+  int64_t begin, end;
+  double lr_scale, decay;
+};
 
-void refresh(TrainedPart& part) {
-  at::NoGradGuard no_grad;
-  if (!part.master.is_same(part.weights->flat)) part.weights->flat.copy_(part.master);
-}
-
-Optimizer::Optimizer(std::vector<TrainedPart> parts, const OptimizerOptions& options)
-    : options_(options) {
-  for (TrainedPart& part : parts) {
-    PartState state{part, {}, {}, {}};
-    const Layout& layout = part.weights->layout();
-    for (size_t i = 0; i < layout.entries.size(); ++i) {
-      const Entry& entry = layout.entries[i];
-      const ParameterRule rule = options.rule_for(entry.name);
-      at::Tensor view = part.weights->views()[i];
-      view.requires_grad_(!rule.freeze);
-      if (rule.freeze) continue;
+// Neighbours with equal settings are one run, with the padding between them (whose gradient is 0).
+std::vector<Run> runs_of(const Layout& layout, const OptimizerOptions& options,
+                         std::vector<bool>& trains) {
+  std::vector<Run> runs;
+  bool follows = false;  // the entry before trains
+  for (const Entry& entry : layout.entries) {
+    const ParameterRule rule = options.rule_for(entry.name);
+    trains.push_back(!rule.freeze);
+    if (!rule.freeze) {
       const double decay = entry.decay ? options.weight_decay : 0.0;
-      Segment* last = state.segments.empty() ? nullptr : &state.segments.back();
-      const bool adjacent = last && i > 0 && part.weights->views()[i - 1].requires_grad();
-      if (adjacent && last->lr_scale == rule.lr_scale && last->decay == decay) {
-        last->count = entry.offset + entry.num_elements() - last->offset;
+      const int64_t end = entry.offset + entry.num_elements();
+      if (follows && runs.back().lr_scale == rule.lr_scale && runs.back().decay == decay) {
+        runs.back().end = end;
       } else {
-        state.segments.push_back({entry.offset, entry.num_elements(), rule.lr_scale, decay});
+        runs.push_back({entry.offset, end, rule.lr_scale, decay});
       }
     }
-    if (!state.segments.empty()) {
-      part.weights->ensure_grad();
-      state.m = at::zeros_like(part.master);
-      state.v = at::zeros_like(part.master);
+    follows = !rule.freeze;
+  }
+  return runs;
+}
+
+}  // namespace
+
+Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options)
+    : parameters_(parameters), options_(options) {
+  std::vector<std::vector<bool>> trains(parameters.num_parts());
+  for (size_t p = 0; p < parameters.num_parts(); ++p) {
+    const Share& share = parameters.share(p);
+    Part& part = parts_.emplace_back();
+    const std::vector<Run> runs = runs_of(*parameters.layout(p), options, trains[p]);
+    for (const Run& run : runs) {
+      num_trained_elements_ += run.end - run.begin;
+      const int64_t begin = std::max(run.begin, share.begin);
+      const int64_t count = std::min(run.end, share.end) - begin;
+      if (count > 0) {
+        part.segments.push_back({begin - share.begin, count, run.lr_scale, run.decay});
+      }
     }
-    parts_.push_back(std::move(state));
+    if (runs.empty()) continue;
+    part.m = at::zeros_like(share.master);
+    part.v = at::zeros_like(share.master);
   }
+  parameters.train(trains);
 }
 
-void Optimizer::release() {
-  for (PartState& state : parts_) {
-    state.part.weights->set_requires_grad(false);
-    state.part.weights->grad = at::Tensor();
-  }
-}
+void Optimizer::release() { parameters_.train({}); }
 
-std::vector<double> Optimizer::part_norms() const {
-  std::vector<at::Tensor> squares;
-  for (const PartState& state : parts_) {
-    const at::Tensor& grad = state.part.weights->grad;
-    squares.push_back(state.m.defined()
-                          ? at::linalg_vector_norm(grad).to(at::kDouble)
-                          : at::zeros({}, state.part.master.options().dtype(at::kDouble)));
+at::Tensor Optimizer::part_square_sums() const {
+  std::vector<at::Tensor> gradients;
+  std::vector<int64_t> places;
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    if (parts_[p].segments.empty()) continue;
+    gradients.push_back(parameters_.share(p).grad);
+    places.push_back(static_cast<int64_t>(p));
   }
-  const at::Tensor norms = at::stack(squares).cpu();
-  const double* values = norms.const_data_ptr<double>();
-  return {values, values + norms.numel()};
+  const at::Device device = parameters_.options().device;
+  at::Tensor squares = at::zeros({static_cast<int64_t>(parts_.size())},
+                                 at::TensorOptions().dtype(at::kDouble).device(device));
+  if (gradients.empty()) return squares;
+  // Norms of fp32 values, summed in fp64 where that costs nothing beside the memory's speed.
+  const at::Tensor norms = at::stack(at::_foreach_norm(gradients, 2, at::kDouble));
+  for (size_t i = 0, begin = 0; i < places.size(); i = begin) {
+    while (begin < places.size() && places[begin] - places[i] == static_cast<int64_t>(begin - i)) {
+      ++begin;
+    }
+    const auto count = static_cast<int64_t>(begin - i);
+    squares.narrow(0, places[i], count).copy_(norms.narrow(0, static_cast<int64_t>(i), count));
+  }
+  return squares.square_();
 }
 
 void Optimizer::step(double lr, const std::vector<double>& grad_scale) {
-  at::NoGradGuard no_grad;
+  TORCH_CHECK(grad_scale.size() == parts_.size(), "optimizer: expected ", parts_.size(),
+              " gradient scales, got ", grad_scale.size());
   ++num_updates_;
   for (size_t p = 0; p < parts_.size(); ++p) {
-    PartState& state = parts_[p];
-    if (!state.m.defined()) continue;
-    Weights& weights = *state.part.weights;
-    const bool has_copy = !state.part.master.is_same(weights.flat);
-    for (const Segment& s : state.segments) {
-      auto range = [&](const at::Tensor& flat) { return flat.narrow(0, s.offset, s.count); };
-      at::Tensor master = range(state.part.master), m = range(state.m), v = range(state.v);
-      AdamW options{lr * s.lr_scale, options_.beta1, options_.beta2, options_.eps,
-                    s.decay,         grad_scale[p],  num_updates_};
-      adamw_step(master, m, v, range(weights.grad), has_copy ? range(weights.flat) : at::Tensor{},
-                 options);
-    }
+    Part& part = parts_[p];
+    if (!part.m.defined()) continue;
+    Share& share = parameters_.share(p);
+    const AdamW options{lr,
+                        options_.beta1,
+                        options_.beta2,
+                        options_.eps,
+                        /*weight_decay=*/0,
+                        grad_scale[p],
+                        num_updates_};
+    adamw_step(share.master, part.m, part.v, share.grad, share.copy, options, part.segments);
+    parameters_.publish(p, /*copied=*/true);
   }
-  zero_grad();
-}
-
-void Optimizer::zero_grad() {
-  for (PartState& state : parts_) {
-    if (state.part.weights->grad.defined()) state.part.weights->grad.zero_();
-  }
-}
-
-int64_t Optimizer::num_trained_elements() const {
-  int64_t count = 0;
-  for (const PartState& state : parts_) {
-    for (const Segment& s : state.segments) count += s.count;
-  }
-  return count;
+  parameters_.zero_gradients();
 }
 
 void Optimizer::save(StateWriter& out, const std::string& prefix) const {
   out.json("optimizer", {{"updates", num_updates_}});
-  for (const PartState& state : parts_) {
-    if (!state.m.defined()) continue;
-    const Layout& layout = state.part.weights->layout();
-    out.tensor(prefix + layout.name, "m", layout, state.m);
-    out.tensor(prefix + layout.name, "v", layout, state.v);
+  const auto put = [&](size_t p, const std::string& field, const at::Tensor& moment) {
+    const Layout& layout = *parameters_.layout(p);
+    const std::string name = prefix + layout.name;
+    if (parameters_.shares_are_partial()) {
+      out.tensor(name, field, layout, parameters_.share(p).begin, moment);
+    } else {
+      out.tensor(name, field, layout, moment);
+    }
+  };
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    if (!parts_[p].m.defined()) continue;
+    put(p, "m", parts_[p].m);
+    put(p, "v", parts_[p].v);
   }
 }
 
 void Optimizer::load(StateReader& in, const std::string& prefix) {
   num_updates_ = in.json("optimizer").at("updates").get<int64_t>();
-  for (PartState& state : parts_) {
-    if (!state.m.defined()) continue;
-    const Layout& layout = state.part.weights->layout();
-    in.tensor(prefix + layout.name, "m", layout, state.m);
-    in.tensor(prefix + layout.name, "v", layout, state.v);
+  const auto get = [&](size_t p, const std::string& field, at::Tensor& moment) {
+    const Layout& layout = *parameters_.layout(p);
+    const std::string name = prefix + layout.name;
+    if (parameters_.shares_are_partial()) {
+      in.tensor(name, field, layout, parameters_.share(p).begin, moment);
+    } else {
+      in.tensor(name, field, layout, moment);
+    }
+  };
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    if (!parts_[p].m.defined()) continue;
+    get(p, "m", parts_[p].m);
+    get(p, "v", parts_[p].v);
   }
+}
+
+int64_t Optimizer::num_bytes() const {
+  int64_t sum = 0;
+  for (const Part& part : parts_) {
+    if (part.m.defined()) sum += static_cast<int64_t>(part.m.nbytes() + part.v.nbytes());
+  }
+  return sum;
+}
+
+int64_t Optimizer::planned_bytes(const std::vector<LayoutPtr>& layouts,
+                                 const Parameters::Options& options, int num_ranks,
+                                 const std::vector<bool>& trained) {
+  const int ranks = options.sharding == Sharding::kNone ? 1 : num_ranks;
+  int64_t sum = 0;
+  for (size_t p = 0; p < layouts.size(); ++p) {
+    const Cut cut(layouts[p]->num_elements, ranks);
+    if (trained[p]) sum += 2 * cut.end(0) * static_cast<int64_t>(sizeof(float));
+  }
+  return sum;
 }
 
 }  // namespace sala

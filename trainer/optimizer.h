@@ -1,5 +1,5 @@
-// AdamW over flat parts: fp32 masters, moments and gradients; learning rates and freezing by tensor
-// name.
+// AdamW over this rank's shares: fp32 masters, moments and gradients; learning rates and freezing
+// by tensor name.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -7,59 +7,55 @@
 #include <string>
 #include <vector>
 
-#include "model/layout.h"
+#include "kernels/ops.h"
 #include "trainer/checkpoint/checkpoints.h"
+#include "trainer/parameters.h"
 #include "trainer/recipe/stage_options.h"
 
 namespace sala {
 
-// A part in training. `master` (num_elements) fp32 is the truth; weights->flat is its copy in the
-// compute dtype, or the same storage where that is fp32.
-struct TrainedPart {
-  Weights* weights = nullptr;
-  at::Tensor master;
-};
-
-// The master of a part: shares storage with fp32 weights, otherwise a new fp32 copy of them.
-TrainedPart make_trained(Weights& weights);
-// After writing `master` directly (loading): refreshes the compute copy.
-void refresh(TrainedPart& part);
-
 class Optimizer {
  public:
-  // Marks the views that train as requiring gradient. Parts with nothing to train get no moments.
-  Optimizer(std::vector<TrainedPart> parts, const OptimizerOptions& options);
-  // The end of training: views stop requiring gradient, gradients are freed. Not the destructor's
-  // work: a run that stops in a stage gives up the weights before the stage.
+  // Names to `parameters` what trains: what no rule freezes. Parts with nothing to train get no
+  // moments. `parameters` outlives this.
+  Optimizer(Parameters& parameters, const OptimizerOptions& options);
+  // The end of training: the gradient buffers go. Not the destructor's work: a run that stops in a
+  // stage gives up the weights before the stage.
   void release();
 
-  // Norm of each part's gradient (0 for frozen parts), as the flat fp32 gradients stand. One sync.
-  std::vector<double> part_norms() const;
+  // Squared norm of this rank's share of each part's gradient (num_parts) fp64 on the device, 0 for
+  // frozen parts, as finish_reductions() left it. Under none it is the whole's, equal on all ranks;
+  // else the whole's is the sum over ranks (Parameters::shares_are_partial), which the caller makes
+  // together with what else it sums. The host does not wait.
+  at::Tensor part_square_sums() const;
+
   // One update of every part at learning rate `lr` (before each tensor's own scale), gradients
-  // times `grad_scale[part]`; then zeroes the gradients.
+  // times `grad_scale[part]`; publishes the parts, and the gradients count as zero again.
   void step(double lr, const std::vector<double>& grad_scale);
-  void zero_grad();
 
   bool trains(size_t part) const { return parts_[part].m.defined(); }
   size_t num_parts() const { return parts_.size(); }
-  int64_t num_trained_elements() const;
+  int64_t num_trained_elements() const { return num_trained_elements_; }  // of all ranks
 
-  // Moments and step count, under `prefix` and each part's name.
+  // Moments and step count, under `prefix` and each part's name. Collective.
   void save(StateWriter& out, const std::string& prefix = "") const;
   void load(StateReader& in, const std::string& prefix = "");
 
+  // Bytes of both moments on this rank; and planned from layouts alone, for the rank with most.
+  int64_t num_bytes() const;
+  static int64_t planned_bytes(const std::vector<LayoutPtr>& layouts,
+                               const Parameters::Options& options, int num_ranks,
+                               const std::vector<bool>& trained);
+
  private:
-  struct Segment {
-    int64_t offset, count;
-    double lr_scale, decay;
+  struct Part {
+    at::Tensor m, v;                     // as the share; undefined where nothing trains
+    std::vector<AdamWSegment> segments;  // of the share
   };
-  struct PartState {
-    TrainedPart part;
-    at::Tensor m, v;
-    std::vector<Segment> segments;  // what trains, adjacent tensors with equal settings merged
-  };
-  std::vector<PartState> parts_;
+  Parameters& parameters_;
+  std::vector<Part> parts_;
   OptimizerOptions options_;
+  int64_t num_trained_elements_ = 0;
   int64_t num_updates_ = 0;
 };
 

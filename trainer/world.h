@@ -1,5 +1,5 @@
 // The world of ranks: one process per GPU (or per share of the CPU cores), started by mpirun or
-// srun. world.cpp is the only file that includes MPI. Without a launcher it is a world of one.
+// srun. Without a launcher it is a world of one.
 #pragma once
 
 #include <functional>
@@ -19,8 +19,6 @@ class SharedError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
-
-std::string mpi_library();  // its name and version; needs no World
 
 class World {
  public:
@@ -45,11 +43,21 @@ class World {
   at::Device device() const;
   at::ScalarType compute_dtype() const;  // fp32 on CPU, bf16 on CUDA
 
-  Comm& comm();  // collectives on tensors of device(): NCCL, or MPI on CPU
+  // Collectives on tensors of device(): NCCL, or MPI on CPU. The watchdog sees those of all.
+  Comm& comm();
+  // Over the same ranks, so that weights and gradients on their way do not wait for each other or
+  // for comm(). Each is a communicator of its own on GPUs, made at the first call, which is for all
+  // ranks together; else comm().
+  Comm& gather_comm();
+  Comm& reduce_comm();
+  // The `context` neighbouring ranks that share a sequence with this one: rank / context says which
+  // data they read, rank % context is their place in the sequence and their rank here. Null for
+  // context 1. Made at the first call for a degree, which is for all ranks together. Throws where
+  // the degree does not divide size().
+  Comm* sequence_comm(int context);
   // Host-side, always over MPI.
   void barrier();
   bool any(bool flag);  // true on all ranks if true on one
-  int64_t sum(int64_t x);
   double max(double x);
   std::string broadcast(const std::string& text, int root = 0);
   std::vector<std::string> gather(const std::string& text);  // on every rank, by rank

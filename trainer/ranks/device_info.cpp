@@ -5,6 +5,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+
 #ifdef SALA_CUDA
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -52,6 +56,20 @@ double peak_memory_bytes(at::Device device) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * 1024.0;
+}
+
+double available_host_bytes() {
+  double available = 0;
+  std::ifstream memory("/proc/meminfo");
+  for (std::string line; std::getline(memory, line);) {
+    if (line.rfind("MemAvailable:", 0) == 0) available = std::atof(line.c_str() + 13) * 1024;
+  }
+  double limit = 0, used = 0;  // "max" where there is none: not a number
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit &&
+      std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    available = std::min(available, std::max(0.0, limit - used));
+  }
+  return available;
 }
 
 void synchronize(at::Device device) {
