@@ -1,4 +1,5 @@
-// HDF5's C API behind data/files/hdf5_file.h. Longer than our usual file because HDF5 has only this door.
+// HDF5's C API behind data/files/hdf5_file.h. Longer than our usual file because HDF5 has only this
+// door.
 //
 // Every public function takes HDF5's turn (Turn) for as long as it calls the library, and for one
 // slab in read_raw and write_raw.

@@ -1,7 +1,7 @@
-// The walk behind data/files/hdf5_heaps.h. A heap: "GCOL", version, size of the whole; then objects:
-// index (u16), references (u16), four bytes of nothing, size (u64), content padded to 8 bytes.
-// Index 0 is free space, its size counts its header, and it ends the heap. An attribute refers to a
-// string by length (u32), address of the heap (u64) and index (u32).
+// The walk behind data/files/hdf5_heaps.h. A heap: "GCOL", version, size of the whole; then
+// objects: index (u16), references (u16), four bytes of nothing, size (u64), content padded to 8
+// bytes. Index 0 is free space, its size counts its header, and it ends the heap. An attribute
+// refers to a string by length (u32), address of the heap (u64) and index (u32).
 #include "data/files/hdf5_heaps.h"
 
 #include <algorithm>

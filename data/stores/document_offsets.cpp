@@ -1,5 +1,5 @@
-// pread, pwrite and hashes behind data/stores/document_offsets.h. Not mapped: a file system that fails
-// gives an error here, and a signal there.
+// pread, pwrite and hashes behind data/stores/document_offsets.h. Not mapped: a file system that
+// fails gives an error here, and a signal there.
 #include "data/stores/document_offsets.h"
 
 #include <fcntl.h>

@@ -1,4 +1,5 @@
-// A library to preload: makes chosen file calls of a process fail, or raises a signal at them.
+// A library to preload: makes chosen file calls of a process fail, delays them, or raises a signal
+// at them.
 //
 // SALA_FAIL_CALLS holds rules, separated by ';':   CALL PATTERN FIRST WHAT [TIMES]
 //   CALL     open (with openat, fopen and their 64-bit twins), read, write (with writev), pread,
@@ -9,6 +10,7 @@
 //   FIRST    the first matching call that is hit, from 1
 //   WHAT     a name of errno (EIO): the call returns it, and nothing was done;
 //            SHORT: a write takes half of its bytes, a read gives half;
+//            DELAY:MS: the call waits for so many milliseconds first;
 //            a signal (SIGKILL, SIGUSR1): it is raised just before the call, which then goes on
 //   TIMES    calls in a row that are hit: 1 unless said; -1 = for ever
 // Calls are counted by rule, in each process. Set the variables with tests/faults/failing_calls.h.
@@ -38,6 +40,7 @@ struct Rule {
   long first, times;
   int error;  // errno, or kShort
   int signal;
+  int delay;  // milliseconds
   atomic_long calls;
 };
 
@@ -55,6 +58,7 @@ static int parse_what(const char* what, struct Rule* rule) {
     rule->error = kShort;
     return 1;
   }
+  if (sscanf(what, "DELAY:%d", &rule->delay) == 1) return 1;
   for (int number = 1; number < 134; ++number) {
     const char* name = strerrorname_np(number);
     if (name && strcmp(name, what) == 0) {
@@ -86,7 +90,7 @@ static void read_rules(void) {
                &rule->times) < 4) {
       die(one, "expected CALL PATTERN FIRST WHAT [TIMES]");
     }
-    if (!parse_what(what, rule)) die(one, "no errno, no signal and not SHORT");
+    if (!parse_what(what, rule)) die(one, "no errno, no signal, not DELAY:MS and not SHORT");
     ++num_rules;
   }
   free(copy);
@@ -105,6 +109,7 @@ static int fate(const char* call, const char* path, const char* other) {
     const long number = atomic_fetch_add(&rule->calls, 1) + 1;
     if (number < rule->first) continue;
     if (rule->times >= 0 && number >= rule->first + rule->times) continue;
+    if (rule->delay) usleep(1000 * (useconds_t)rule->delay);
     if (rule->signal) raise(rule->signal);
     if (rule->error && !result) result = rule->error;
   }

@@ -1,13 +1,18 @@
-// Order of a save: rank files (fsync), frozen files (fsync), manifest (fsync, rename), folder
-// renamed to its name, parent folder (fsync), and only then older checkpoints deleted. Whatever the
-// moment of a crash, the newest folder with a manifest is whole.
+// Order of a save: the snapshot; rank files (fsync) and frozen files (fsync) by each rank's thread;
+// then, by rank 0, manifest (fsync, rename), folder renamed to its name, parent folder (fsync), and
+// only then older checkpoints deleted. Whatever the moment of a crash, the newest folder with a
+// manifest is whole.
 #include "trainer/checkpoint/checkpoints.h"
 
-#include <fcntl.h>
+#include <c10/core/DeviceGuard.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <filesystem>
+#include <future>
+#include <set>
 #include <stdexcept>
 
 #include "data/files/atomic_file.h"
@@ -15,150 +20,169 @@
 #include "trainer/checkpoint/folder.h"
 #include "trainer/checkpoint/manifest.h"
 #include "trainer/checkpoint/reader.h"
+#include "trainer/checkpoint/snapshot.h"
 #include "trainer/checkpoint/writer.h"
+#include "trainer/ranks/device_info.h"
 
 namespace sala {
 namespace {
 
 namespace fs = std::filesystem;
 
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 // JSON for other ranks: a message may hold any bytes (a damaged file's own), JSON only UTF-8.
 std::string dumped(const nlohmann::json& json) {
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-// Reads the file once more, whole: throws FileError when the system refuses.
-void check_readable(const std::string& path) {
-  constexpr int64_t kBlockBytes = 4 << 20;
-  const Descriptor file(path, O_RDONLY);
-  for (int64_t at = 0, size = file.size(); at < size; at += kBlockBytes) {
-    file.read(at, kBlockBytes);
-  }
-}
+// A checkpoint between its snapshot and its commit. Destroyed in between: its thread is told to
+// end, and waited for.
+struct InFlight {
+  InFlight(int rank, int size, Staging& staging) : snapshot(rank, size, staging) {}
+  ~InFlight() { given_up = true; }
 
-// What is wrong with the shard, empty when nothing is. A disk that refuses (FileError) says nothing
-// about what it holds, and a refusal may be gone at the second try.
-std::string settled_shard_problem(const std::string& folder, const Shard& shard) {
-  if (shard_problem(folder, shard).empty()) return "";
-  const std::string path = folder + "/" + shard.file;
-  if (path_exists(path)) check_readable(path);
-  return shard_problem(folder, shard);
-}
-
-// The first thing wrong with this rank's share of the checkpoint's shards; empty when all is right.
-std::string share_problem(const std::string& folder, int rank, int size) {
-  const Manifest manifest = read_manifest(folder);
-  for (const auto& [file, num_bytes] : manifest.file_bytes) {
-    const std::string path = folder + "/" + file;
-    if (!path_exists(path)) return path + ": No such file";
-    const int64_t found = Descriptor(path, O_RDONLY).size();
-    if (found != num_bytes) {
-      return path + ": has " + std::to_string(found) + " bytes, the manifest says " +
-             std::to_string(num_bytes) + ": truncated or replaced";
-    }
-  }
-  int64_t index = 0;
-  for (const SavedTensor& tensor : manifest.tensors) {
-    for (const Shard& shard : tensor.shards) {
-      if (index++ % size != rank) continue;
-      const std::string problem = settled_shard_problem(folder, shard);
-      if (!problem.empty()) return problem;
-    }
-  }
-  return "";
-}
+  CheckpointId id;
+  nlohmann::json recipe;
+  std::string folder, writing;  // its name, and the one until the commit
+  Snapshot snapshot;
+  WriterPlace place;
+  double stall_seconds = 0;  // of this rank, so far
+  std::atomic<bool> given_up = false;
+  std::future<nlohmann::json> report;  // the last member: its end waits for the thread
+};
 
 }  // namespace
 
-Checkpoints::Checkpoints(std::string run_folder, World& world, int64_t keep)
-    : folder_(std::move(run_folder) + "/checkpoints"), world_(world), keep_(keep) {
-  TORCH_CHECK(keep >= 1, "checkpoints: expected to keep at least 1, got ", keep);
-}
+struct Checkpoints::Impl {
+  Impl(std::string run_folder, World& world, int64_t keep)
+      : folder(std::move(run_folder) + "/checkpoints"),
+        world(world),
+        keep(keep),
+        staging(world.device().is_cuda()) {}
 
-std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& recipe,
+  void start(const CheckpointId& id, const nlohmann::json& recipe,
+             const std::function<void(StateWriter&)>& fill);
+  SavedCheckpoint commit();
+  void write_manifest(const std::vector<std::string>& reports);
+  void give_up();
+  std::string whole_or_why(const std::string& checkpoint);
+  void retire(const std::string& saved);
+
+  std::string folder;
+  World& world;
+  int64_t keep;
+  Staging staging;
+  std::set<std::string> sound_frozen;  // files that this process wrote or has checked
+  std::unique_ptr<InFlight> in_flight;
+  // Of the checkpoint that newest_valid found: what this rank read of it.
+  std::string found;
+  std::unique_ptr<PieceReader> found_pieces;
+  std::future<std::vector<at::Tensor>> preparing;  // more memory for staging
+  std::future<void> retiring;  // rank 0 deletes old checkpoints: minutes for large ones
+};
+
+void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& recipe,
                               const std::function<void(StateWriter&)>& fill) {
-  const std::string folder = checkpoint_path(folder_, id), writing = writing_path(folder);
-  const std::string frozen = folder_ + "/" + kFrozenFolder;
-  const bool first = world_.rank() == 0;
-  world_.together("saving a checkpoint", [&] {
-    if (!first) return;
-    make_folder_durably(frozen);
-    remove_leftovers(folder_);
-    fs::create_directory(writing);
-  });
-  CheckpointWriter writer(world_.rank(), world_.size(), writing, frozen,
-                          std::string("../") + kFrozenFolder, sound_frozen_);
+  const auto started = Clock::now();
+  if (preparing.valid()) staging.take(preparing.get());
+  if (retiring.valid()) retiring.wait();
+  found_pieces.reset();
+  in_flight = std::make_unique<InFlight>(world.rank(), world.size(), staging);
+  InFlight& save = *in_flight;
+  save.id = id;
+  save.recipe = recipe;
+  save.folder = checkpoint_path(folder, id);
+  save.writing = writing_path(save.folder);
+  const std::string frozen = folder + "/" + kFrozenFolder;
+  save.place = {world.rank(), save.writing, frozen, std::string("../") + kFrozenFolder};
   try {
-    world_.together("saving a checkpoint", [&] {
-      try {
-        fill(writer);
-      } catch (const std::exception&) {
-        writer.abandon();  // before rank 0, told of the error, removes the folder
-        throw;
-      }
-      writer.finish();
+    world.together("saving a checkpoint", [&] {
+      if (world.rank() != 0) return;
+      make_folder_durably(frozen);
+      remove_leftovers(folder);
+      fs::create_directory(save.writing);
     });
-    const std::vector<std::string> texts = world_.gather(dumped(writer.report()));
-    world_.together("saving a checkpoint", [&] {
-      if (!first) return;
-      std::vector<nlohmann::json> reports;
-      for (const std::string& text : texts) reports.push_back(nlohmann::json::parse(text));
-      Manifest manifest = writer.assemble(reports);
-      manifest.id = id;
-      manifest.recipe = recipe;
-      write_file_atomically(writing + "/" + kManifestName, manifest_text(manifest));
-      publish_checkpoint(writing, folder);
+    world.together("saving a checkpoint", [&] {
+      fill(save.snapshot);
+      save.snapshot.check();
     });
   } catch (const std::exception&) {
-    std::error_code ignored;
-    if (first) fs::remove_all(writing, ignored);
+    give_up();
     throw;
   }
-  if (first) {
-    try {
-      retire_checkpoints(folder_, folder, keep_);
-    } catch (const std::exception& error) {
-      spdlog::warn("old checkpoints could not be deleted: {}", error.what());
-    }
-  }
-  return folder;
-}
-
-std::optional<std::string> Checkpoints::newest_valid(std::vector<std::string>& skipped) {
-  nlohmann::json listed{{"names", nlohmann::json::array()}};
-  world_.together("looking for checkpoints", [&] {
-    if (world_.rank() != 0) return;
-    const CheckpointListing listing = list_checkpoints(folder_);
-    for (const FoundCheckpoint& found : listing.complete) {
-      listed["names"].push_back(fs::path(found.folder).filename().string());
-    }
-    listed["problems"] = listing.problems;
-    listed["lost"] = listing.num_lost;
+  save.report = std::async(std::launch::async, [this, &save, begun = Clock::now()] {
+    nlohmann::json report = write_snapshot(save.snapshot, save.place, sound_frozen, save.given_up);
+    report["seconds"] = seconds_since(begun);
+    return report;
   });
-  listed = nlohmann::json::parse(world_.broadcast(dumped(listed)));
-  for (const auto& problem : listed["problems"]) skipped.push_back(problem);
-  const auto& names = listed["names"];
-  for (auto name = names.rbegin(); name != names.rend(); ++name) {
-    const std::string folder = folder_ + "/" + name->get<std::string>();
-    std::string problem;
-    world_.together("looking at " + folder, [&] { problem = whole_or_why(folder); });
-    const std::vector<std::string> all = world_.gather(problem);
-    const auto bad = std::find_if(all.begin(), all.end(), [](const auto& s) { return !s.empty(); });
-    if (bad == all.end()) return folder;
-    skipped.push_back(*bad);
-  }
-  const int64_t num_lost = listed["lost"].get<int64_t>() + static_cast<int64_t>(names.size());
-  if (num_lost == 0) return std::nullopt;
-  // Not a new run: beginning anew would overwrite what may still be mended.
-  throw SharedError(folder_ + ": none of " + std::to_string(num_lost) +
-                    " checkpoint(s) can be used" +
-                    (skipped.empty() ? " (all were set aside)" : " (" + skipped.back() + ")") +
-                    "; restore one from a copy, or choose another run.folder to begin anew");
+  save.stall_seconds = seconds_since(started);
 }
 
-std::string Checkpoints::whole_or_why(const std::string& folder) const {
+// What a save that failed on all ranks leaves is removed, when no rank writes any more.
+void Checkpoints::Impl::give_up() {
+  const std::string writing = in_flight->writing;
+  in_flight.reset();
+  std::error_code ignored;
+  if (world.rank() == 0) fs::remove_all(writing, ignored);
+}
+
+SavedCheckpoint Checkpoints::Impl::commit() {
+  const auto started = Clock::now();
+  InFlight& save = *in_flight;
+  double write_seconds = 0;
   try {
-    return share_problem(folder, world_.rank(), world_.size());
+    nlohmann::json report;
+    world.together("saving a checkpoint", [&] { report = save.report.get(); });
+    const std::vector<std::string> reports = world.gather(dumped(report));
+    write_seconds = world.max(report.at("seconds").get<double>());
+    world.together("saving a checkpoint", [&] {
+      if (world.rank() == 0) write_manifest(reports);
+    });
+  } catch (const std::exception&) {
+    give_up();
+    throw;
+  }
+  if (world.rank() == 0) {
+    retiring = std::async(std::launch::async, [this, saved = save.folder] { retire(saved); });
+  }
+  SavedCheckpoint saved{save.id, save.folder, 0, write_seconds};
+  saved.stall_seconds = world.max(save.stall_seconds + seconds_since(started));
+  in_flight.reset();
+  return saved;
+}
+
+void Checkpoints::Impl::write_manifest(const std::vector<std::string>& reports) {
+  std::vector<nlohmann::json> parsed;
+  for (const std::string& text : reports) parsed.push_back(nlohmann::json::parse(text));
+  Manifest manifest = assemble(in_flight->snapshot, parsed);
+  manifest.id = in_flight->id;
+  manifest.recipe = in_flight->recipe;
+  write_file_atomically(in_flight->writing + "/" + kManifestName, manifest_text(manifest));
+  publish_checkpoint(in_flight->writing, in_flight->folder);
+}
+
+void Checkpoints::Impl::retire(const std::string& saved) {
+  try {
+    retire_checkpoints(folder, saved, keep);
+  } catch (const std::exception& error) {
+    spdlog::warn("old checkpoints could not be deleted: {}", error.what());
+  }
+}
+
+// Looks at this rank's share of the pieces: empty when they are right, else what is wrong.
+std::string Checkpoints::Impl::whole_or_why(const std::string& checkpoint) {
+  found = checkpoint;
+  found_pieces = std::make_unique<PieceReader>(checkpoint);
+  try {
+    // The load that follows takes over what was read, where there is room for it.
+    const double room = available_host_bytes() / 4 / world.local_size();
+    return share_problem(checkpoint, read_manifest(checkpoint), world.rank(), world.size(),
+                         *found_pieces, static_cast<int64_t>(room));
   } catch (const FileError& error) {
     throw std::runtime_error(std::string(error.what()) +
                              ": whether this checkpoint is whole is not known; run again, or "
@@ -168,9 +192,96 @@ std::string Checkpoints::whole_or_why(const std::string& folder) const {
   }
 }
 
+Checkpoints::Checkpoints(std::string run_folder, World& world, int64_t keep) {
+  TORCH_CHECK(keep >= 1, "checkpoints: expected to keep at least 1, got ", keep);
+  impl_ = std::make_unique<Impl>(std::move(run_folder), world, keep);
+}
+
+Checkpoints::~Checkpoints() = default;
+
+void Checkpoints::start(const CheckpointId& id, const nlohmann::json& recipe,
+                        const std::function<void(StateWriter&)>& fill) {
+  TORCH_CHECK(!is_writing(), "a checkpoint is being written: finish() comes first");
+  impl_->start(id, recipe, fill);
+}
+
+void Checkpoints::prepare(const std::function<void(StateWriter&)>& fill) {
+  if (impl_->preparing.valid()) return;  // the snapshot that is to take it has not come yet
+  SnapshotSize size(impl_->world.rank(), impl_->world.size());
+  fill(size);
+  const int64_t count = impl_->staging.num_lacking(size.num_elements());
+  if (count == 0) return;
+  impl_->preparing = std::async(std::launch::async, [impl = impl_.get(), count] {
+    const c10::DeviceGuard guard(impl->world.device());
+    try {
+      return impl->staging.make_blocks(count);
+    } catch (const std::exception&) {
+      return std::vector<at::Tensor>();  // start() will say it, on all ranks
+    }
+  });
+}
+
+bool Checkpoints::is_writing() const { return impl_->in_flight != nullptr; }
+
+std::optional<SavedCheckpoint> Checkpoints::poll() {
+  if (!is_writing()) return std::nullopt;
+  const bool done =
+      impl_->in_flight->report.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  if (impl_->world.any(!done)) return std::nullopt;
+  return impl_->commit();
+}
+
+std::optional<SavedCheckpoint> Checkpoints::finish() {
+  if (!is_writing()) return std::nullopt;
+  SavedCheckpoint saved = impl_->commit();
+  if (impl_->retiring.valid()) impl_->retiring.wait();
+  return saved;
+}
+
+std::string Checkpoints::save(const CheckpointId& id, const nlohmann::json& recipe,
+                              const std::function<void(StateWriter&)>& fill) {
+  start(id, recipe, fill);
+  return finish()->folder;
+}
+
+std::optional<std::string> Checkpoints::newest_valid(std::vector<std::string>& skipped) {
+  World& world = impl_->world;
+  const std::string& checkpoints = impl_->folder;
+  nlohmann::json listed{{"names", nlohmann::json::array()}};
+  world.together("looking for checkpoints", [&] {
+    if (world.rank() != 0) return;
+    const CheckpointListing listing = list_checkpoints(checkpoints);
+    for (const FoundCheckpoint& found : listing.complete) {
+      listed["names"].push_back(fs::path(found.folder).filename().string());
+    }
+    listed["problems"] = listing.problems;
+    listed["lost"] = listing.num_lost;
+  });
+  listed = nlohmann::json::parse(world.broadcast(dumped(listed)));
+  for (const auto& problem : listed["problems"]) skipped.push_back(problem);
+  const auto& names = listed["names"];
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
+    const std::string folder = checkpoints + "/" + name->get<std::string>();
+    std::string problem;
+    world.together("looking at " + folder, [&] { problem = impl_->whole_or_why(folder); });
+    const std::vector<std::string> all = world.gather(problem);
+    const auto bad = std::find_if(all.begin(), all.end(), [](const auto& s) { return !s.empty(); });
+    if (bad == all.end()) return folder;
+    impl_->found_pieces.reset();
+    skipped.push_back(*bad);
+  }
+  const int64_t num_lost = listed["lost"].get<int64_t>() + static_cast<int64_t>(names.size());
+  if (num_lost == 0) return std::nullopt;
+  // Not a new run: beginning anew would overwrite what may still be mended.
+  throw SharedError(checkpoints + ": none of " + std::to_string(num_lost) +
+                    " checkpoint(s) can be used" +
+                    (skipped.empty() ? " (all were set aside)" : " (" + skipped.back() + ")") +
+                    "; restore one from a copy, or choose another run.folder to begin anew");
+}
+
 std::optional<std::string> Checkpoints::last_boundary(int64_t stage_index) const {
   std::optional<std::string> last;
-  for (const FoundCheckpoint& found : list_checkpoints(folder_).complete) {
+  for (const FoundCheckpoint& found : list_checkpoints(impl_->folder).complete) {
     const CheckpointId& id = found.manifest.id;
     if (id.boundary && id.stage_index <= stage_index) last = found.folder;
   }
@@ -187,6 +298,12 @@ nlohmann::json Checkpoints::recipe(const std::string& checkpoint_folder) {
 
 std::unique_ptr<StateReader> Checkpoints::open(const std::string& checkpoint_folder) {
   return make_checkpoint_reader(checkpoint_folder);
+}
+
+std::unique_ptr<StateReader> Checkpoints::open_on_all(const std::string& checkpoint_folder) {
+  std::unique_ptr<PieceReader> pieces;
+  if (impl_->found == checkpoint_folder) pieces = std::move(impl_->found_pieces);
+  return make_checkpoint_reader(checkpoint_folder, std::move(pieces), &impl_->world);
 }
 
 }  // namespace sala

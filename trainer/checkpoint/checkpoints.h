@@ -6,8 +6,13 @@
 // State is of two kinds: small JSON under a name (the same on all ranks), and flat fp32 tensors
 // ("fields": master, m, v …) of named parts with their layout. Each rank writes its own element
 // range of each field. Frozen fields (`frozen`) are written once per run, by content hash, into
-// RUN/checkpoints/frozen/. Every dataset has an XXH3-128 in the manifest, made in memory before the
-// write and verified on load.
+// RUN/checkpoints/frozen/. Datasets are hashed in pieces of about 64 MB (XXH3-128 in the manifest),
+// made in memory before the write; a rank reads and verifies the pieces it needs.
+//
+// Saving does not stop the run: start() copies this rank's ranges to host memory, one thread per
+// process hashes and writes them while the run steps on, and poll() or finish(), called by all
+// ranks at a later step boundary, commit the manifest when every rank's files are durable. A crash
+// before that leaves the checkpoint before it.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -16,40 +21,59 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
-#include "model/layout.h"
+#include "model/weights/layout.h"
 #include "trainer/world.h"
 
 namespace sala {
 
+// Takes state over: what is handed to it is copied before the call returns.
 class StateWriter {
  public:
   virtual ~StateWriter() = default;
-  // None of these throws: Checkpoints::save throws the first error of all ranks when all are
-  // through.
+  // None of these throws: Checkpoints throws the first error of all ranks when all are through.
+  // Ranks call them for the same names in the same order.
   virtual void json(const std::string& name, const nlohmann::json& value) = 0;
-  // `full` (num_elements) fp32, identical on all ranks: each writes an equal share of it.
+
+  // This rank's elements [begin, begin + range.numel()) of the part's flat fp32 tensor
+  // (layout.num_elements); `range` contiguous, fp32 or narrower, any device, may be empty. The
+  // ranges of all ranks cover the tensor once; an error at the commit when they do not.
+  virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
+                      int64_t begin, const at::Tensor& range) = 0;
+  // `full` (num_elements), identical on all ranks: each keeps an equal share of it. An error at the
+  // commit when its bits differ between ranks.
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
                       const at::Tensor& full) = 0;
-  // The same for values that never change again in this run (frozen weights).
+  // The same for values that never change again in this run (frozen weights). A whole tensor goes
+  // into one file, whatever the number of ranks; a range into a file of its own.
+  virtual void frozen(const std::string& part, const std::string& field, const Layout& layout,
+                      int64_t begin, const at::Tensor& range) = 0;
   virtual void frozen(const std::string& part, const std::string& field, const Layout& layout,
                       const at::Tensor& full) = 0;
 };
 
+// The saved tensors of a part are found by their names: a layout that has them at other offsets or
+// in another order loads them too (what lies between tensors is then zero). Missing ones, others
+// and other shapes are an error that names the first.
 class StateReader {
  public:
   virtual ~StateReader() = default;
   virtual bool has(const std::string& name) const = 0;             // JSON
   virtual nlohmann::json json(const std::string& name) const = 0;  // throws when absent
   virtual bool has_tensor(const std::string& part, const std::string& field) const = 0;
-  // Fills `full` (num_elements, any device and floating dtype) ; throws naming what differs when
-  // the saved layout is another one, the file is torn, or a hash does not match.
+  // Fills `range` (contiguous, any device and floating dtype) with elements [begin, begin +
+  // range.numel()) of the part's flat tensor; reads and verifies only the pieces that these touch.
+  // On this rank alone. Throws naming what differs when the saved layout is another one, the file
+  // is torn, or a hash does not match.
+  virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
+                      int64_t begin, at::Tensor& range) const = 0;
+  // Fills `full` (num_elements). Of a reader of Checkpoints::open_on_all this is for all ranks
+  // together: each reads a share, and hands it to the others.
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
                       at::Tensor& full) const = 0;
-  virtual Layout layout(const std::string& part) const = 0;
+  virtual Layout layout(const std::string& part) const = 0;  // as saved
   virtual std::vector<std::string> parts() const = 0;
 };
 
@@ -60,22 +84,46 @@ struct CheckpointId {
   bool boundary = false;    // kept for ever
 };
 
+// A checkpoint that has just become complete.
+struct SavedCheckpoint {
+  CheckpointId id;
+  std::string folder;
+  double stall_seconds = 0;  // the run stood still: the snapshot, waiting in finish(), the commit
+  double write_seconds = 0;  // hashing, writing and fsync of the slowest rank
+};
+
 class Checkpoints {
  public:
   Checkpoints(std::string run_folder, World& world, int64_t keep);
+  // What is still being written is given up, as by a crash.
+  ~Checkpoints();
 
-  // Calls `fill` on every rank and writes. Blocks until the checkpoint is complete and durable. All
-  // ranks throw the same error when one cannot write (full disk: named, nothing lost: the older
-  // checkpoints stay). Old ones beyond `keep` are deleted, manifest first. Returns its folder.
+  // All of these are for all ranks together. All ranks throw the same error when one cannot write
+  // (full disk: named, nothing lost: the older checkpoints stay).
+  //
+  // Calls `fill` on every rank, and returns when this rank's state lies in host memory; the rest
+  // happens in a thread of its own. One checkpoint is written at a time: finish() comes first.
+  void start(const CheckpointId& id, const nlohmann::json& recipe,
+             const std::function<void(StateWriter&)>& fill);
+  // Makes the host memory for such a snapshot ready, in a thread of its own: page-locking takes far
+  // longer than the copy. `fill` is called to count, on this rank; start() waits.
+  void prepare(const std::function<void(StateWriter&)>& fill);
+  bool is_writing() const;  // started and not committed; the same on all ranks
+  // Commits if every rank has written; nullopt when there is nothing to commit yet. Old
+  // checkpoints beyond `keep` are deleted then, manifest first.
+  std::optional<SavedCheckpoint> poll();
+  // Waits for the writers and commits; nullopt when nothing was being written.
+  std::optional<SavedCheckpoint> finish();
+  // start and finish. Returns the folder.
   std::string save(const CheckpointId& id, const nlohmann::json& recipe,
                    const std::function<void(StateWriter&)>& fill);
 
   // The newest complete checkpoint whose files and hashes are all right (the ranks share the
-  // reading); folders passed over are told in `skipped`, one line each with the reason, on every
-  // rank. nullopt when none was ever completed; throws on all ranks when there are some and none is
-  // right, or when one cannot be read, which says nothing about it. A checkpoint that was passed
-  // over and then overtaken by a new one is set aside (its manifest renamed), so that a later start
-  // cannot return to it.
+  // reading, and keep in memory what they read until open_on_all takes it over); folders passed
+  // over are told in `skipped`, one line each with the reason, on every rank. nullopt when none was
+  // ever completed; throws on all ranks when there are some and none is right, or when one cannot
+  // be read, which says nothing about it. A checkpoint that was passed over and then overtaken by a
+  // new one is set aside (its manifest renamed), so that a later start cannot return to it.
   std::optional<std::string> newest_valid(std::vector<std::string>& skipped);
 
   // The newest boundary at or before the start of stage `stage_index`. On one rank.
@@ -83,17 +131,15 @@ class Checkpoints {
 
   static CheckpointId id(const std::string& checkpoint_folder);
   static nlohmann::json recipe(const std::string& checkpoint_folder);
-  // Opens for reading on this rank; verifies the manifest.
+  // Opens for reading on this rank alone; verifies the manifest.
   static std::unique_ptr<StateReader> open(const std::string& checkpoint_folder);
+  // The same for all ranks together, which read the checkpoint about once in all: what newest_valid
+  // has read is not read again.
+  std::unique_ptr<StateReader> open_on_all(const std::string& checkpoint_folder);
 
  private:
-  // Looks at this rank's share of the shards: empty when they are right, else what is wrong.
-  std::string whole_or_why(const std::string& folder) const;
-
-  std::string folder_;
-  World& world_;
-  int64_t keep_;
-  std::set<std::string> sound_frozen_;  // frozen files that this process wrote or has checked
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace sala

@@ -60,10 +60,6 @@ Json decode_numbers(const Json& value) {
   return result;
 }
 
-std::string shape_text(const Entry& entry) {
-  return entry.name + " " + Json(entry.shape).dump() + " at " + std::to_string(entry.offset);
-}
-
 Json body_of(const Manifest& manifest) {
   Json json{{"format", kFormat},
             {"id",
@@ -106,21 +102,6 @@ Manifest from_body(const Json& json) {
   return manifest;
 }
 
-void check_ranges(const Manifest& manifest) {
-  for (const SavedTensor& tensor : manifest.tensors) {
-    int64_t next = 0;
-    for (const Shard& shard : tensor.shards) {
-      if (shard.offset != next || shard.count <= 0) next = -1;
-      if (next < 0) break;
-      next += shard.count;
-    }
-    if (next != manifest.layouts.at(tensor.part).num_elements) {
-      throw std::runtime_error("the shards of " + tensor.part + "/" + tensor.field +
-                               " do not cover it once");
-    }
-  }
-}
-
 }  // namespace
 
 const SavedTensor* Manifest::find(const std::string& part, const std::string& field) const {
@@ -154,34 +135,44 @@ Layout layout_from_json(const Json& json) {
   return layout;
 }
 
-std::string layout_difference(const Layout& expected, const Layout& saved) {
-  const size_t common = std::min(expected.entries.size(), saved.entries.size());
-  for (size_t i = 0; i < common; ++i) {
-    const std::string want = shape_text(expected.entries[i]), have = shape_text(saved.entries[i]);
-    if (want != have) return "expected " + want + ", saved " + have;
-  }
-  if (expected.entries.size() != saved.entries.size()) {
-    return "expected " + std::to_string(expected.entries.size()) + " tensors, saved " +
-           std::to_string(saved.entries.size());
-  }
-  if (expected.num_elements != saved.num_elements) {
-    return "expected " + std::to_string(expected.num_elements) + " elements, saved " +
-           std::to_string(saved.num_elements);
-  }
-  return "";
-}
-
 Json shard_to_json(const Shard& shard) {
   return {{"file", shard.file},
           {"dataset", shard.dataset},
           {"offset", shard.offset},
           {"count", shard.count},
+          {"piece_elements", shard.piece_elements},
           {"xxh3_128", shard.xxh3}};
 }
 
 Shard shard_from_json(const Json& json) {
-  return {json.at("file"), json.at("dataset"), json.at("offset"), json.at("count"),
-          json.at("xxh3_128")};
+  Shard shard{json.at("file"), json.at("dataset"), json.at("offset"), json.at("count"), 0, {}};
+  const Json& hashes = json.at("xxh3_128");
+  if (hashes.is_string()) {  // of a shard that was saved before there were pieces
+    shard.piece_elements = shard.count;
+    shard.xxh3 = {hashes.get<std::string>()};
+  } else {
+    shard.piece_elements = json.at("piece_elements");
+    shard.xxh3 = hashes.get<std::vector<std::string>>();
+  }
+  return shard;
+}
+
+void check_ranges(const Manifest& manifest) {
+  for (const SavedTensor& tensor : manifest.tensors) {
+    int64_t next = 0;
+    for (const Shard& shard : tensor.shards) {
+      const bool hashed =
+          shard.piece_elements > 0 &&
+          (shard.count - 1) / shard.piece_elements + 1 == static_cast<int64_t>(shard.xxh3.size());
+      if (shard.offset != next || shard.count <= 0 || !hashed) next = -1;
+      if (next < 0) break;
+      next += shard.count;
+    }
+    if (next != manifest.layouts.at(tensor.part).num_elements) {
+      throw std::runtime_error("the shards of " + tensor.part + "/" + tensor.field +
+                               " do not cover it once");
+    }
+  }
 }
 
 std::string manifest_text(const Manifest& manifest) {

@@ -1,8 +1,9 @@
 // manifest.json: what makes a folder a checkpoint. It names every tensor by (part, field) with its
-// layout, and the element ranges ("shards") of it in HDF5 files, each with its XXH3-128. The
-// manifest carries its own hash, so that a flipped bit in it is seen too.
+// layout, and the element ranges ("shards") of it in HDF5 files, with the XXH3-128 of their
+// pieces. The manifest carries its own hash, so that a flipped bit in it is seen too.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -14,12 +15,21 @@ namespace sala {
 
 inline constexpr const char* kManifestName = "manifest.json";
 
-// Elements [offset, offset + count) of one field, as the fp32 dataset `dataset` of `file`.
+inline constexpr int64_t kPieceElements = int64_t{16} << 20;  // 64 MiB: hashed, read at once
+
+// Elements [offset, offset + count) of one field, as the fp32 dataset `dataset` of `file`. Hashed
+// in pieces of `piece_elements`, the last one shorter.
 struct Shard {
   std::string file;  // relative to the checkpoint's folder
   std::string dataset;
   int64_t offset = 0, count = 0;
-  std::string xxh3;  // 128 bits of the raw values
+  int64_t piece_elements = kPieceElements;
+  std::vector<std::string> xxh3;  // 128 bits of the raw values, by piece
+
+  int64_t piece_begin(size_t piece) const { return static_cast<int64_t>(piece) * piece_elements; }
+  int64_t piece_end(size_t piece) const {  // both in elements of the dataset
+    return std::min(count, piece_begin(piece + 1));
+  }
 };
 
 struct SavedTensor {
@@ -41,11 +51,11 @@ struct Manifest {
 
 nlohmann::json layout_to_json(const Layout& layout);
 Layout layout_from_json(const nlohmann::json& json);
-// Empty when names, shapes and offsets are equal, else what differs first ("expected …, saved …").
-std::string layout_difference(const Layout& expected, const Layout& saved);
-
 nlohmann::json shard_to_json(const Shard& shard);
 Shard shard_from_json(const nlohmann::json& json);
+
+// Throws when a tensor's shards leave a gap or overlap.
+void check_ranges(const Manifest& manifest);
 
 std::string manifest_text(const Manifest& manifest);
 // Throws std::runtime_error with one line that names the file: missing, not JSON, damaged, ranges

@@ -1,23 +1,24 @@
-// Every shard is read whole and hashed on the way, so that damage is an error, never a value.
+// Ranges filled from the pieces that they touch; whole tensors by all ranks together.
 #include "trainer/checkpoint/reader.h"
 
-#include <c10/core/GradMode.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <stdexcept>
 
-#include "data/files/hash.h"
-#include "data/files/hdf5_file.h"
+#include "data/files/file_calls.h"
+#include "trainer/checkpoint/layout_map.h"
 
 namespace sala {
 namespace {
 
-constexpr int64_t kSlabElements = kSlabBytes / 4;
-
 class CheckpointReader final : public StateReader {
  public:
-  explicit CheckpointReader(const std::string& folder)
-      : folder_(folder), manifest_(read_manifest(folder)) {}
+  CheckpointReader(const std::string& folder, std::unique_ptr<PieceReader> pieces, World* world)
+      : folder_(folder),
+        manifest_(read_manifest(folder)),
+        pieces_(pieces ? std::move(pieces) : std::make_unique<PieceReader>(folder)),
+        world_(world) {}
 
   bool has(const std::string& name) const override { return manifest_.state.contains(name); }
 
@@ -31,23 +32,22 @@ class CheckpointReader final : public StateReader {
   }
 
   void tensor(const std::string& part, const std::string& field, const Layout& layout,
-              at::Tensor& full) const override {
-    const std::string name = part + "/" + field;
-    const SavedTensor* saved = manifest_.find(part, field);
-    if (!saved) throw std::runtime_error(folder_ + ": holds no tensor " + name);
-    const std::string difference = layout_difference(layout, manifest_.layouts.at(part));
-    if (!difference.empty()) {
-      throw std::runtime_error(folder_ + ": " + name + ": " + difference +
-                               "; was the model or the recipe's source changed?");
+              int64_t begin, at::Tensor& range) const override {
+    const Filling filling = begin_filling(part, field, layout, begin, range);
+    for (const Piece& piece : pieces_of(manifest_, filling.tensor, 1)) {
+      if (filling.needs(piece)) filling.take(piece, pieces_->read(*piece.shard, piece.index));
     }
-    TORCH_CHECK(full.defined() && full.is_contiguous() && full.numel() == layout.num_elements &&
-                    at::isFloatingType(full.scalar_type()),
-                name, ": expected a contiguous floating tensor of ", layout.num_elements,
-                " elements to fill, got ", full.defined() ? full.numel() : 0, " of ",
-                full.toString());
-    for (const Shard& shard : saved->shards) {
-      const std::string problem = shard_problem(folder_, shard, &full);
-      if (!problem.empty()) throw std::runtime_error(problem);
+  }
+
+  void tensor(const std::string& part, const std::string& field, const Layout& layout,
+              at::Tensor& full) const override {
+    TORCH_CHECK(full.defined() && full.numel() == layout.num_elements, part, "/", field,
+                ": expected a tensor of ", layout.num_elements, " elements to fill, got ",
+                full.defined() ? full.numel() : 0);
+    if (world_ && world_->size() > 1) {
+      fill_on_all(part, field, layout, full);
+    } else {
+      tensor(part, field, layout, 0, full);
     }
   }
 
@@ -66,44 +66,131 @@ class CheckpointReader final : public StateReader {
   }
 
  private:
+  // A tensor that is being filled: what goes where.
+  struct Filling {
+    size_t tensor = 0;  // of the manifest
+    at::Tensor flat;    // view of the caller's
+    std::vector<Stretch> stretches;
+
+    bool needs(const Piece& piece) const {
+      return std::any_of(stretches.begin(), stretches.end(), [&](const Stretch& s) {
+        return s.saved < piece.end && piece.begin < s.saved + s.count;
+      });
+    }
+    // `values`: the piece's, on any device.
+    void take(const Piece& piece, const at::Tensor& values) const {
+      const at::NoGradGuard no_grad;
+      for (const Stretch& s : stretches) {
+        const int64_t first = std::max(s.saved, piece.begin);
+        const int64_t count = std::min(s.saved + s.count, piece.end) - first;
+        if (count <= 0) continue;
+        flat.narrow(0, s.wanted + (first - s.saved), count)
+            .copy_(values.narrow(0, first - piece.begin, count));
+      }
+    }
+  };
+
+  Filling begin_filling(const std::string& part, const std::string& field, const Layout& layout,
+                        int64_t begin, const at::Tensor& range) const {
+    const std::string name = part + "/" + field;
+    const SavedTensor* saved = manifest_.find(part, field);
+    if (!saved) throw std::runtime_error(folder_ + ": holds no tensor " + name);
+    const Layout& have = manifest_.layouts.at(part);
+    const std::string difference = layout_difference(layout, have);
+    if (!difference.empty()) {
+      throw std::runtime_error(folder_ + ": " + name + ": " + difference +
+                               "; was the model or the recipe's source changed?");
+    }
+    TORCH_CHECK(range.defined() && range.is_contiguous() && 0 <= begin &&
+                    begin + range.numel() <= layout.num_elements &&
+                    at::isFloatingType(range.scalar_type()),
+                name, ": expected contiguous floating elements of [0, ", layout.num_elements,
+                ") to fill, got ", range.defined() ? range.numel() : 0, " from ", begin, " of ",
+                range.toString());
+    Filling filling{static_cast<size_t>(saved - manifest_.tensors.data()), range.view({-1}),
+                    stretches(have, layout, begin, begin + range.numel())};
+    const at::NoGradGuard no_grad;
+    if (!same_places(have, layout)) filling.flat.zero_();  // what lies between tensors
+    return filling;
+  }
+
+  // Each rank reads the pieces that it owns and sends them to all. An error of one is everybody's
+  // before anything is sent.
+  void fill_on_all(const std::string& part, const std::string& field, const Layout& layout,
+                   at::Tensor& full) const {
+    Filling filling;
+    std::vector<Piece> pieces;
+    std::vector<at::Tensor> values;
+    world_->together("reading " + part + "/" + field, [&] {
+      filling = begin_filling(part, field, layout, 0, full);
+      pieces = pieces_of(manifest_, filling.tensor, world_->size());
+      for (const Piece& piece : pieces) {
+        const bool mine = piece.owner == world_->rank();
+        values.push_back(mine ? pieces_->read(*piece.shard, piece.index) : at::Tensor());
+      }
+    });
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const auto options = at::TensorOptions(at::kFloat).device(world_->device());
+      at::Tensor sent = values[i].defined() ? values[i].to(options)
+                                            : at::empty({pieces[i].end - pieces[i].begin}, options);
+      world_->comm().broadcast(sent, pieces[i].owner);
+      filling.take(pieces[i], sent);
+      values[i] = at::Tensor();
+    }
+  }
+
   std::string folder_;
   Manifest manifest_;
+  std::unique_ptr<PieceReader> pieces_;
+  World* world_;
 };
 
-}  // namespace
-
-std::string shard_problem(const std::string& folder, const Shard& shard, at::Tensor* fill) {
-  const std::string path = folder + "/" + shard.file;
-  const c10::NoGradGuard no_grad;
-  try {
-    const Hdf5File file = Hdf5File::open(path);
-    const int64_t count = file.num_elements(shard.dataset);
-    if (count != shard.count) {
-      return path + ": dataset `" + shard.dataset + "` has " + std::to_string(count) +
-             " elements, the manifest says " + std::to_string(shard.count);
-    }
-    Xxh3Stream hash(Xxh3Width::k128);
-    at::Tensor slab = at::empty({std::min(kSlabElements, count)}, at::kFloat);
-    for (int64_t at = 0; at < count; at += kSlabElements) {
-      const int64_t size = std::min(kSlabElements, count - at);
-      file.read(shard.dataset, at, size, slab.data_ptr<float>());
-      hash.update(slab.const_data_ptr<float>(), static_cast<size_t>(size) * sizeof(float));
-      if (fill) fill->view({-1}).narrow(0, shard.offset + at, size).copy_(slab.narrow(0, 0, size));
-    }
-    if (hash.hex() != shard.xxh3) {
-      return path + ": dataset `" + shard.dataset +
-             "` is damaged: its hash is not the manifest's; use another checkpoint";
-    }
-    return "";
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    return error.what();
+// Reads the file once more, whole: throws FileError when the system refuses.
+void check_readable(const std::string& path) {
+  constexpr int64_t kBlockBytes = 4 << 20;
+  const Descriptor file(path, O_RDONLY);
+  for (int64_t at = 0, size = file.size(); at < size; at += kBlockBytes) {
+    file.read(at, kBlockBytes);
   }
 }
 
-std::unique_ptr<StateReader> make_checkpoint_reader(const std::string& checkpoint_folder) {
-  return std::make_unique<CheckpointReader>(checkpoint_folder);
+// What is wrong with the piece, empty when nothing is. A disk that refuses (FileError) says nothing
+// about what it holds, and a refusal may be gone at the second try.
+std::string settled_problem(const std::string& folder, const Piece& piece, PieceReader& pieces,
+                            int64_t most_bytes) {
+  if (pieces.problem(*piece.shard, piece.index, most_bytes).empty()) return "";
+  const std::string path = folder + "/" + piece.shard->file;
+  if (path_exists(path)) check_readable(path);
+  return pieces.problem(*piece.shard, piece.index, most_bytes);
+}
+
+}  // namespace
+
+std::string share_problem(const std::string& folder, const Manifest& manifest, int rank,
+                          int world_size, PieceReader& pieces, int64_t most_bytes) {
+  for (const auto& [file, num_bytes] : manifest.file_bytes) {
+    const std::string path = folder + "/" + file;
+    if (!path_exists(path)) return path + ": No such file";
+    const int64_t found = Descriptor(path, O_RDONLY).size();
+    if (found != num_bytes) {
+      return path + ": has " + std::to_string(found) + " bytes, the manifest says " +
+             std::to_string(num_bytes) + ": truncated or replaced";
+    }
+  }
+  for (size_t t = 0; t < manifest.tensors.size(); ++t) {
+    for (const Piece& piece : pieces_of(manifest, t, world_size)) {
+      if (piece.owner != rank) continue;
+      const std::string problem = settled_problem(folder, piece, pieces, most_bytes);
+      if (!problem.empty()) return problem;
+    }
+  }
+  return "";
+}
+
+std::unique_ptr<StateReader> make_checkpoint_reader(const std::string& checkpoint_folder,
+                                                    std::unique_ptr<PieceReader> pieces,
+                                                    World* world) {
+  return std::make_unique<CheckpointReader>(checkpoint_folder, std::move(pieces), world);
 }
 
 }  // namespace sala

@@ -1,62 +1,35 @@
-// One rank's part in saving a checkpoint: its share of every tensor into rank-NNNNN.h5 as the
-// caller hands the tensors over, frozen tensors into the run's frozen folder, and a report for rank
-// 0, which makes the manifest of all reports.
+// One rank's part in writing a checkpoint, in a thread of its own: hashes a snapshot's elements and
+// writes them into rank-NNNNN.h5, frozen ones into the run's frozen folder. Calls neither MPI nor a
+// GPU. Rank 0 makes the manifest of the reports of all ranks.
 #pragma once
 
-#include <optional>
+#include <atomic>
 #include <set>
 #include <string>
+#include <vector>
 
-#include "data/files/hdf5_file.h"
 #include "trainer/checkpoint/manifest.h"
+#include "trainer/checkpoint/snapshot.h"
 
 namespace sala {
 
-class CheckpointWriter final : public StateWriter {
- public:
-  // Writes into `folder`; frozen tensors into `frozen_folder`, whose place as seen from the
-  // finished checkpoint is `frozen_prefix`. `sound_frozen`: files there that this process knows to
-  // be right.
-  CheckpointWriter(int rank, int size, std::string folder, std::string frozen_folder,
-                   std::string frozen_prefix, std::set<std::string>& sound_frozen);
-
-  // These never throw: the first error is kept until finish(), because the caller's ranks may meet
-  // in collectives between two tensors, and none may drop out alone.
-  void json(const std::string& name, const nlohmann::json& value) override;
-  void tensor(const std::string& part, const std::string& field, const Layout& layout,
-              const at::Tensor& full) override;
-  void frozen(const std::string& part, const std::string& field, const Layout& layout,
-              const at::Tensor& full) override;
-
-  // Closes the rank's file durably; throws the first error.
-  void finish();
-  // Closes and removes the rank's unfinished file.
-  void abandon() { file_.reset(); }
-  // For rank 0: this rank's shards, in the order of the calls.
-  nlohmann::json report() const;
-
-  // From the reports of all ranks. Throws when ranks handed over different tensors, or other values
-  // in them: they no longer train one model, and a checkpoint of shares of each would be no model.
-  Manifest assemble(const std::vector<nlohmann::json>& reports) const;
-
- private:
-  template <class Work>
-  void guarded(const Work& work);
-  void begin_tensor(const std::string& part, const std::string& field, const Layout& layout,
-                    const at::Tensor& full);
-  void write_frozen(const std::string& path, const std::string& name, const std::string& hash,
-                    const at::Tensor& full);
-  void check_space(const std::string& folder, const std::string& what, int64_t num_bytes) const;
-
-  int rank_, size_;
-  std::string folder_, frozen_folder_, frozen_prefix_, file_name_;
-  std::set<std::string>& sound_frozen_;
-  std::optional<Hdf5File> file_;
-  int64_t file_bytes_ = 0;
-  std::vector<std::string> fingerprints_;  // of the whole tensors as this rank holds them
-  int64_t num_frozen_ = 0;
-  std::string error_;
-  Manifest manifest_;  // of this rank alone
+struct WriterPlace {
+  int rank = 0;
+  std::string folder;         // of the checkpoint in the making
+  std::string frozen_folder;  // where frozen tensors go
+  std::string frozen_prefix;  // the same as seen from the finished checkpoint
 };
+
+// Returns when this rank's files are durable: its report. `sound_frozen`: files in the frozen
+// folder that this process knows to be right; what it writes or checks is added. Throws the first
+// error, and where `given_up` is set from outside; no file of this rank is left then.
+nlohmann::json write_snapshot(const Snapshot& snapshot, const WriterPlace& place,
+                              std::set<std::string>& sound_frozen,
+                              const std::atomic<bool>& given_up);
+
+// From the reports of all ranks, by rank; `snapshot` is rank 0's. Throws when ranks handed over
+// different tensors, or other values in whole ones (they no longer train one model, and a
+// checkpoint of shares of each would be no model), or ranges that do not cover a tensor once.
+Manifest assemble(const Snapshot& snapshot, const std::vector<nlohmann::json>& reports);
 
 }  // namespace sala

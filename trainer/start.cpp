@@ -1,0 +1,176 @@
+// Looking at the run folder's checkpoints and at --from.
+#include "trainer/start.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "trainer/checks/check_command.h"
+#include "trainer/checks/input_identity.h"
+#include "trainer/journal/recipe_record.h"
+#include "trainer/journal/run_folder.h"
+
+namespace sala {
+
+namespace {
+
+class StartFinder {
+ public:
+  StartFinder(const Recipe& recipe, World& world, Checkpoints& checkpoints,
+              const RunnerOptions& options, const nlohmann::json& record)
+      : recipe_(recipe),
+        world_(world),
+        checkpoints_(checkpoints),
+        options_(options),
+        record_(record) {}
+
+  Start operator()() {
+    std::vector<std::string> skipped;
+    std::optional<std::string> newest;
+    if (!exports() || options_.from.empty()) newest = checkpoints_.newest_valid(skipped);
+    for (const std::string& line : skipped) start_.notes.push_back("passed over " + line);
+    if (newest && !options_.from.empty()) check_same_fork(*newest);
+    if (newest) {
+      start_.folder = *newest;
+    } else {
+      if (!exports()) refuse_lost_checkpoints();
+      if (options_.from.empty()) return std::move(start_);
+      start_.folder = options_.from;
+    }
+    start_.continues = newest.has_value();
+    world_.together("checkpoint " + start_.folder, [&] {
+      start_.reader = checkpoints_.open_on_all(start_.folder);
+      start_.id = Checkpoints::id(start_.folder);
+      if (newest) {
+        check_unchanged_recipe();
+        start_.metrics_bytes = start_.reader->json("run").at("metrics_bytes").get<int64_t>();
+      } else {
+        start_at_stage_of(start_.id);
+        check_fork();
+      }
+    });
+    start_.notes.push_back(fmt::format("{} {}: stage {}, step {}",
+                                       newest ? "continuing" : "forking", start_.folder,
+                                       start_.id.stage, start_.id.step));
+    return std::move(start_);
+  }
+
+ private:
+  bool exports() const { return !options_.export_to.empty(); }
+
+  // The same command again (a requeued job): the fork goes on.
+  void check_same_fork(const std::string& newest) const {
+    world_.together("--from", [&] {
+      if (Checkpoints::open(newest)->json("run").at("forked_from") == options_.from) return;
+      throw std::runtime_error(fmt::format(
+          "--from {} forks a new run, but {} already holds the checkpoint {}; choose another "
+          "run.folder, or leave out --from to continue it",
+          options_.from, recipe_.run.folder, newest));
+    });
+  }
+
+  // Metrics that tell of checkpoints, and no checkpoint: a disk that is not mounted, or a loss.
+  void refuse_lost_checkpoints() const {
+    world_.together("", [&] {
+      const std::string metrics = recipe_.run.folder + "/metrics.jsonl";
+      if (world_.rank() != 0 || !tells_of_checkpoints(metrics)) return;
+      throw std::runtime_error(fmt::format(
+          "{} tells of checkpoints, but {}/checkpoints holds none: restore them, choose another "
+          "run.folder, or delete metrics.jsonl to begin anew here",
+          metrics, recipe_.run.folder));
+    });
+  }
+
+  void check_unchanged_recipe() const {
+    const int64_t begun = start_.id.stage_index + (start_.id.step > 0 ? 1 : 0);
+    const auto changes = recipe_changes(Checkpoints::recipe(start_.folder), record_, begun);
+    if (changes.empty()) return;
+    std::vector<std::string> texts;
+    int64_t first_stage = changes[0].stage;
+    for (const RecipeChange& change : changes) {
+      texts.push_back(change.text);
+      first_stage = std::min(first_stage, change.stage);
+    }
+    const auto before = checkpoints_.last_boundary(first_stage);
+    throw std::runtime_error(fmt::format(
+        "the recipe changed in what {} was made with: {}; restore these values, or start another "
+        "run.folder {}",
+        start_.folder, fmt::join(texts, "; "),
+        before ? "with --from " + *before + ", the last checkpoint before the change"
+               : "from the beginning: no checkpoint is older than the change"));
+  }
+
+  // A fork's recipe may list other stages: it continues at the stage of the checkpoint's name if
+  // the recipe has one, else at its first stage, with the checkpoint's model.
+  void start_at_stage_of(CheckpointId& id) const {
+    for (size_t s = 0; s < recipe_.stages.size(); ++s) {
+      if (recipe_.stages[s]->name == id.stage) {
+        id.stage_index = static_cast<int64_t>(s);
+        return;
+      }
+    }
+    id.stage_index = 0;
+    id.step = 0;
+  }
+
+  // What a stage makes of the full-attention model, a checkpoint of a hybrid does not go on from.
+  void check_fork() const {
+    if (exports() || !start_.reader->json("run").at("has_student").get<bool>()) return;
+    const auto first = static_cast<size_t>(start_.id.stage_index);
+    for (size_t s = first; s < recipe_.stages.size(); ++s) {
+      const Stage& stage = *recipe_.stages[s];
+      if ((s == first && start_.id.step > 0) || !stage.needs_full_source()) continue;
+      throw std::runtime_error(fmt::format(
+          "it holds a converted model at `{}`, but the run would begin with {} and come to {}, "
+          "which needs the full-attention one; fork from a checkpoint before the swap, or leave "
+          "these stages out",
+          start_.id.stage, recipe_.stages[first]->name, stage.name));
+    }
+  }
+
+  const Recipe& recipe_;
+  World& world_;
+  Checkpoints& checkpoints_;
+  const RunnerOptions& options_;
+  const nlohmann::json& record_;
+  Start start_;
+};
+
+}  // namespace
+
+Start find_start(const Recipe& recipe, World& world, Checkpoints& checkpoints,
+                 const RunnerOptions& options, const nlohmann::json& record) {
+  return StartFinder(recipe, world, checkpoints, options, record)();
+}
+
+void check_before_start(Recipe& recipe, World& world, const RunnerOptions& options, Start& start) {
+  if (start.id.stage_index == static_cast<int64_t>(recipe.stages.size())) return;  // all is done
+  world.together("", [&] {
+    const CheckDevice device = check_device(world.device());
+    const bool continues = !start.folder.empty() && options.from.empty();
+    std::vector<std::string> warnings;
+    preflight(recipe,
+              {device, world.size(), world.local_size(), start.id.stage_index, continues,
+               world.rank() == 0},
+              warnings);
+    recipe.problems.raise();
+    for (const std::string& line : warnings) start.notes.push_back("warning: " + line);
+  });
+}
+
+void identify_inputs(Run& run, const Start& start) {
+  const nlohmann::json none = nlohmann::json::object();
+  const nlohmann::json saved =
+      start.reader ? start.reader->json("run").value("inputs", none) : none;
+  run.inputs = input_identity(run.recipe, run.world, *run.stores, saved);
+  if (!start.continues || saved.empty()) return;
+  const auto differences = input_differences(saved, run.inputs);
+  if (differences.empty()) return;
+  throw SharedError(fmt::format(
+      "{} was made with other inputs; changed since: {}; restore them, or start another "
+      "run.folder",
+      start.folder, fmt::join(differences, "; ")));
+}
+
+}  // namespace sala
