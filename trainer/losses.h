@@ -5,44 +5,54 @@
 #include <ATen/ATen.h>
 
 #include "kernels/ops.h"
-#include "model/model.h"
+#include "trainer/network.h"
 
 namespace sala {
 
-struct LossValue {
-  double loss = 0, kl = 0, ce = 0;
+// A model's vocabulary projection while it is leased.
+struct LeasedHead {
+  const Model& model;
+  const Lease& lease;  // of model.head_parts()
 };
-// The same three numbers where they are summed: on the model's device, (3) fp64. They reach the
-// host once per step.
-at::Tensor zero_loss(at::Device device);
-LossValue to_host(const at::Tensor& sums);
+
+// This micro-batch's part of the global means: loss, KL to the teacher, next-token loss; then,
+// where the batch knows its sources, of each source the sum of its tokens' losses and of their
+// weights.
+inline constexpr size_t kLoss = 0, kKl = 1, kCe = 2, kBySource = 3;
 
 class Loss {
  public:
   virtual ~Loss() = default;
-  // x (T, C): final-norm output of `model`. Fills dx; adds the vocabulary projection's gradient to
-  // its part's fp32 gradient where that trains. Returns this micro-batch's part of the global
-  // means as (3) fp64: loss, KL, next-token loss. No host sync on CUDA.
-  virtual at::Tensor forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
-                                      at::Tensor& dx) = 0;
+  // Before the model's own forward pass: what needs other models' weights.
+  virtual void prepare(const Batch& /*batch*/) {}
+  // x (T, C): final-norm output. Fills dx and adds the vocabulary projection's gradient to d_head
+  // (V, C) fp32, where that is defined. Returns (3 + 2 * num_sources) fp64 on the
+  // device. No host sync on CUDA.
+  virtual at::Tensor forward_backward(const LeasedHead& head, const at::Tensor& x,
+                                      const Batch& batch, at::Tensor& dx,
+                                      const at::Tensor& d_head) = 0;
 };
 
 class NextTokenLoss : public Loss {
  public:
-  at::Tensor forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
-                              at::Tensor& dx) override;
+  at::Tensor forward_backward(const LeasedHead& head, const at::Tensor& x, const Batch& batch,
+                              at::Tensor& dx, const at::Tensor& d_head) override;
 };
 
-// KL(teacher || student) on the full vocabulary, mixed with next-token loss by `config`.
+// KL(teacher || student) on the full vocabulary, mixed with next-token loss by `config`. The
+// teacher's pass comes first and leaves its hidden states; its weights are not there while the
+// student's are.
 class DistillLoss : public Loss {
  public:
-  DistillLoss(const Model& teacher, DistillConfig config) : teacher_(teacher), config_(config) {}
-  at::Tensor forward_backward(Model& model, const at::Tensor& x, const Batch& batch,
-                              at::Tensor& dx) override;
+  DistillLoss(Network& teacher, DistillConfig config) : teacher_(teacher), config_(config) {}
+  void prepare(const Batch& batch) override;
+  at::Tensor forward_backward(const LeasedHead& head, const at::Tensor& x, const Batch& batch,
+                              at::Tensor& dx, const at::Tensor& d_head) override;
 
  private:
-  const Model& teacher_;
+  Network& teacher_;
   DistillConfig config_;
+  at::Tensor x_teacher_;  // (T, C) of the batch that was prepared
 };
 
 }  // namespace sala

@@ -4,8 +4,9 @@
 #include "data/files/atomic_file.h"
 #include "data/files/hash.h"
 #include "model/convert.h"
-#include "model/parts.h"
+#include "model/weights/parts.h"
 #include "trainer/folder/reader.h"
+#include "trainer/planning/plan.h"
 #include "trainer/ranks/agreement.h"
 #include "trainer/ranks/tensor_fingerprint.h"
 
@@ -18,6 +19,37 @@ std::string tokenizer_hash(const std::string& folder) {
   if (!path_exists(path)) return {};  // trains without; its stores are not compared
   const std::string text = read_text_file(path);
   return xxh3_64_hex(text.data(), text.size());
+}
+
+// `settled`: values that may never change again go where they are written once.
+void save_masters(StateWriter& out, Parameters& parameters, const std::string& prefix,
+                  bool settled) {
+  const bool partial = parameters.shares_are_partial();
+  for (size_t p = 0; p < parameters.num_parts(); ++p) {
+    const Layout& layout = *parameters.layout(p);
+    const Share& share = parameters.share(p);
+    const std::string part = prefix + layout.name;
+    if (settled && partial) out.frozen(part, "master", layout, share.begin, share.master);
+    if (settled && !partial) out.frozen(part, "master", layout, share.master);
+    if (!settled && partial) out.tensor(part, "master", layout, share.begin, share.master);
+    if (!settled && !partial) out.tensor(part, "master", layout, share.master);
+  }
+}
+
+void load_masters(StateReader& in, Parameters& parameters, const std::string& prefix) {
+  for (size_t p = 0; p < parameters.num_parts(); ++p) {
+    const Layout& layout = *parameters.layout(p);
+    Share& share = parameters.share(p);
+    if (parameters.shares_are_partial()) {
+      in.tensor(prefix + layout.name, "master", layout, share.begin, share.master);
+    } else {
+      in.tensor(prefix + layout.name, "master", layout, share.master);
+    }
+  }
+}
+
+void publish_all(Parameters& parameters) {
+  for (size_t p = 0; p < parameters.num_parts(); ++p) parameters.publish(p);
 }
 
 }  // namespace
@@ -34,26 +66,57 @@ TokenizerIdentity tokenizer_of(const std::string& folder, const ModelConfig& sou
   return {tokenizer_hash(folder), source.vocab_size};
 }
 
-Model& Run::teacher() {
-  if (!teacher_) {
-    auto model = std::make_unique<Model>(source, world.compute_dtype(), world.device());
-    world.together("reading " + recipe.source,
-                   [&] { read_weights(recipe.source, model->part_pointers()); });
-    Facts weights;
-    for (const Weights& part : model->parts()) {
-      weights["weights of " + part.layout().name + " in " + recipe.source] =
+Parameters::Options Run::holding(bool trains) const {
+  return sala::holding(recipe, world.compute_dtype(), world.device(), trains);
+}
+
+ParameterComms Run::parameter_comms() const {
+  // Where every rank holds all weights nothing is gathered: no communicator for it.
+  Comm& gather = recipe.run.sharding == "none" ? world.comm() : world.gather_comm();
+  return {&gather, &world.reduce_comm()};
+}
+
+void Run::read_source(const std::vector<LayoutPtr>& layouts, at::ScalarType dtype,
+                      const std::function<bool(size_t part)>& wanted,
+                      const std::function<void(size_t part, Weights& weights)>& take) const {
+  Facts facts;
+  world.together("reading " + recipe.source, [&] {
+    SourceWeights files(recipe.source, layouts);
+    files.verify(world.rank(), world.size());
+    for (size_t p = 0; p < layouts.size(); ++p) {
+      if (!wanted(p)) continue;
+      Weights part(layouts[p], dtype, at::kCPU);
+      files.read(part);
+      facts["weights of " + layouts[p]->name + " in " + recipe.source] =
           world.size() > 1 ? tensor_fingerprint(part.flat) : "";
+      take(p, part);
     }
-    require_equal_facts(world, weights);
-    teacher_ = std::move(model);
-  }
+    files.check_finite();
+  });
+  require_equal_facts(world, facts);
+}
+
+Network& Run::teacher() {
+  if (teacher_) return *teacher_;
+  auto network = std::make_unique<Network>(source, holding(/*trains=*/false), parameter_comms());
+  read_source(
+      network->model.layouts(), world.compute_dtype(), [](size_t) { return true; },
+      [&](size_t p, Weights& part) { network->parameters.set_whole(p, part.flat); });
+  teacher_ = std::move(network);
   return *teacher_;
 }
 
 void Run::make_student(const ModelConfig& config) {
-  student.parts.clear();
-  student.model = std::make_unique<Model>(config, world.compute_dtype(), world.device());
-  for (Weights& part : student.model->parts()) student.parts.push_back(make_trained(part));
+  student.reset();
+  student = std::make_unique<Network>(config, holding(/*trains=*/true), parameter_comms());
+}
+
+void Run::make_aligned(const ModelConfig& config) {
+  std::vector<LayoutPtr> layouts;
+  for (const Layout& layout : aligned_layouts(config)) {
+    layouts.push_back(std::make_shared<const Layout>(layout));
+  }
+  aligned = std::make_unique<Parameters>(layouts, holding(/*trains=*/true), parameter_comms());
 }
 
 std::vector<int64_t> kept_layers(const ModelConfig& hybrid) {
@@ -72,31 +135,17 @@ void Run::save(StateWriter& out, bool boundary) const {
                           {"tokens_seen", tokens_seen},
                           {"inputs", inputs},
                           {"forked_from", forked_from},
-                          {"has_student", student.model != nullptr},
-                          {"num_aligned", aligned.size()},
+                          {"has_student", student != nullptr},
+                          {"has_aligned", aligned != nullptr},
                           {"aligned_is_final", aligned_is_final},
                           {"metrics_bytes", metrics.size()}};
-  if (student.model) {
-    state["hybrid"] = student.model->config().is_hybrid();
-    state["kept"] = kept_layers(student.model->config());
+  if (student) {
+    state["hybrid"] = student->model.config().is_hybrid();
+    state["kept"] = kept_layers(student->model.config());
   }
   out.json("run", state);
-  for (const auto& mixer : aligned) {
-    const std::string part = "aligned." + mixer->layout().name;
-    if (aligned_is_final) {
-      out.frozen(part, "master", mixer->layout(), mixer->flat);
-    } else {
-      out.tensor(part, "master", mixer->layout(), mixer->flat);
-    }
-  }
-  for (const TrainedPart& part : student.parts) {
-    const Layout& layout = part.weights->layout();
-    if (boundary) {
-      out.frozen(layout.name, "master", layout, part.master);
-    } else {
-      out.tensor(layout.name, "master", layout, part.master);
-    }
-  }
+  if (aligned) save_masters(out, *aligned, "aligned.", aligned_is_final);
+  if (student) save_masters(out, student->parameters, "", boundary);
 }
 
 void Run::load(StateReader& in) {
@@ -113,21 +162,19 @@ void Run::load(StateReader& in) {
     make_student(state.at("hybrid").get<bool>() && !source.is_hybrid()
                      ? hybrid_config(source, kept, recipe.model.sparse, keep_norm)
                      : source);
-    for (TrainedPart& part : student.parts) {
-      const Layout& layout = part.weights->layout();
-      in.tensor(layout.name, "master", layout, part.master);
-      refresh(part);
-    }
+    load_masters(in, student->parameters, "");
   }
-  const ModelConfig all_linear = hybrid_config(source, {}, recipe.model.sparse, false);
-  aligned.clear();
   aligned_is_final = state.at("aligned_is_final").get<bool>();
-  for (int64_t l = 0; l < state.at("num_aligned").get<int64_t>(); ++l) {
-    aligned.push_back(std::make_unique<Weights>(mixer_layout(all_linear, l, Mixer::kLightning),
-                                                at::kFloat, world.device()));
-    const Layout& layout = aligned.back()->layout();
-    in.tensor("aligned." + layout.name, "master", layout, aligned.back()->flat);
+  aligned.reset();
+  if (state.at("has_aligned").get<bool>()) {
+    make_aligned(hybrid_config(source, {}, recipe.model.sparse, false));
+    load_masters(in, *aligned, "aligned.");
   }
+}
+
+void Run::publish_loaded() {
+  if (student) publish_all(student->parameters);
+  if (aligned) publish_all(*aligned);
 }
 
 }  // namespace sala

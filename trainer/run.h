@@ -2,6 +2,7 @@
 // data cursor. Everything here but the teacher is in every checkpoint.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -9,20 +10,13 @@
 #include <vector>
 
 #include "data/stores/store_catalog.h"
-#include "model/model.h"
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/journal/metrics.h"
-#include "trainer/optimizer.h"
+#include "trainer/network.h"
 #include "trainer/recipe/recipe.h"
 #include "trainer/world.h"
 
 namespace sala {
-
-// A model in training: its parts with fp32 masters.
-struct Student {
-  std::unique_ptr<Model> model;
-  std::vector<TrainedPart> parts;
-};
 
 struct Run {
   Run(Recipe& recipe, World& world, Metrics& metrics);
@@ -35,11 +29,11 @@ struct Run {
   TokenizerIdentity tokenizer;  // token stores made with another tokenizer are refused
   std::shared_ptr<const StoreCatalog> stores = std::make_shared<StoreCatalog>();  // verified ones
 
-  // One lightning mixer per layer (fp32), from align until swap; empty otherwise.
-  std::vector<std::unique_ptr<Weights>> aligned;
+  // One lightning mixer per layer, part l, from align until swap; null otherwise.
+  std::unique_ptr<Parameters> aligned;
   bool aligned_is_final = false;  // the align stage that made them has ended
   nlohmann::json scores;      // of the score stage: [{"layer", "score", "plain", "recall", …}]
-  Student student;            // null before swap
+  std::unique_ptr<Network> student;  // null before swap
   nlohmann::json data_state;  // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
   nlohmann::json inputs;    // what it reads, by content (trainer/checks/input_identity.h)
@@ -48,18 +42,32 @@ struct Run {
   int64_t tokens_seen = 0;  // by training stages
 
   // The frozen source model in the compute dtype; read from its folder at first use.
-  Model& teacher();
+  Network& teacher();
   void drop_teacher() { teacher_.reset(); }
-  // Makes the hybrid (or, without kept layers, a copy of the source) the student, zero-filled.
+  // Makes a model of this configuration the student, zero-filled.
   void make_student(const ModelConfig& config);
+  // The mixers in alignment, zero-filled; `config` has every layer lightning.
+  void make_aligned(const ModelConfig& config);
+  // Parts of the source model that are `wanted`, one after the other, as `dtype` on the CPU, to
+  // `take`, which does not communicate. Files are verified, values are finite, and all ranks have
+  // read the same, or all throw.
+  void read_source(const std::vector<LayoutPtr>& layouts, at::ScalarType dtype,
+                   const std::function<bool(size_t part)>& wanted,
+                   const std::function<void(size_t part, Weights& weights)>& take) const;
+  // How parameters are held, by the recipe.
+  Parameters::Options holding(bool trains) const;
+  ParameterComms parameter_comms() const;
 
   // `boundary`: between two stages. The model goes where unchanged tensors are written once, so
   // that a stage that only measures adds nothing to the disk.
   void save(StateWriter& out, bool boundary) const;
+  // `load` fills this rank's shares and may throw on one rank alone; publish_loaded then brings the
+  // compute copies, where all ranks have loaded.
   void load(StateReader& in);
+  void publish_loaded();
 
  private:
-  std::unique_ptr<Model> teacher_;
+  std::unique_ptr<Network> teacher_;
 };
 
 // Which token stores belong to a source folder: those made with its tokenizer.json.

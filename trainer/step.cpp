@@ -1,117 +1,134 @@
-// Forward unit by unit, the loss, backward unit by unit, one update. No rank takes a branch that
-// another does not.
+// Forward unit by unit, the loss, backward unit by unit; then one update. No rank takes a branch
+// that another does not.
 #include "trainer/step.h"
 
-#include <torch/csrc/autograd/autograd.h>
+#include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace sala {
 
 namespace {
 
-at::Tensor run_unit(const Model& model, size_t u, const at::Tensor& x, const Env& env,
-                    bool keep_graph, Saved& saved) {
-  saved.x = x.defined() ? x.detach().requires_grad_(true) : x;
-  at::AutoGradMode grad_mode(keep_graph);
-  at::Tensor y = model.units()[u]->forward(model.unit_weights(u), saved.x, env, &saved);
-  if (keep_graph) saved.y = y;
-  return y.detach();
+void enter(StepClock* clock, Phase phase) {
+  if (clock) clock->enter(phase);
 }
 
-// Gradient of unit u's input; its weights' gradients are added to their parts' flat fp32 gradients.
-at::Tensor differentiate_unit(Model& model, size_t u, const at::Tensor& dy, const Env& env,
-                              Saved& saved) {
-  if (!saved.y.defined()) run_unit(model, u, saved.x, env, /*keep_graph=*/true, saved);
-  torch::autograd::variable_list inputs;
-  std::vector<std::pair<Weights*, size_t>> targets;
-  if (saved.x.defined()) inputs.push_back(saved.x);
-  for (size_t part : model.units()[u]->parts) {
-    Weights& weights = model.parts()[part];
-    for (size_t i = 0; i < weights.views().size(); ++i) {
-      if (!weights.views()[i].requires_grad()) continue;
-      inputs.push_back(weights.views()[i]);
-      targets.emplace_back(&weights, i);
-    }
-  }
-  at::Tensor dx;
-  if (!inputs.empty()) {
-    auto grads = torch::autograd::grad({saved.y}, inputs, {dy}, /*retain_graph=*/false,
-                                       /*create_graph=*/false, /*allow_unused=*/true);
-    const size_t first = saved.x.defined() ? 1 : 0;
-    if (first) dx = grads[0];
-    for (size_t i = 0; i < targets.size(); ++i) {
-      if (grads[first + i].defined()) {
-        targets[i].first->accumulate_grad(targets[i].second, grads[first + i]);
-      }
-    }
-  }
-  saved = {};
+std::vector<Gradient*> gradients_of(Parameters& parameters, std::span<const size_t> parts) {
+  std::vector<Gradient*> gradients;
+  for (size_t part : parts) gradients.push_back(&parameters.gradient(part));
+  return gradients;
+}
+
+// Final norm, loss, and back to the last block's output. A tied head adds to the embedding's
+// gradient, which is reduced after the embedding's own backward.
+at::Tensor head_passes(Network& network, Loss& loss, const at::Tensor& x, const Batch& batch,
+                       const Env& env, bool last, at::Tensor& losses) {
+  const Model& model = network.model;
+  Parameters& parameters = network.parameters;
+  const Lease head = parameters.lease(model.head_parts());
+  parameters.hint(model.units().back()->parts);
+  const auto gradients = gradients_of(parameters, model.head_parts());
+  Saved saved;
+  saved.input = x;
+  const at::Tensor normed = model.final_norm().forward(head, x, env, &saved);
+  at::Tensor dy;
+  const at::Tensor d_head =
+      parameters.gradient(model.head_weight_part()).view(model.head_weight_name());
+  losses = loss.forward_backward({model, head}, normed, batch, dy, d_head);
+  const at::Tensor dx = model.final_norm().backward(head, dy, env, saved, gradients);
+  parameters.reduce(model.head_parts().front(), last);
   return dx;
 }
 
-// Losses and gradient norms of the whole world, and whether every number in them is one. The host
-// waits for the device here; the rest of a step is queued, but for lightning attention where no
-// kernel takes it (kernels/lightning/composed.cpp copies its tables with a wait).
-StepResult global_result(at::Tensor& losses, const Optimizer& optimizer, Comm& comm) {
-  comm.all_reduce_sum(losses);
+// Sums losses and squared norms over all ranks: the one time in a step that the host waits for the
+// device.
+StepResult global_result(const at::Tensor& losses, const at::Tensor& squares, bool partial,
+                         Comm& comm) {
+  at::Tensor sums =
+      at::cat({losses, partial || comm.rank() == 0 ? squares : at::zeros_like(squares)});
+  comm.all_reduce_sum(sums);
+  const at::Tensor host = sums.cpu();
+  const double* values = host.const_data_ptr<double>();
   StepResult result;
-  result.part_norms = optimizer.part_norms();
-  result.loss = to_host(losses);
-  const auto& norms = result.part_norms;
-  result.grad_norm = std::sqrt(std::inner_product(norms.begin(), norms.end(), norms.begin(), 0.0));
-  result.finite = std::isfinite(result.loss.loss) && std::isfinite(result.grad_norm);
+  result.losses.assign(values, values + losses.numel());
+  double square = 0;
+  for (int64_t i = losses.numel(); i < host.numel(); ++i) {
+    result.part_norms.push_back(std::sqrt(values[i]));
+    square += values[i];
+  }
+  result.grad_norm = std::sqrt(square);
+  result.finite =
+      std::all_of(values, values + host.numel(), [](double v) { return std::isfinite(v); });
   return result;
+}
+
+std::vector<double> gradient_scales(const StepResult& result, const StepOptions& options) {
+  std::vector<double> scales;
+  for (double part_norm : result.part_norms) {
+    const double norm = options.clip_each_part ? part_norm : result.grad_norm;
+    scales.push_back(options.clip > 0 && norm > options.clip ? options.clip / norm : 1.0);
+  }
+  return scales;
 }
 
 }  // namespace
 
-StepResult train_step(Model& model, Loss& loss, std::span<const Batch> micro_batches,
-                      Sharding& sharding, Optimizer& optimizer, Comm& comm,
-                      const StepOptions& options) {
-  const size_t num_units = model.units().size();
-  auto each_part = [&](size_t u, auto&& action) {
-    for (size_t part : model.units()[u]->parts) action(part);
-  };
-  at::Tensor losses = zero_loss(model.embedding().flat.device());
+at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool last,
+                        const PassOptions& options) {
+  const Model& model = network.model;
+  Parameters& parameters = network.parameters;
+  const auto& units = model.units();
+  enter(options.clock, Phase::kForward);
+  loss.prepare(batch);
+  const Env env = model.env(batch, options.sparse);
+  std::vector<Saved> saved(units.size());
+
+  at::Tensor x;
+  for (size_t u = 0; u < units.size(); ++u) {
+    const Lease weights = parameters.lease(units[u]->parts);
+    parameters.hint(u + 1 < units.size() ? units[u + 1]->parts : model.head_parts());
+    saved[u].input = x;
+    x = units[u]->forward(weights, x, env, &saved[u]);
+    saved[u].trim(options.recompute);
+  }
+
+  at::Tensor losses;
+  at::Tensor dx = head_passes(network, loss, x, batch, env, last, losses);
+  x.reset();
+
+  enter(options.clock, Phase::kBackward);
+  for (size_t u = units.size(); u-- > 0;) {
+    const Lease weights = parameters.lease(units[u]->parts);
+    if (u > 0) parameters.hint(units[u - 1]->parts);
+    if (saved[u].trimmed()) units[u]->forward(weights, saved[u].input, env, &saved[u]);
+    dx = units[u]->backward(weights, dx, env, saved[u], gradients_of(parameters, units[u]->parts));
+    saved[u] = {};
+    for (size_t part : units[u]->parts) parameters.reduce(part, last);
+  }
+  return losses;
+}
+
+StepResult take_step(std::span<const Batch> micro_batches, const Passes& passes,
+                     Parameters& trained, Optimizer& optimizer, Comm& comm,
+                     const StepOptions& options) {
+  const at::NoGradGuard no_grad;
+  at::Tensor losses;
   for (size_t b = 0; b < micro_batches.size(); ++b) {
-    const Env env = model.env(micro_batches[b], options.sparse);
-    std::vector<Saved> saved(num_units);
-
-    at::Tensor x;
-    for (size_t u = 0; u < num_units; ++u) {
-      each_part(u, [&](size_t part) { sharding.gather(part); });
-      if (u + 1 < num_units) each_part(u + 1, [&](size_t part) { sharding.prefetch(part); });
-      x = run_unit(model, u, x, env, !options.recompute, saved[u]);
-      each_part(u, [&](size_t part) { sharding.release(part); });
-    }
-
-    at::Tensor dx;
-    losses += loss.forward_backward(model, x, micro_batches[b], dx);
-
-    for (size_t u = num_units; u-- > 0;) {
-      each_part(u, [&](size_t part) { sharding.gather(part); });
-      if (u > 0) each_part(u - 1, [&](size_t part) { sharding.prefetch(part); });
-      dx = differentiate_unit(model, u, dx, env, saved[u]);
-      each_part(u, [&](size_t part) { sharding.release(part); });
-      // A tied head adds to the embedding's gradient first; the embedding is unit 0, reduced last.
-      if (b + 1 == micro_batches.size()) each_part(u, [&](size_t part) { sharding.reduce(part); });
-    }
+    const at::Tensor part = passes(micro_batches[b], b + 1 == micro_batches.size());
+    losses = losses.defined() ? losses + part : part;
   }
-  if (micro_batches.empty()) {  // no rows here: join the others' reductions, in their order
-    for (size_t u = num_units; u-- > 0;) each_part(u, [&](size_t part) { sharding.reduce(part); });
-  }
-  sharding.finish();
+  trained.finish_reductions();
 
-  StepResult result = global_result(losses, optimizer, comm);
-  if (!result.finite) {
-    optimizer.zero_grad();
-    return result;
+  enter(options.clock, Phase::kOptimizer);
+  StepResult result =
+      global_result(losses, optimizer.part_square_sums(), trained.shares_are_partial(), comm);
+  if (result.finite) {
+    optimizer.step(options.lr, gradient_scales(result, options));
+  } else {
+    trained.zero_gradients();
   }
-  const bool clips = options.clip > 0 && result.grad_norm > options.clip;
-  const double scale = clips ? options.clip / result.grad_norm : 1.0;
-  optimizer.step(options.lr, std::vector<double>(result.part_norms.size(), scale));
   return result;
 }
 

@@ -1,35 +1,52 @@
-// One optimizer step: the file to read first. No engine decides when things happen; the loop over
-// units is written out, forward and backward, and LibTorch's autograd works inside one unit at a
-// time.
+// One optimizer step: the file to read first. No engine decides when things happen: the loop over
+// units is written out, forward and backward; weights are leased where they are used, gradients go
+// to their sums as soon as a unit is through, and nothing stays alive that this loop does not hold.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
+#include "model/saved.h"
 #include "trainer/losses.h"
+#include "trainer/network.h"
 #include "trainer/optimizer.h"
-#include "trainer/sharding.h"
+#include "trainer/step_clock.h"
 
 namespace sala {
 
 struct StepOptions {
   double lr = 0;
-  double clip = 1.0;       // global gradient norm; 0 = off
-  bool recompute = false;  // run each unit's forward again in backward instead of keeping its graph
-  bool sparse = true;      // sparse layers select blocks in long documents
+  double clip = 1.0;            // norm of the gradient above which it is scaled down; 0 = off
+  bool clip_each_part = false;  // by each part's own norm, not by that of all (align)
+  StepClock* clock = nullptr;
 };
 
 struct StepResult {
-  LossValue loss;        // global means, equal on all ranks
-  double grad_norm = 0;  // of the whole gradient, before clipping
+  std::vector<double> losses;  // global means, equal on all ranks
+  double grad_norm = 0;        // of the whole gradient, before clipping
   std::vector<double> part_norms;
   bool finite = true;  // false: nothing was updated, on any rank
 };
 
-// `micro_batches` are this rank's share of the step; it may be empty: every rank joins every
-// collective.
-StepResult train_step(Model& model, Loss& loss, std::span<const Batch> micro_batches,
-                      Sharding& sharding, Optimizer& optimizer, Comm& comm,
-                      const StepOptions& options);
+// Forward and backward of one micro-batch. Adds weight gradients to the trained parameters, tells
+// them part by part when they are complete (Parameters::reduce), and returns this micro-batch's
+// share of the global losses: fp64 on the device. `last`: of the step.
+using Passes = std::function<at::Tensor(const Batch& batch, bool last)>;
+
+// `micro_batches`: this rank's; every rank has as many (batches.h).
+StepResult take_step(std::span<const Batch> micro_batches, const Passes& passes,
+                     Parameters& trained, Optimizer& optimizer, Comm& comm,
+                     const StepOptions& options);
+
+struct PassOptions {
+  Recompute recompute = Recompute::kNone;
+  bool sparse = true;  // sparse layers select blocks in long documents
+  StepClock* clock = nullptr;
+};
+
+// The passes of a whole model under a loss.
+at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool last,
+                        const PassOptions& options);
 
 }  // namespace sala

@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
 
-#include "trainer/world.h"
+#include "trainer/ranks/mpi_group.h"
 
 namespace sala {
 

@@ -1,4 +1,4 @@
-// The lightning mixer from LibTorch's own operators; formulas as in kernels/lightning/lightning.cpp.
+// The lightning mixer from LibTorch's own operators; formulas as in kernels/ops.h.
 #include "trainer/bench/composition.h"
 
 #include <cmath>

@@ -10,8 +10,8 @@
 #include <fmt/ostream.h>
 
 #include "trainer/checks/target_folder.h"
-#include "trainer/flops.h"
-#include "trainer/plan.h"
+#include "trainer/planning/flops.h"
+#include "trainer/planning/plan.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/recipe/amount_text.h"
 

@@ -1,4 +1,5 @@
-// What a run checks before its first step beside trainer/checks/preflight.h: that the data is whole.
+// What a run checks before its first step beside trainer/checks/preflight.h: that the data is
+// whole.
 #pragma once
 
 #include "trainer/run.h"

@@ -18,10 +18,14 @@ namespace sala {
 // evaluations are repeated, not resumed.
 struct Stopped {};
 
+// Tokens in a forward pass on a GPU, where rows are shorter.
+inline constexpr int64_t kEvaluationTokens = 16384;
+
 struct EvaluateOptions {
   std::vector<std::string> sources;  // held-out sources; empty = no losses
   int64_t tokens = 64 * 1024;        // per source, at most
   int64_t row_length = 2048;
+  int64_t context = 1;  // ranks that share each held-out row
   bool kl = true;                       // also the student's KL to the teacher
   bool sparse = true;                   // long documents go sparse in the hybrid
   std::vector<int64_t> needle_lengths;  // prompt lengths in tokens; empty = no needles
@@ -39,7 +43,7 @@ struct EvaluateOptions {
 // {length: hits / count}}. Rows and needles are shared out over the ranks; all ranks get the
 // result. Losses are means over tokens in nats; _se is the standard error over rows.
 nlohmann::json evaluate_model(Run& run, const EvaluateOptions& options, const std::string& label,
-                              const Model& model, bool is_teacher);
+                              Network& network, bool is_teacher);
 
 // Tells people the losses and rates, and metrics.jsonl everything; `place`: "stage", and "step"
 // where a stage is evaluated on its way.

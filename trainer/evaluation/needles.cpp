@@ -11,19 +11,21 @@ namespace sala {
 
 namespace {
 
-bool finds(const Model& model, const NeedlePrompt& prompt, bool sparse) {
+bool finds(const Model& model, Lender& weights, at::Device device, const NeedlePrompt& prompt,
+           bool sparse) {
   GenerateOptions options;
   options.max_new_tokens = static_cast<int64_t>(prompt.answer.size());
   options.sparse = sparse;
+  options.device = device;
   const std::vector<int64_t> ids(prompt.ids.begin(), prompt.ids.end());
-  const std::vector<int64_t> out = generate(model, ids, options);
+  const std::vector<int64_t> out = generate(model, weights, ids, options);
   return std::equal(out.begin(), out.end(), prompt.answer.begin(), prompt.answer.end());
 }
 
 }  // namespace
 
 void evaluate_needles(Run& run, const EvaluateOptions& options, const std::string& label,
-                      const Model& model, nlohmann::json& result) {
+                      Network& network, nlohmann::json& result) {
   std::unique_ptr<NeedleSet> needles;
   std::unique_ptr<Source> haystack;
   const auto seed = static_cast<uint64_t>(run.recipe.run.seed);
@@ -38,6 +40,8 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const std::strin
     haystack = std::make_unique<Source>(SourceSpec{options.needle_source, expand_globs(files), 1.0},
                                         run.tokenizer, *run.stores);
   });
+  // Ranks answer prompts of different lengths, so no lease can be shared among them.
+  const std::unique_ptr<Lender> held = network.parameters.held();
   const ItemClock clock;
   for (int64_t first = 0; first < num_cells * per_cell; first += run.world.size()) {
     if (run.world.any(stop_requested())) throw Stopped{};
@@ -53,7 +57,8 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const std::strin
       const int64_t length = lengths[cell / depths.size()];
       const double depth = depths[cell % depths.size()];
       const NeedlePrompt prompt = needles->prompt(*haystack, length, depth, index, seed);
-      if (finds(model, prompt, options.sparse)) hits[cell] += 1.0;
+      if (finds(network.model, *held, run.world.device(), prompt, options.sparse))
+        hits[cell] += 1.0;
     });
   }
   at::Tensor on_device = hits.to(run.world.device());

@@ -8,6 +8,6 @@ namespace sala {
 
 // Adds "needles" and "needle_rate" to `result`. Prompts are shared out over the ranks.
 void evaluate_needles(Run& run, const EvaluateOptions& options, const std::string& label,
-                      const Model& model, nlohmann::json& result);
+                      Network& network, nlohmann::json& result);
 
 }  // namespace sala

@@ -13,7 +13,7 @@
 #include "data/files/input_file.h"
 #include "data/files/safetensors.h"
 #include "model/families/families.h"
-#include "model/parts.h"
+#include "model/weights/parts.h"
 #include "trainer/folder/export_target.h"
 #include "trainer/folder/hashes.h"
 

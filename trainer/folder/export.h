@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "model/config.h"
-#include "model/layout.h"
+#include "model/weights/layout.h"
 
 namespace sala {
 

@@ -2,13 +2,14 @@
 #include "trainer/folder/export_student.h"
 
 #include <fmt/format.h>
+
 #include <filesystem>
 #include <random>
-#include <unordered_map>
 
 #include "data/files/atomic_file.h"
 #include "data/files/hash.h"
 #include "trainer/folder/export.h"
+#include "trainer/folder/master_tensors.h"
 #include "trainer/folder/model_card.h"
 #include "trainer/folder/reader.h"
 
@@ -16,38 +17,40 @@ namespace sala {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+std::vector<std::string> write_student(Run& run, const ModelConfig& config, MasterTensors& masters,
+                                       const std::string& folder, const std::string& maker,
+                                       int64_t max_shard_bytes) {
+  std::vector<Layout> layouts;
+  for (const LayoutPtr& layout : run.student->model.layouts()) layouts.push_back(*layout);
+  ExportOptions options;
+  options.folder = folder;
+  options.maker = maker;
+  options.source_folder = run.recipe.source;
+  if (config.is_hybrid() == run.source.is_hybrid()) {  // no swap has changed its format
+    options.source_config = read_config_json(run.recipe.source);
+  }
+  options.max_shard_bytes = max_shard_bytes;
+  options.model_card = model_card(run, config);
+  return export_model(
+      config, layouts, [&](const std::string& name) { return masters.tensor(name); }, options);
+}
+
+}  // namespace
+
 std::vector<std::string> export_student(Run& run, const std::string& folder,
                                         const std::string& maker, int64_t max_shard_bytes) {
   std::vector<std::string> lines;
+  if (!run.student) {
+    throw SharedError("nothing to export: this run has not converted or trained a model");
+  }
+  const bool writes = run.world.rank() == 0;
+  MasterTensors masters(run.student->parameters, writes);
   run.world.together("export to " + folder, [&] {
-    if (!run.student.model) {
-      throw std::runtime_error("nothing to export: this run has not converted or trained a model");
-    }
-    if (run.world.rank() != 0) return;
-    const Model& model = *run.student.model;
-    std::vector<Layout> layouts;
-    std::unordered_map<std::string, std::pair<size_t, const Entry*>> where;
-    for (const TrainedPart& part : run.student.parts) layouts.push_back(part.weights->layout());
-    for (size_t p = 0; p < layouts.size(); ++p) {
-      for (const Entry& entry : layouts[p].entries) where[entry.name] = {p, &entry};
-    }
-    auto tensor = [&](const std::string& name) {
-      const auto& [p, entry] = where.at(name);
-      return run.student.parts[p]
-          .master.narrow(0, entry->offset, entry->num_elements())
-          .view(entry->shape)
-          .cpu();
-    };
-    ExportOptions options;
-    options.folder = folder;
-    options.maker = maker;
-    options.source_folder = run.recipe.source;
-    if (model.config().is_hybrid() == run.source.is_hybrid()) {  // no swap has changed its format
-      options.source_config = read_config_json(run.recipe.source);
-    }
-    options.max_shard_bytes = max_shard_bytes;
-    options.model_card = model_card(run, model.config());
-    lines = export_model(model.config(), layouts, tensor, options);
+    if (!writes) return;
+    lines =
+        write_student(run, run.student->model.config(), masters, folder, maker, max_shard_bytes);
   });
   run.metrics.event({{"event", "export"}, {"folder", folder}, {"notes", lines}});
   return lines;

@@ -15,12 +15,13 @@
 #include "data/files/input_file.h"
 #include "model/convert.h"
 #include "model/families/families.h"
+#include "model/forward.h"
 #include "model/generate.h"
 #include "model/model.h"
-#include "model/parts.h"
+#include "model/weights/parts.h"
 #include "trainer/checkpoint/checkpoints.h"
-#include "trainer/flops.h"
 #include "trainer/folder/reader.h"
+#include "trainer/planning/flops.h"
 #include "trainer/ranks/device_info.h"
 
 namespace sala {
@@ -55,7 +56,8 @@ Rows read_ids(const std::string& path, int64_t vocab_size) {
   return rows;
 }
 
-void write_logits(const Model& model, const Rows& rows, const std::string& path, bool sparse) {
+void write_logits(const Model& model, HeldWeights& weights, const Rows& rows,
+                  const std::string& path, bool sparse) {
   const int64_t B = static_cast<int64_t>(rows.size());
   const int64_t T = static_cast<int64_t>(rows.front().size());
   for (const auto& row : rows) {
@@ -66,11 +68,11 @@ void write_logits(const Model& model, const Rows& rows, const std::string& path,
   }
   Hdf5File file = Hdf5File::create(path);
   file.create_dataset("logits", ElementType::kF32, {B, T, model.config().vocab_size});
-  const at::Device device = model.parts().front().flat.device();
+  const at::Device device = weights.parts().front().flat.device();
   for (int64_t b = 0; b < B; ++b) {
     const Batch batch = single_document(rows[b], 0, device);
-    const at::Tensor hidden = model.hidden(model.env(batch, sparse));
-    const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu().contiguous();
+    const at::Tensor x = hidden(model, weights, model.env(batch, sparse));
+    const at::Tensor logits = sala::logits(model, weights, x).to(at::kFloat).cpu().contiguous();
     file.write("logits", b, 1, logits.const_data_ptr<float>());
   }
   file.commit();
@@ -185,16 +187,18 @@ void inspect(const InspectOptions& o) {
     throw std::runtime_error("--device cuda: this machine has no GPU, or this build no CUDA");
   }
   const at::Device device = cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
-  Model model(config, cuda ? at::kBFloat16 : at::kFloat, device);
-  read_weights(o.folder, model.part_pointers());
-  if (!o.logits_file.empty()) write_logits(model, rows, o.logits_file, !o.dense);
+  const Model model(config);
+  HeldWeights weights(model.layouts(), cuda ? at::kBFloat16 : at::kFloat, device);
+  read_weights(o.folder, weights.parts());
+  if (!o.logits_file.empty()) write_logits(model, weights, rows, o.logits_file, !o.dense);
   if (o.generate > 0) {
     nlohmann::json generated = nlohmann::json::array();
     GenerateOptions options;
     options.max_new_tokens = o.generate;
     options.sparse = !o.dense;
+    options.device = device;
     options.stop_ids = config.eos_ids;
-    for (const auto& row : rows) generated.push_back(generate(model, row, options));
+    for (const auto& row : rows) generated.push_back(generate(model, weights, row, options));
     const std::string text = nlohmann::json{{"generated", generated}}.dump();
     fmt::print("{}\n", text);
     if (!o.out_file.empty()) write_file_atomically(o.out_file, text + "\n");

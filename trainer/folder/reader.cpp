@@ -7,7 +7,6 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <set>
 #include <stdexcept>
 #include <system_error>
@@ -203,43 +202,55 @@ void check_weights(const std::string& folder, const std::vector<Layout>& layouts
   match_tensors(folder, FolderTensors(folder), pointers, false);
 }
 
-void read_weights(const std::string& folder, const std::vector<Weights*>& parts) {
-  const FolderTensors stored(folder);
-  std::vector<const Layout*> layouts;
-  for (const Weights* part : parts) layouts.push_back(&part->layout());
-  const auto ours = match_tensors(folder, stored, layouts, true);
-  std::map<std::string, at::Tensor> views;
-  for (Weights* part : parts) {
-    for (size_t i = 0; i < part->views().size(); ++i) {
-      views[part->layout().entries[i].name] = part->views()[i];
+SourceWeights::SourceWeights(const std::string& folder, const std::vector<LayoutPtr>& layouts)
+    : folder_(folder), files_(folder) {
+  std::vector<const Layout*> pointers;
+  for (const LayoutPtr& layout : layouts) pointers.push_back(layout.get());
+  for (const auto& [stored, ours] : match_tensors(folder, files_, pointers, true)) {
+    stored_name_[ours] = stored;
+  }
+}
+
+void SourceWeights::verify(int share, int of) const {
+  int index = 0;
+  for (const SafetensorsReader& file : files_.files()) {
+    if (index++ % of != share) continue;
+    const StatedHash stated = stated_hash(folder_, fs::path(file.path()).filename().string());
+    if (stated.hex.empty()) continue;
+    FileHash hash(file.path());
+    for (const std::string& name : in_file_order(file)) hash.update(file.tensor(name));
+    hash.check(stated);
+  }
+}
+
+void SourceWeights::read(Weights& part) {
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < part.views().size(); ++i) {
+    const std::string& name = stored_name_.at(part.layout().entries[i].name);
+    const at::Tensor values = files_.tensor(name);
+    if (const int64_t count = count_non_finite(values); count > 0) {
+      non_finite_.push_back(name + " (" + std::to_string(count) + " of " +
+                            std::to_string(values.numel()) + ")");
     }
+    part.views()[i].copy_(values);
   }
-  at::NoGradGuard no_grad;
-  std::vector<std::string> non_finite;
-  for (const SafetensorsReader& file : stored.files()) {
-    const StatedHash stated = stated_hash(folder, fs::path(file.path()).filename().string());
-    std::optional<FileHash> hash;
-    if (!stated.hex.empty()) hash.emplace(file.path());
-    for (const std::string& name : in_file_order(file)) {
-      const auto at = ours.find(name);
-      if (at == ours.end() && !hash) continue;
-      const at::Tensor values = file.tensor(name);
-      if (hash) hash->update(values);
-      if (at == ours.end()) continue;
-      if (const int64_t count = count_non_finite(values); count > 0) {
-        non_finite.push_back(name + " (" + std::to_string(count) + " of " +
-                             std::to_string(values.numel()) + ")");
-      }
-      views.at(at->second).copy_(values);
-    }
-    if (hash) hash->check(stated);
-  }
-  if (!non_finite.empty()) {
-    throw std::runtime_error(folder + ": NaN or infinity among the values of " +
-                             list_text(non_finite) +
-                             ": the download is damaged or the model diverged before it was "
-                             "saved; fetch it again or take an earlier one");
-  }
+}
+
+void SourceWeights::check_finite() const {
+  if (non_finite_.empty()) return;
+  throw std::runtime_error(folder_ + ": NaN or infinity among the values of " +
+                           list_text(non_finite_) +
+                           ": the download is damaged or the model diverged before it was saved; "
+                           "fetch it again or take an earlier one");
+}
+
+void read_weights(const std::string& folder, std::vector<Weights>& parts) {
+  std::vector<LayoutPtr> layouts;
+  for (const Weights& part : parts) layouts.push_back(part.layout_pointer());
+  SourceWeights files(folder, layouts);
+  files.verify(0, 1);
+  for (Weights& part : parts) files.read(part);
+  files.check_finite();
 }
 
 }  // namespace sala

@@ -16,13 +16,13 @@ int64_t stage_of(const std::string& path) {
 
 // What files hold is compared by content (trainer/checks/input_identity.h), so they may be moved.
 bool is_free(const std::string& path) {
-  for (const char* free :
-       {"source", "run.folder", "run.device", "run.keep_checkpoints", "data.needles"}) {
+  for (const char* free : {"source", "run.folder", "run.device", "run.sharding",
+                           "run.keep_checkpoints", "data.needles"}) {
     if (path == free) return true;
   }
   if (path.starts_with("data.sources.") && path.ends_with(".files")) return true;
-  for (const char* free :
-       {".save_every", ".evaluate_every", ".micro_tokens", ".recompute", ".export.folder"}) {
+  for (const char* free : {".save_every", ".evaluate_every", ".micro_tokens", ".context",
+                           ".recompute", ".export.folder"}) {
     if (is_stage(path) && path.ends_with(free)) return true;
   }
   return false;

@@ -39,6 +39,10 @@ void RunOptions::describe(Fields& fields) {
                {0, kMostTokens});
   fields.choice("device", device, {"auto", "cpu", "cuda"}, Need::kOptional,
                 "auto: GPUs where there are any.");
+  fields.choice("sharding", sharding, {"none", "zero1", "zero3"}, Need::kOptional,
+                "What each rank holds of a model: none: all of it; zero1: its share of the masters "
+                "and the optimizer's state; zero3: its share of everything, whole units only while "
+                "they run.");
   fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
                "Newest checkpoints kept; the ones at stage boundaries are always kept.",
                {1, 1 << 20});

@@ -18,6 +18,7 @@ struct RunOptions {
   std::string folder;  // checkpoints, metrics.jsonl, report; created
   int64_t seed = 1;
   std::string device = "auto";   // auto | cpu | cuda
+  std::string sharding = "none";  // none | zero1 | zero3 (trainer/parameters.h)
   int64_t keep_checkpoints = 2;  // newest ones kept besides every stage boundary
   void describe(Fields& fields);
 };

@@ -175,6 +175,11 @@ int64_t TokenBudget::micro_rows() const {
   return std::clamp<int64_t>(micro / row_length, 1, rows_per_step());
 }
 
+int64_t TokenBudget::num_micro_batches(int64_t num_data_ranks) const {
+  const int64_t most_rows = (rows_per_step() + num_data_ranks - 1) / num_data_ranks;
+  return (most_rows + micro_rows() - 1) / micro_rows();
+}
+
 void TokenBudget::describe(Fields& fields) {
   fields.count("tokens", tokens, Need::kRequired,
                "Tokens of the whole stage, rounded up to whole steps.", {1, kMostTokens});
@@ -239,7 +244,31 @@ std::string no_such_source(const Recipe& recipe) {
                      known.empty() ? "none" : shown(known));
 }
 
+Recompute LoopOptions::recompute_level() const {
+  return recompute == "full"        ? Recompute::kFull
+         : recompute == "selective" ? Recompute::kSelective
+                                    : Recompute::kNone;
+}
+
+void check_context(const std::string& path, int64_t context, int64_t num_ranks, int64_t row_length,
+                   Problems& problems) {
+  if (!problems.knows(path + ".context")) return;
+  if (num_ranks % context != 0) {
+    problems.add(path + ".context",
+                 fmt::format("{} ranks cannot share sequences by {}: start a multiple of {} ranks, "
+                             "or use a divisor of {}",
+                             num_ranks, context, context, num_ranks));
+  } else if (problems.knows(path + ".row_length") && context > row_length) {
+    problems.add(path + ".context", fmt::format("{} ranks cannot share a row of {} tokens",
+                                                context, row_length));
+  }
+}
+
 void LoopOptions::describe(Fields& fields, Stage& stage) {
+  fields.count("context", context, Need::kOptional,
+               "Ranks that share each sequence, every one a contiguous part of it: for rows that "
+               "are too long for one device. A divisor of the number of ranks.",
+               {1, 1 << 16});
   fields.count("save_every", stage.save_every, Need::kOptional,
                "Steps between checkpoints inside the stage; 0 = only at its end.");
   fields.count("evaluate_every", stage.evaluate_every, Need::kOptional,
@@ -256,9 +285,10 @@ void LoopOptions::describe(Fields& fields, Stage& stage) {
 }
 
 void LoopOptions::describe_model(Fields& fields) {
-  fields.choice("recompute", recompute, {"none", "full"}, Need::kOptional,
-                "full: keep only each block's input and redo its forward in the backward, about a "
-                "third more compute for much less memory.");
+  fields.choice("recompute", recompute, {"none", "selective", "full"}, Need::kOptional,
+                "What a block's backward makes again instead of keeping it: selective: norms, "
+                "rotations and gates, nearly free; full: products too, about a third more compute; "
+                "softmax attention and its choice of blocks are never made again.");
   fields.choice("attention", attention, {"sparse", "dense"}, Need::kOptional,
                 "How the hybrid's sparse layers attend: sparse (documents of at least "
                 "model.sparse.dense_len tokens; shorter ones are dense) or always dense.");

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "model/saved.h"
 #include "trainer/recipe/fields.h"
 
 namespace sala {
@@ -74,6 +75,8 @@ struct TokenBudget {
   int64_t rows_per_step() const { return batch_tokens / row_length; }
   int64_t num_steps() const { return tokens / batch_tokens + (tokens % batch_tokens != 0); }
   int64_t micro_rows() const;  // rows a rank runs at once, at most rows_per_step()
+  // Of every rank in a step: as many as the rank with most rows needs.
+  int64_t num_micro_batches(int64_t num_data_ranks) const;
 
   void describe(Fields& fields);
   // False when the arithmetic above cannot be used (something is unread or no multiple).
@@ -85,14 +88,21 @@ void check_sources(const std::string& key, const std::map<std::string, double>& 
                    const Recipe& recipe, Problems& problems);
 std::string no_such_source(const Recipe& recipe);  // the message
 
+// Whether `num_ranks` can share rows by `context`, the stage's key of that name.
+void check_context(const std::string& path, int64_t context, int64_t num_ranks, int64_t row_length,
+                   Problems& problems);
+
 struct LoopOptions {
-  std::string recompute = "none";     // none | full: redo each block's forward in the backward
+  int64_t context = 1;                // ranks that share each sequence
+  std::string recompute = "none";     // none | selective | full (model/saved.h)
   std::string attention = "sparse";   // sparse | dense: of the hybrid's sparse layers
   std::string on_nonfinite = "skip";  // skip | stop: a step whose loss or gradient is not finite
   int64_t max_skips = 10;             // skipped steps in a row that stop the run
   std::string on_divergence = "stop";  // stop | warn: the loss left where it began, see LossWatch
 
-  // save_every and evaluate_every (members of Stage), on_nonfinite, max_skips, on_divergence.
+  Recompute recompute_level() const;
+  // context, save_every and evaluate_every (members of Stage), on_nonfinite, max_skips,
+  // on_divergence.
   void describe(Fields& fields, Stage& stage);
   // recompute and attention: stages that train the whole model.
   void describe_model(Fields& fields);

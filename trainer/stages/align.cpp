@@ -1,19 +1,23 @@
 // HALO stage 1 (arXiv:2601.22156): for every layer at once, a lightning mixer learns to give the
 // teacher's mixer output from the teacher's own mixer input. One teacher pass; each layer's mixer
-// runs forward and backward as soon as its input exists and frees its graph, so memory does not
-// grow with depth.
+// runs forward and backward as soon as its input exists, so memory does not grow with depth.
 //
 // Loss per layer: mean squared error over the variance of the teacher's output (measured once, on
 // the first batch). Every mixer has a clip and a loss curve of its own.
 #include <fmt/format.h>
-#include <torch/csrc/autograd/autograd.h>
 
+#include <numeric>
+
+#include "kernels/check.h"
 #include "model/convert.h"
+#include "model/forward.h"
+#include "model/kept_tensors.h"
 #include "model/mixers/mixers.h"
-#include "model/parts.h"
-#include "trainer/flops.h"
-#include "trainer/plan.h"
+#include "model/weights/parts.h"
+#include "trainer/planning/flops.h"
+#include "trainer/planning/plan.h"
 #include "trainer/stages/training_loop.h"
+#include "trainer/step.h"
 
 namespace sala {
 
@@ -40,6 +44,12 @@ class AlignStage : public Stage {
     }
   }
 
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+    if (!inputs.context) return;
+    check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
+                  problems);
+  }
+
   bool needs_full_source() const override { return true; }
 
   StagePlan plan(const PlanContext& context) const override {
@@ -47,16 +57,21 @@ class AlignStage : public Stage {
     StagePlan plan;
     plan.steps = budget_.num_steps();
     plan.tokens = plan.steps * budget_.batch_tokens;
-    const double mixers =
-        static_cast<double>(c.num_layers) * mixer_parameters(c, Mixer::kLightning);
-    plan.weights_bytes = compute_bytes(context) * (num_parameters(context.source) + mixers);
-    plan.gradient_bytes = 4 * mixers;
-    plan.optimizer_bytes = (context.cuda ? 12 : 8) * mixers;
-    plan.activation_bytes = static_cast<double>(budget_.micro_rows() * budget_.row_length) * 2 *
-                            block_activation_bytes(c, compute_bytes(context));
-    plan.flops = plan.tokens * per_token_flops(context.source, c);
-    plan.checkpoint_bytes = 12 * mixers;
-    plan.batch_bytes = batch_bytes(context, budget_);
+    const auto tokens = budget_.micro_rows() * budget_.row_length / loop_options_.context;
+    const PassShape shape{tokens, compute_bytes(context), false};
+    const PlannedParameters teacher = plan_parameters(context, context.source, false);
+    const PlannedParameters mixers = plan_aligned(context);
+    plan.weights_bytes = teacher.weights + mixers.weights;
+    plan.gradient_bytes = mixers.gradients;
+    plan.optimizer_bytes = mixers.optimizer;
+    plan.activation_bytes =
+        static_cast<double>(forward_moment_bytes(context.source, context.source.mixers[0], shape) +
+                            kept_bytes(c, Mixer::kLightning, shape, Recompute::kNone) +
+                            backward_moment_bytes(c, Mixer::kLightning, shape));
+    plan.flops = plan.tokens * per_token_flops(context.source, c, budget_.row_length);
+    plan.checkpoint_bytes =
+        12.0 * static_cast<double>(c.num_layers) * mixer_parameters(c, Mixer::kLightning);
+    plan.batch_bytes = batch_bytes(context, budget_, loop_options_.context);
     return plan;
   }
 
@@ -64,64 +79,47 @@ class AlignStage : public Stage {
     run_ = &run;
     run.teacher();  // reading it is collective: ranks without rows must join
     config_ = hybrid_config(run.source, {}, run.recipe.model.sparse, false);
-    fresh_ = run.aligned.empty();
+    mixer_model_ = std::make_unique<Model>(config_);
+    fresh_ = !run.aligned;
     run.aligned_is_final = false;
-    for (int64_t l = 0; l < config_.num_layers; ++l) {
-      const Layout layout = mixer_layout(config_, l, Mixer::kLightning);
-      if (fresh_) {
-        run.aligned.push_back(std::make_unique<Weights>(layout, at::kFloat, run.world.device()));
-      }
-      Weights& master = *run.aligned[l];
-      if (run.world.compute_dtype() == at::kFloat) {
-        parts_.push_back({&master, master.flat});
-      } else {
-        compute_.push_back(
-            std::make_unique<Weights>(layout, run.world.compute_dtype(), run.world.device()));
-        parts_.push_back({compute_.back().get(), master.flat});
-        refresh(parts_.back());
-      }
-    }
-    optimizer_ = std::make_unique<Optimizer>(parts_, optimizer_options_);
+    if (fresh_) run.make_aligned(config_);
+    optimizer_ = std::make_unique<Optimizer>(*run.aligned, optimizer_options_);
     loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer_options_, loop_options_,
-                                           per_token_flops(run.source, config_));
+                                           [source = run.source, hybrid = config_](int64_t length) {
+                                             return per_token_flops(source, hybrid, length);
+                                           });
+    run.aligned->set_clock(&loop_->clock());
+    run.teacher().parameters.set_clock(&loop_->clock());
   }
 
   bool advance(Run& run) override {
     if (loop_->done()) return false;
     TrainingLoop::Input input = loop_->next();
     if (variance_.empty()) start_mixers(run, input.micro_batches);
-    at::Tensor errors = at::zeros({config_.num_layers}, options(at::kDouble));
-    for (const Batch& batch : input.micro_batches) align_batch(run.teacher(), batch, errors);
-    reduce(run, errors);
-
-    const std::vector<double> losses = to_vector(errors);
-    const std::vector<double> norms = optimizer_->part_norms();
-    double mean = 0;
-    bool finite = true;
-    std::vector<double> scale;
-    for (size_t l = 0; l < losses.size(); ++l) {
-      mean += losses[l] / static_cast<double>(losses.size());
-      finite = finite && std::isfinite(losses[l]) && std::isfinite(norms[l]);
-      const double clip = optimizer_options_.clip;
-      scale.push_back(clip > 0 && norms[l] > clip ? clip / norms[l] : 1.0);
-    }
-    if (finite) {
-      optimizer_->step(input.lr, scale);
-    } else {
-      optimizer_->zero_grad();
-    }
-    loop_->finish(mean, finite,
-                  {{"lr", input.lr}, {"layer_losses", losses}, {"layer_grad_norms", norms}});
+    const StepResult result =
+        take_step(input.micro_batches,
+                  [&](const Batch& batch, bool last) { return align_passes(run, batch, last); },
+                  *run.aligned, *optimizer_, loop_->comm(),
+                  {.lr = input.lr,
+                   .clip = optimizer_options_.clip,
+                   .clip_each_part = true,
+                   .clock = &loop_->clock()});
+    const double sum = std::accumulate(result.losses.begin(), result.losses.end(), 0.0);
+    loop_->finish(sum / static_cast<double>(config_.num_layers), result.finite,
+                  {{"lr", input.lr},
+                   {"layer_losses", result.losses},
+                   {"layer_grad_norms", result.part_norms}});
     return true;
   }
 
   void end(Run& run) override {
     run.aligned_is_final = true;
+    run.aligned->set_clock(nullptr);
+    run.teacher().parameters.set_clock(nullptr);
     loop_.reset();
     optimizer_->release();
     optimizer_.reset();
-    parts_.clear();
-    compute_.clear();
+    mixer_model_.reset();
     variance_.clear();
   }
 
@@ -142,8 +140,8 @@ class AlignStage : public Stage {
   int64_t num_steps() const override { return budget_.num_steps(); }
 
  private:
-  double per_token_flops(const ModelConfig& source, const ModelConfig& hybrid) const {
-    const int64_t length = budget_.row_length;
+  static double per_token_flops(const ModelConfig& source, const ModelConfig& hybrid,
+                                int64_t length) {
     return forward_flops(source, length, false) - head_flops(source) +
            3.0 * hybrid.num_layers * mixer_flops(hybrid, Mixer::kLightning, length, false);
   }
@@ -158,8 +156,8 @@ class AlignStage : public Stage {
   }
 
   // All blocks of the teacher; the final norm and the head are not needed.
-  static void run_teacher(const Model& teacher, const Env& env) {
-    teacher.run_units(0, teacher.units().size() - 1, {}, env);
+  static void run_teacher(Network& teacher, const Env& env) {
+    run_units(teacher.model, teacher.parameters, 0, teacher.model.units().size(), {}, env);
   }
 
   // Statistics of the teacher on the first batch: what the output norms start from and what errors
@@ -176,67 +174,67 @@ class AlignStage : public Stage {
       sums[l][0] += y.sum(0, false, at::kDouble);
       sums[l][1] += y.square().sum(0, false, at::kDouble);
     };
+    Network& teacher = run.teacher();
     for (const Batch& batch : batches) {
-      Env env = run.teacher().env(batch, false);
-      env.tap = &tap;
-      run_teacher(run.teacher(), env);
-      count += static_cast<double>(batch.num_tokens());
+      Env env = teacher.model.env(batch, false);
+      // An idle batch (batches.h) is run for its collectives alone.
+      if (!batch.idle) env.tap = &tap;
+      run_teacher(teacher, env);
+      if (!batch.idle) count += static_cast<double>(batch.num_tokens());
     }
     for (at::Tensor* t : {&attention_squares, &sums, &count}) run.world.comm().all_reduce_sum(*t);
     const at::Tensor mean = sums.select(1, 0) / count;
     const at::Tensor variance = (sums.select(1, 1) / count - mean.square()).mean(1);
     variance_ = to_vector(variance);
     for (int64_t l = 0; l < L; ++l) {
-      const at::Tensor rms = (attention_squares[l] / count).sqrt();
-      if (fresh_) {  // a second align stage goes on with the mixers of the first
-        start_lightning_mixer(config_, run.teacher().mixer(l), rms, *run.aligned[l]);
-        refresh(parts_[l]);
-      }
       TORCH_CHECK(variance_[l] > 0, "the teacher's mixer of layer ", l, " gives a constant output");
     }
+    if (!fresh_) return;  // a second align stage goes on with the mixers of the first
+    const at::Tensor rms = (attention_squares / count).sqrt().cpu();  // (L, NH * HS)
+    // From the source's own values, not from the compute type's.
+    run.read_source(
+        teacher.model.layouts(), at::kFloat,
+        [L](size_t p) { return Model::layer_of_mixer(p, L).has_value(); },
+        [&](size_t p, Weights& source) {
+          const int64_t l = *Model::layer_of_mixer(p, L);
+          Weights mixer(run.aligned->layout(static_cast<size_t>(l)), at::kFloat, at::kCPU);
+          start_lightning_mixer(config_, source, rms[l], mixer);
+          run.aligned->set_whole(static_cast<size_t>(l), mixer.flat);
+        });
   }
 
-  void align_batch(Model& teacher, const Batch& batch, at::Tensor& errors) {
-    Env env = teacher.env(batch, false);
-    Env mixer_env = env;
-    mixer_env.lightning_rope = rope_table(config_.lightning_rope_config, config_.head_size,
-                                          config_.max_position, batch.position, batch.docs.longest);
+  // The teacher forward; each layer's mixer forward and backward as soon as its input exists.
+  at::Tensor align_passes(Run& run, const Batch& batch, bool last) {
+    Network& teacher = run.teacher();
+    Parameters& mixers = *run.aligned;
+    loop_->clock().enter(Phase::kForward);
+    at::Tensor errors = at::zeros({config_.num_layers}, options(at::kDouble));
+    Env env = teacher.model.env(batch, false);
+    const Env mixer_env = mixer_model_->env(batch, false);
     const double num_values =
         static_cast<double>(budget_.rows_per_step() * budget_.row_length * config_.width);
     const MixerTap tap = [&](int64_t l, const at::Tensor& input, const at::Tensor&,
-                             const at::Tensor& output) {
-      at::AutoGradMode with_graph(true);
-      Weights& weights = *parts_[l].weights;
-      const MixerCall call{config_, weights, mixer_env, l, nullptr};
-      const at::Tensor difference =
-          lightning_mixer(call, input.detach()).to(at::kFloat) - output.detach().to(at::kFloat);
-      const at::Tensor loss = difference.square().sum() / (num_values * variance_[l]);
-      const auto inputs = trainable(weights);
-      const auto grads =
-          inputs.empty() ? torch::autograd::variable_list{} : torch::autograd::grad({loss}, inputs);
-      size_t g = 0;
-      for (size_t i = 0; i < weights.views().size(); ++i) {
-        if (weights.views()[i].requires_grad()) weights.accumulate_grad(i, grads[g++]);
-      }
-      errors[l] += loss.detach().to(at::kDouble);
+                             const at::Tensor& target) {
+      const auto part = static_cast<size_t>(l);
+      loop_->clock().enter(Phase::kBackward);  // the mixer's forward too: align's own work
+      const Lease weights = mixers.lease(part);
+      const size_t next = part + 1;
+      if (l + 1 < config_.num_layers) mixers.hint({&next, 1});
+      Saved saved;
+      MixerCall call{config_, weights[0], mixer_env, l, &saved};
+      call.wants_dx = false;
+      const at::Tensor y = mixer_forward(Mixer::kLightning, call, input);
+      const at::Tensor difference = y.to(accumulate_type(y)) - target.to(accumulate_type(y));
+      const double scale = batch.idle ? 0.0 : 1.0 / (num_values * variance_[l]);
+      errors[l] += difference.square().sum(at::kDouble) * scale;
+      const at::Tensor dy = (difference * (2.0 * scale)).to(y.scalar_type());
+      mixer_backward(Mixer::kLightning, call, dy, mixers.gradient(part));
+      mixers.reduce(part, last);
+      loop_->clock().enter(Phase::kForward);
     };
     env.tap = &tap;
     run_teacher(teacher, env);
-  }
-
-  static torch::autograd::variable_list trainable(const Weights& weights) {
-    torch::autograd::variable_list list;
-    for (const at::Tensor& view : weights.views()) {
-      if (view.requires_grad()) list.push_back(view);
-    }
-    return list;
-  }
-
-  void reduce(Run& run, at::Tensor& errors) {
-    for (const TrainedPart& part : parts_) {
-      if (part.weights->grad.defined()) run.world.comm().all_reduce_sum(part.weights->grad);
-    }
-    run.world.comm().all_reduce_sum(errors);
+    return errors;
   }
 
   TokenBudget budget_;
@@ -244,11 +242,10 @@ class AlignStage : public Stage {
   LoopOptions loop_options_;
 
   Run* run_ = nullptr;
-  bool fresh_ = true;                              // no aligned mixers came from before
-  ModelConfig config_;                             // every layer lightning
-  std::vector<std::unique_ptr<Weights>> compute_;  // bf16 copies on CUDA; empty on CPU
-  std::vector<TrainedPart> parts_;
-  std::vector<double> variance_;  // of the teacher's mixer output, per layer
+  bool fresh_ = true;                   // no aligned mixers came from before
+  ModelConfig config_;                  // every layer lightning
+  std::unique_ptr<Model> mixer_model_;  // of config_: rotary tables
+  std::vector<double> variance_;        // of the teacher's mixer output, per layer
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainingLoop> loop_;
 };

@@ -7,7 +7,7 @@
 #include "data/eval_rows.h"
 #include "data/needles.h"
 #include "trainer/evaluation/evaluate.h"
-#include "trainer/plan.h"
+#include "trainer/planning/plan.h"
 #include "trainer/recipe/field_values.h"
 #include "trainer/recipe/stage_options.h"
 
@@ -19,6 +19,9 @@ void EvaluateOptions::describe(Fields& fields) {
                {2, kMostBatchTokens});
   fields.count("row_length", row_length, Need::kOptional,
                "Tokens per held-out row: one window of one document.", {2, kMostRowTokens});
+  fields.count("context", context, Need::kOptional,
+               "Ranks that share each held-out row; a divisor of the number of ranks.",
+               {1, 1 << 16});
   fields.flag("kl", kl, Need::kOptional, "Also the KL to the teacher.");
   fields.flag("sparse", sparse, Need::kOptional,
               "Documents of dense_len tokens and more use block-sparse attention.");
@@ -78,10 +81,14 @@ class EvaluateStage : public Stage {
     StagePlan plan = plan_forward(context, tokens, options.row_length, true);
     plan.steps = 1;
     plan.batch_bytes = 16.0 * static_cast<double>(options.tokens);
+    plan.activation_bytes = evaluation_moment_bytes(context, options);
     return plan;
   }
   void check_inputs(const StageInputs& inputs, Problems& problems) const override {
     check_sources_have_targets(inputs, problems);
+    if (inputs.context) {
+      check_context(path, options.context, inputs.context->num_ranks, options.row_length, problems);
+    }
     if (options.needle_lengths.empty()) return;
     if (inputs.needles != nullptr) check_needle_lengths(*inputs.needles, problems);
     const auto haystack = inputs.sources.find(options.needle_source);

@@ -2,10 +2,10 @@
 #include <fmt/format.h>
 
 #include "trainer/checks/target_folder.h"
-#include "trainer/flops.h"
 #include "trainer/folder/export_student.h"
 #include "trainer/folder/export_target.h"
-#include "trainer/plan.h"
+#include "trainer/planning/flops.h"
+#include "trainer/planning/plan.h"
 #include "trainer/recipe/field_values.h"
 #include "trainer/recipe/recipe.h"
 

@@ -3,8 +3,8 @@
 
 #include <fmt/format.h>
 
-#include "trainer/flops.h"
-#include "trainer/plan.h"
+#include "trainer/planning/flops.h"
+#include "trainer/planning/plan.h"
 #include "trainer/recipe/amount_text.h"
 
 namespace sala {
@@ -22,6 +22,10 @@ void ModelTraining::check(const Recipe& recipe, const std::string& path, Problem
 }
 
 void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) const {
+  if (inputs.context) {
+    check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
+                  problems);
+  }
   for (const auto& [source, weight] : budget_.data) {
     const auto found = inputs.sources.find(source);
     if (found == inputs.sources.end() || found->second.has_target()) continue;
@@ -32,37 +36,46 @@ void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) 
 }
 
 StagePlan ModelTraining::plan(const PlanContext& context) const {
-  const bool sparse = loop_options_.attention == "sparse";
-  const bool recompute = loop_options_.recompute == "full";
-  StagePlan plan = plan_model_training(context, budget_, needs_teacher(), sparse, recompute);
+  TrainingPlan training;
+  training.teacher = needs_teacher();
+  training.sparse = loop_options_.attention == "sparse";
+  training.recompute = loop_options_.recompute_level();
+  training.context = loop_options_.context;
+  training.evaluates = evaluate_every > 0;
+  StagePlan plan = plan_model_training(context, budget_, training);
   plan.advice = lr_advice(context.hybrid);
   return plan;
 }
 
 void ModelTraining::begin(Run& run) {
-  if (!run.student.model) {  // continual training of the source itself
-    run.make_student(run.source);
-    run.world.together("reading " + run.recipe.source, [&] {
-      Model& teacher = run.teacher();
-      for (size_t p = 0; p < run.student.parts.size(); ++p) {
-        run.student.parts[p].master.copy_(teacher.parts()[p].flat);
-        refresh(run.student.parts[p]);
-      }
-    });
-  }
+  if (!run.student) start_from_source(run);
   if (!needs_teacher()) run.drop_teacher();
   loss_ = make_loss(run);
+  const ModelConfig config = run.student->model.config();
   OptimizerOptions optimizer = optimizer_options_;
-  optimizer.schedule.lr = peak_lr(run.student.model->config());
-  if (const std::string advice = lr_advice(run.student.model->config()); !advice.empty()) {
-    run.metrics.note(advice);
-  }
-  optimizer_ = std::make_unique<Optimizer>(run.student.parts, optimizer);
-  sharding_ = std::make_unique<Replicated>(run.student.model->part_pointers(), run.world.comm());
+  optimizer.schedule.lr = peak_lr(config);
+  if (const std::string advice = lr_advice(config); !advice.empty()) run.metrics.note(advice);
+  optimizer_ = std::make_unique<Optimizer>(run.student->parameters, optimizer);
   const bool sparse = loop_options_.attention == "sparse";
-  double flops = 3 * forward_flops(run.student.model->config(), budget_.row_length, sparse);
-  if (needs_teacher()) flops += forward_flops(run.source, budget_.row_length, false);
-  loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer, loop_options_, flops);
+  const ModelConfig teacher = run.source;
+  const bool distils = needs_teacher();
+  auto flops_per_token = [=](int64_t length) {
+    const double teaching = distils ? forward_flops(teacher, length, false) : 0;
+    return 3 * forward_flops(config, length, sparse) + teaching;
+  };
+  loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer, loop_options_,
+                                         flops_per_token);
+  run.student->parameters.set_clock(&loop_->clock());
+  if (needs_teacher()) run.teacher().parameters.set_clock(&loop_->clock());
+}
+
+// Continual training of the source itself, whose own values the masters take.
+void ModelTraining::start_from_source(Run& run) {
+  run.make_student(run.source);
+  Parameters& parameters = run.student->parameters;
+  run.read_source(
+      run.student->model.layouts(), at::kFloat, [](size_t) { return true; },
+      [&](size_t p, Weights& part) { parameters.set_whole(p, part.flat); });
 }
 
 double ModelTraining::peak_lr(const ModelConfig& config) const {
@@ -89,30 +102,34 @@ bool ModelTraining::advance(Run& run) {
     loop_->pass_over(input);
     return true;
   }
-  StepOptions options;
-  options.lr = input.lr;
-  options.clip = optimizer_options_.clip;
-  options.recompute = loop_options_.recompute == "full";
-  options.sparse = loop_options_.attention == "sparse";
-  Model& model = *run.student.model;
-  const StepResult result = train_step(model, *loss_, input.micro_batches, *sharding_, *optimizer_,
-                                       run.world.comm(), options);
+  Network& student = *run.student;
+  const PassOptions passes{loop_options_.recompute_level(), loop_options_.attention == "sparse",
+                           &loop_->clock()};
+  const StepResult result =
+      take_step(input.micro_batches,
+                [&](const Batch& batch, bool last) {
+                  return model_passes(student, *loss_, batch, last, passes);
+                },
+                student.parameters, *optimizer_, loop_->comm(),
+                {.lr = input.lr, .clip = optimizer_options_.clip, .clock = &loop_->clock()});
   nlohmann::json units = nlohmann::json::object();
-  for (size_t p = 0; p < model.parts().size(); ++p) {
-    if (optimizer_->trains(p)) units[model.parts()[p].layout().name] = result.part_norms[p];
+  for (size_t p = 0; p < student.parameters.num_parts(); ++p) {
+    if (optimizer_->trains(p)) units[student.parameters.layout(p)->name] = result.part_norms[p];
   }
-  loop_->finish(result.loss.loss, result.finite,
-                {{"kl", result.loss.kl},
-                 {"ce", result.loss.ce},
+  loop_->finish(result.losses[kLoss], result.finite,
+                {{"kl", result.losses[kKl]},
+                 {"ce", result.losses[kCe]},
                  {"lr", input.lr},
+                 {"loss_by_source", loop_->by_source(result.losses)},
                  {"grad_norm", result.grad_norm},
                  {"grad_norms", units}});
   return true;
 }
 
-void ModelTraining::end(Run&) {
+void ModelTraining::end(Run& run) {
+  run.student->parameters.set_clock(nullptr);
+  if (needs_teacher()) run.teacher().parameters.set_clock(nullptr);
   loop_.reset();
-  sharding_.reset();
   optimizer_->release();
   optimizer_.reset();
   loss_.reset();

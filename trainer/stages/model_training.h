@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "trainer/losses.h"
-#include "trainer/sharding.h"
 #include "trainer/stage.h"
 #include "trainer/stages/training_loop.h"
 #include "trainer/step.h"
@@ -35,13 +34,13 @@ class ModelTraining : public Stage {
   LoopOptions loop_options_;
 
  private:
+  static void start_from_source(Run& run);
   double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
   // One line when the rate came from the model's size or is far above it; empty otherwise.
   std::string lr_advice(const ModelConfig& config) const;
 
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<Optimizer> optimizer_;
-  std::unique_ptr<Sharding> sharding_;
   std::unique_ptr<TrainingLoop> loop_;
 };
 

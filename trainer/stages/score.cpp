@@ -20,10 +20,11 @@
 #include "kernels/ops.h"
 #include "model/block.h"
 #include "model/convert.h"
-#include "model/parts.h"
-#include "trainer/flops.h"
+#include "model/forward.h"
+#include "model/weights/parts.h"
 #include "trainer/journal/own_files.h"
-#include "trainer/plan.h"
+#include "trainer/planning/flops.h"
+#include "trainer/planning/plan.h"
 #include "trainer/recipe/stage_options.h"
 #include "trainer/run.h"
 #include "trainer/stages/score_items.h"
@@ -101,7 +102,8 @@ class ScoreStage : public Stage {
     StagePlan plan = plan_forward(context, documents_ * row_length_, row_length_, false);
     plan.steps = documents_ * c.num_layers;
     plan.batch_bytes = 16.0 * static_cast<double>(documents_ * row_length_);
-    plan.weights_bytes += 4.0 * c.num_layers * mixer_parameters(context.hybrid, Mixer::kLightning);
+    const PlannedParameters mixers = plan_aligned(context);
+    plan.weights_bytes += mixers.weights + mixers.optimizer / 3;
     plan.activation_bytes +=
         static_cast<double>(compute_bytes(context)) * row_length_ * c.width * (c.num_layers + 1);
     const double head = head_flops(c) * row_length_ * documents_ * c.num_layers;
@@ -110,7 +112,11 @@ class ScoreStage : public Stage {
   }
 
   void begin(Run& run) override {
-    if (method_ == "kl") run.teacher();  // reading it is collective; not every rank has an item
+    if (method_ == "kl") {
+      run.teacher();  // reading it is collective; not every rank has an item
+      mixer_model_ =
+          std::make_unique<Model>(hybrid_config(run.source, {}, run.recipe.model.sparse, false));
+    }
     num_layers_ = run.source.num_layers;
     num_ranks_ = run.world.size();
     num_documents_ = documents_;
@@ -130,11 +136,14 @@ class ScoreStage : public Stage {
     if (next_ >= num_steps()) return false;
     const int64_t document = next_ / num_layers_ * num_ranks_ + run.world.rank();
     const int64_t layer = next_ % num_layers_;
-    run.world.together("scoring", [&] {
-      if (document < num_documents_ && !finished_.count({document, layer})) {
-        log_->append(score(run, document, layer), key_);
-      }
-    });
+    const bool mine = document < num_documents_ && !finished_.count({document, layer});
+    // Leases are collective: where one rank has something to do, all pass through the same units.
+    if (run.world.any(mine)) {
+      run.world.together("scoring", [&] {
+        const ScoreItem item = score(run, std::min(document, num_documents_ - 1), layer);
+        if (mine) log_->append(item, key_);
+      });
+    }
     ++next_;
     run.metrics.progress({.stage = name,
                           .unit = "scores",
@@ -153,6 +162,10 @@ class ScoreStage : public Stage {
     rows_.clear();
     inputs_.clear();
     finished_.clear();
+    mixer_model_.reset();
+    final_.reset();
+    batch_ = {};
+    document_ = -1;
   }
 
   // Items are their own record: there is nothing to keep in a checkpoint.
@@ -167,19 +180,19 @@ class ScoreStage : public Stage {
  private:
   void open(Run& run) {
     run.world.together("score stage", [&] {
-      if (run.aligned.empty()) {
+      if (!run.aligned) {
         throw std::runtime_error(fmt::format(
             "stage {}: method: kl swaps in aligned mixers; put an align stage before it", name));
       }
       read_rows(run);
+    });
+    const std::string mixers = mixers_hash(run);  // a collective: not where one rank may throw
+    run.world.together("score stage", [&] {
       // Items belong to this recipe, these rows and these mixers.
-      const nlohmann::json identity = {{"stage", name},
-                                       {"rows", row_length_},
-                                       {"documents", num_documents_},
-                                       {"span", recall_span_},
-                                       {"seed", run.recipe.run.seed},
-                                       {"tokens", rows_hash()},
-                                       {"mixers", mixers_hash(run)}};
+      const nlohmann::json identity = {
+          {"stage", name},        {"rows", row_length_},         {"documents", num_documents_},
+          {"span", recall_span_}, {"seed", run.recipe.run.seed}, {"tokens", rows_hash()},
+          {"mixers", mixers}};
       key_ = xxh3_64_hex(identity.dump().data(), identity.dump().size());
       log_ = std::make_unique<ScoreLog>(run.folder + "/scores", run.world.rank());
     });
@@ -197,10 +210,10 @@ class ScoreStage : public Stage {
     return stream.hex();
   }
 
-  static std::string mixers_hash(const Run& run) {
+  static std::string mixers_hash(Run& run) {
     Xxh3Stream stream(Xxh3Width::k64);
-    for (const auto& mixer : run.aligned) {
-      const at::Tensor cpu = mixer->flat.cpu();
+    for (size_t l = 0; l < run.aligned->num_parts(); ++l) {
+      const at::Tensor cpu = run.aligned->whole(l).cpu();
       stream.update(cpu.const_data_ptr<float>(), cpu.numel() * sizeof(float));
     }
     return stream.hex();
@@ -244,23 +257,25 @@ class ScoreStage : public Stage {
 
   ScoreItem score(Run& run, int64_t document, int64_t layer) {
     at::NoGradGuard no_grad;
-    Model& teacher = run.teacher();
+    Network& teacher = run.teacher();
+    const Model& model = teacher.model;
     if (document != document_) cache_document(run, document);
-    const ModelConfig hybrid = hybrid_config(run.source, {}, run.recipe.model.sparse, false);
-    Env env = teacher.env(batch_, false);
-    Env mixer_env = env;
-    mixer_env.lightning_rope =
-        rope_table(hybrid.lightning_rope_config, hybrid.head_size, hybrid.max_position,
-                   batch_.position, batch_.docs.longest);
-    Weights mixer(mixer_layout(hybrid, layer, Mixer::kLightning), run.world.compute_dtype(),
-                  run.world.device());
-    mixer.flat.copy_(run.aligned[layer]->flat);
-    at::Tensor x = block_forward(hybrid, layer, Mixer::kLightning, teacher.block(layer), mixer,
-                                 inputs_[layer], mixer_env, nullptr);
-    x = teacher.run_units(layer + 2, teacher.units().size(), x, env);
+    const Env env = model.env(batch_, false), mixer_env = mixer_model_->env(batch_, false);
+    at::Tensor x;
+    {
+      const Lease block = teacher.parameters.lease(Model::block_part(layer));
+      const Lease mixer = run.aligned->lease(static_cast<size_t>(layer));
+      x = block_forward({mixer_model_->config(), layer, Mixer::kLightning, block[0], mixer[0],
+                         mixer_env, nullptr},
+                        inputs_[layer]);
+    }
+    x = run_units(model, teacher.parameters, layer + 2, model.units().size(), x, env);
+    const Lease head = teacher.parameters.lease(model.head_parts());
+    x = model.final_norm().forward(head, x, env, nullptr);
+    const at::Tensor& w = model.head_weight(head);
     const double scale = run.source.logit_scale;
     const VocabLoss loss =
-        linear_kl(x, teacher.head_weight(), scale, final_, teacher.head_weight(), scale, {},
+        linear_kl(x, w, scale, final_, w, scale, {},
                   at::ones({row_length_}, x.options().dtype(at::kFloat)), DistillConfig{});
     // Position t predicts token t + 1: the first token of the repeated span cannot be recalled.
     const int64_t plain = row_length_ - recall_span_;
@@ -270,16 +285,18 @@ class ScoreStage : public Stage {
   }
 
   void cache_document(Run& run, int64_t document) {
-    Model& teacher = run.teacher();
+    Network& teacher = run.teacher();
+    const Model& model = teacher.model;
     batch_ = single_document(recall_ids(run, document), 0, run.world.device());
-    const Env env = teacher.env(batch_, false);
+    const Env env = model.env(batch_, false);
     inputs_.clear();
     at::Tensor x;
-    for (size_t u = 0; u < teacher.units().size(); ++u) {
-      if (u > 0) inputs_.push_back(x);  // input of block u - 1, and of the final norm
-      x = teacher.run_units(u, u + 1, x, env);
+    for (size_t u = 0; u < model.units().size(); ++u) {
+      if (u > 0) inputs_.push_back(x);  // input of block u - 1
+      x = run_units(model, teacher.parameters, u, u + 1, x, env);
     }
-    final_ = x;
+    const Lease head = teacher.parameters.lease(model.head_parts());
+    final_ = model.final_norm().forward(head, x, env, nullptr);
     document_ = document;
   }
 
@@ -358,10 +375,10 @@ class ScoreStage : public Stage {
     run.metrics.event(event);
     for (const auto& l : run.scores.at("layers")) {
       if (!l.contains("plain")) continue;
-      run.metrics.note(fmt::format(
-          "layer {:3}  score {:7.3f} ± {:.3f}  KL {:.5f}, recall {:.5f}",
-          l.at("layer").get<int64_t>(), l.at("score").get<double>(), l.at("se").get<double>(),
-          l.at("plain").get<double>(), l.at("recall").get<double>()));
+      run.metrics.note(fmt::format("layer {:3}  score {:7.3f} ± {:.3f}  KL {:.5f}, recall {:.5f}",
+                                   l.at("layer").get<int64_t>(), l.at("score").get<double>(),
+                                   l.at("se").get<double>(), l.at("plain").get<double>(),
+                                   l.at("recall").get<double>()));
     }
   }
 
@@ -387,9 +404,10 @@ class ScoreStage : public Stage {
   std::optional<ItemClock> clock_;
   std::set<std::pair<int64_t, int64_t>> finished_;
   std::vector<Row> rows_;
-  int64_t document_ = -1;  // the one whose block inputs are cached
+  std::unique_ptr<Model> mixer_model_;  // every layer lightning: its configuration and tables
+  int64_t document_ = -1;               // the one whose block inputs are cached
   Batch batch_;
-  std::vector<at::Tensor> inputs_;  // L + 1
+  std::vector<at::Tensor> inputs_;  // L
   at::Tensor final_;
 };
 

@@ -5,12 +5,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "model/convert.h"
 #include "trainer/evaluation/evaluate.h"
-#include "trainer/flops.h"
-#include "trainer/plan.h"
+#include "trainer/planning/flops.h"
+#include "trainer/planning/plan.h"
 #include "trainer/run.h"
 
 namespace sala {
@@ -100,7 +101,7 @@ class SwapStage : public Stage {
     return true;
   }
 
-  void end(Run& run) override { run.aligned.clear(); }
+  void end(Run& run) override { run.aligned.reset(); }
   void save(StateWriter& out) const override { out.json("swap", {{"done", done_}}); }
   void load(StateReader& in) override { done_ = in.json("swap").at("done").get<bool>(); }
   int64_t step() const override { return done_ ? 1 : 0; }
@@ -165,36 +166,45 @@ class SwapStage : public Stage {
     return layers;
   }
 
+  // A part at a time, from the source's own values: the masters never saw the compute type.
   void build(Run& run, const std::vector<int64_t>& kept) const {
-    if (run.aligned.empty()) {
+    if (!run.aligned) {
       throw std::runtime_error(
           fmt::format("stage {}: no aligned mixers; put an align stage before it", name));
     }
-    Model& teacher = run.teacher();
     run.make_student(hybrid_config(run.source, kept, run.recipe.model.sparse,
                                    run.recipe.model.qk_norm == "keep"));
-    Model& hybrid = *run.student.model;
+    const ModelConfig& c = run.student->model.config();
+    Parameters& student = run.student->parameters;
+    const auto from_aligned = [&](size_t p) {
+      const std::optional<int64_t> layer = Model::layer_of_mixer(p, c.num_layers);
+      return layer && c.mixers[*layer] == Mixer::kLightning;
+    };
+    std::vector<const char*> origins(student.num_parts(), "source");
+    run.read_source(
+        Model(run.source).layouts(), at::kFloat, [&](size_t p) { return !from_aligned(p); },
+        [&](size_t p, Weights& source) {
+          Weights part(student.layout(p), at::kFloat, at::kCPU);
+          if (Model::layer_of_mixer(p, c.num_layers)) {
+            start_sparse_mixer(c, source, part);
+            origins[p] = "source, RoPE dropped; o_gate 0, o_proj doubled";
+          } else {
+            copy_weights(source, part);
+          }
+          student.set_whole(p, part.flat);
+        });
+    for (int64_t l = 0; l < c.num_layers; ++l) {  // whole() is a collective
+      const size_t p = Model::mixer_part(l), mixer = static_cast<size_t>(l);
+      if (!from_aligned(p)) continue;
+      Weights part(student.layout(p), at::kFloat, at::kCPU);
+      copy_weights(Weights(run.aligned->layout(mixer), run.aligned->whole(mixer).cpu()), part);
+      student.set_whole(p, part.flat);
+      origins[p] = "aligned lightning mixer";
+    }
     nlohmann::json origin = nlohmann::json::array();
-    for (size_t p = 0; p < hybrid.parts().size(); ++p) {
-      TrainedPart& part = run.student.parts[p];
-      const Layout& layout = part.weights->layout();
-      Weights fp32(layout, at::kFloat, run.world.device());
-      const bool mixer = p > 0 && p + 1 < hybrid.parts().size() && p % 2 == 0;
-      const int64_t layer = static_cast<int64_t>(p) / 2 - 1;
-      const char* from = "source";
-      if (!mixer) {
-        copy_weights(teacher.parts()[p], fp32);
-      } else if (hybrid.config().mixers[layer] == Mixer::kSparse) {
-        start_sparse_mixer(hybrid.config(), teacher.parts()[p], fp32);
-        from = "source, RoPE dropped; o_gate 0, o_proj doubled";
-      } else {
-        copy_weights(*run.aligned[layer], fp32);
-        from = "aligned lightning mixer";
-      }
-      part.master.copy_(fp32.flat);
-      refresh(part);
-      for (const Entry& entry : layout.entries) {
-        origin.push_back({{"tensor", entry.name}, {"from", from}});
+    for (size_t p = 0; p < student.num_parts(); ++p) {
+      for (const Entry& entry : student.layout(p)->entries) {
+        origin.push_back({{"tensor", entry.name}, {"from", origins[p]}});
       }
     }
     run.metrics.event({{"event", "origin"}, {"stage", name}, {"tensors", origin}});

@@ -3,7 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "trainer/batches.h"
+#include "trainer/losses.h"
 #include "trainer/ranks/device_info.h"
 
 namespace sala {
@@ -19,14 +22,20 @@ std::vector<SourceSpec> source_specs(const Recipe& recipe,
 
 TrainingLoop::TrainingLoop(Run& run, const Stage& stage, const TokenBudget& budget,
                            const OptimizerOptions& optimizer, const LoopOptions& options,
-                           double flops_per_token)
+                           FlopsPerToken flops_per_token)
     : run_(run),
       stage_(stage),
       budget_(budget),
       optimizer_(optimizer),
       options_(options),
-      flops_per_token_(flops_per_token),
-      num_steps_(budget.num_steps()) {}
+      flops_per_token_(std::move(flops_per_token)),
+      num_steps_(budget.num_steps()),
+      clock_(run.world.device()),
+      comm_(std::make_unique<WaitingComm>(run.world.comm(), &clock_)) {
+  if (Comm* sequence = run.world.sequence_comm(static_cast<int>(options.context))) {
+    sequence_ = std::make_unique<WaitingComm>(*sequence, &clock_);
+  }
+}
 
 void TrainingLoop::open_loader() {
   LoaderConfig config;
@@ -37,14 +46,15 @@ void TrainingLoop::open_loader() {
   config.stage = stage_.name;
   config.tokenizer = run_.tokenizer;
   config.catalog = run_.stores;
-  config.rank = run_.world.rank();
-  config.num_ranks = run_.world.size();
+  config.rank = run_.world.rank() / static_cast<int>(options_.context);
+  config.num_ranks = num_data_ranks();
   loader_ =
       std::make_unique<Loader>(source_specs(run_.recipe, budget_.data), config, run_.data_state);
 }
 
 TrainingLoop::Input TrainingLoop::next() {
   started_ = std::chrono::steady_clock::now();
+  clock_.enter(Phase::kData);
   StepRows rows;
   run_.world.together("reading training data", [&] {
     if (!loader_) open_loader();
@@ -53,11 +63,41 @@ TrainingLoop::Input TrainingLoop::next() {
   state_after_ = std::move(rows.state_after);
   Input input;
   input.num_target_tokens = rows.num_target_tokens;
+  step_flops_ = flops_of(rows.plans);
   input.lr = optimizer_.schedule.at(step_, num_steps_);
-  input.micro_batches =
-      make_micro_batches(rows.rows, budget_.micro_rows(),
-                         static_cast<double>(rows.num_target_tokens), run_.world.device());
+  input.micro_batches = make_micro_batches(
+      rows.rows, budget_.micro_rows(), budget_.num_micro_batches(num_data_ranks()),
+      {static_cast<double>(rows.num_target_tokens),
+       budget_.data.size() > 1 ? static_cast<int64_t>(budget_.data.size()) : 0},
+      run_.world.device(), sequence_.get());
   return input;
+}
+
+double TrainingLoop::flops_of(const std::vector<RowPlan>& plans) {
+  double flops = 0;
+  for (const RowPlan& plan : plans) {
+    for (const Piece& piece : plan) {
+      const auto [known, is_new] = known_flops_.try_emplace(piece.count, 0.0);
+      if (is_new) known->second = flops_per_token_(piece.count);
+      flops += known->second * static_cast<double>(piece.count);
+    }
+  }
+  return flops;
+}
+
+nlohmann::json TrainingLoop::by_source(const std::vector<double>& losses) const {
+  nlohmann::json named = nlohmann::json::object();
+  size_t at = kBySource;
+  for (const auto& [source, _] : budget_.data) {
+    if (at + 1 >= losses.size()) break;
+    if (losses[at + 1] > 0) named[source] = losses[at] / losses[at + 1];
+    at += 2;
+  }
+  return named;
+}
+
+int TrainingLoop::num_data_ranks() const {
+  return run_.world.size() / static_cast<int>(options_.context);
 }
 
 void TrainingLoop::count_step() {
@@ -67,6 +107,7 @@ void TrainingLoop::count_step() {
 }
 
 void TrainingLoop::pass_over(const Input& input) {
+  clock_.read();
   count_step();
   run_.metrics.event({{"event", "step_without_targets"},
                       {"stage", stage_.name},
@@ -81,7 +122,7 @@ void TrainingLoop::pass_over(const Input& input) {
 }
 
 void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
-  synchronize(run_.world.device());
+  const PhaseSeconds spent = clock_.read();
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started_;
   count_step();
 
@@ -91,7 +132,7 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
       steps_here_ <= 2 ? took.count() : 0.9 * seconds_per_step_ + 0.1 * took.count();
   const double tokens_per_second = static_cast<double>(budget_.batch_tokens) / took.count();
   const double peak = device_peak_flops(run_.world.device()) * run_.world.size();
-  const double mfu = peak > 0 ? flops_per_token_ * tokens_per_second / peak : -1;
+  const double mfu = peak > 0 ? step_flops_ / took.count() / peak : -1;
   const double memory = peak_memory_bytes(run_.world.device());
   line.update({{"event", "step"},
                {"stage", stage_.name},
@@ -102,6 +143,14 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
                {"tokens_per_second", tokens_per_second},
                {"seconds", took.count()},
                {"memory_bytes", memory}});
+  const double computing =
+      spent[static_cast<size_t>(Phase::kForward)] + spent[static_cast<size_t>(Phase::kBackward)];
+  // How much less this rank had to compute than the one that had most.
+  line["skew_seconds"] = run_.world.max(computing) - computing;
+  for (size_t phase = 0; phase < spent.size(); ++phase) {
+    line["spent"][kPhaseNames[phase]] = spent[phase];
+    if (steps_here_ > 1) spent_[phase] += spent[phase];  // the first one warms up
+  }
   if (mfu >= 0) line["mfu"] = mfu;
   run_.metrics.event(line);
   Progress progress{.stage = stage_.name, .step = step_, .num_steps = num_steps_, .loss = loss};
@@ -109,8 +158,7 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
   if (line.contains("grad_norm")) progress.grad_norm = line.at("grad_norm").get<double>();
   progress.tokens_per_second = tokens_per_second;
   // Of the mean step: the time left of the run would jump with every slow one.
-  progress.flops_per_second =
-      flops_per_token_ * static_cast<double>(budget_.batch_tokens) / seconds_per_step_;
+  progress.flops_per_second = step_flops_ / seconds_per_step_;
   progress.mfu = mfu;
   progress.memory_bytes = memory;
   progress.seconds_left = seconds_per_step_ * static_cast<double>(num_steps_ - step_);
@@ -118,6 +166,7 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
 
   check_finite(finite);
   if (finite) check_divergence(loss, *progress.lr);
+  if (done()) tell_spent();
   if (done()) judge();
 }
 
@@ -174,6 +223,17 @@ void TrainingLoop::judge() {
                       {"tokens", run_.tokens_seen},
                       {"text", verdict}});
   run_.metrics.note("warning: " + verdict);
+}
+
+void TrainingLoop::tell_spent() const {
+  const double all = std::accumulate(spent_.begin(), spent_.end(), 0.0);
+  if (all == 0) return;
+  std::string text;
+  for (size_t phase = 0; phase < spent_.size(); ++phase) {
+    text += fmt::format("{}{} {:.1f} %", phase > 0 ? ", " : "", kPhaseNames[phase],
+                        100 * spent_[phase] / all);
+  }
+  run_.metrics.note(fmt::format("stage {} spent its steps on: {}", stage_.name, text));
 }
 
 void TrainingLoop::save(StateWriter& out) const {

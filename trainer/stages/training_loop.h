@@ -3,6 +3,8 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,6 +15,7 @@
 #include "trainer/recipe/stage_options.h"
 #include "trainer/run.h"
 #include "trainer/stages/loss_watch.h"
+#include "trainer/step_clock.h"
 
 namespace sala {
 
@@ -20,22 +23,31 @@ namespace sala {
 std::vector<SourceSpec> source_specs(const Recipe& recipe,
                                      const std::map<std::string, double>& data);
 
+// Of a document of `length` tokens, with what backward takes.
+using FlopsPerToken = std::function<double(int64_t length)>;
+
 class TrainingLoop {
  public:
   TrainingLoop(Run& run, const Stage& stage, const TokenBudget& budget,
                const OptimizerOptions& optimizer, const LoopOptions& options,
-               double flops_per_token);
+               FlopsPerToken flops_per_token);
 
   bool done() const { return step_ >= num_steps_; }
   int64_t step() const { return step_; }
   int64_t num_steps() const { return num_steps_; }
 
   struct Input {
-    std::vector<Batch> micro_batches;  // this rank's; may be empty
+    std::vector<Batch> micro_batches;  // this rank's, as many as every other's
     double lr = 0;
     int64_t num_target_tokens = 0;  // of all ranks
   };
   Input next();
+  // What a step counts its time with, and the communicator for its sums.
+  StepClock& clock() { return clock_; }
+  Comm& comm() { return *comm_; }
+
+  // A loss's sums by source (losses.h) under their names; empty with one source.
+  nlohmann::json by_source(const std::vector<double>& losses) const;
 
   // Ends the step: counts it, keeps the data cursor, writes metrics, and after the last one judges
   // the stage. `line` holds the stage's own numbers. A step that is not finite was skipped by the
@@ -52,18 +64,26 @@ class TrainingLoop {
 
  private:
   void open_loader();
+  int num_data_ranks() const;  // the ranks of a split sequence count as one
   void count_step();
   void check_finite(bool finite);
   void check_divergence(double loss, double lr);
   void judge();
+  void tell_spent() const;
+  double flops_of(const std::vector<RowPlan>& plans);
 
   Run& run_;
   const Stage& stage_;
   TokenBudget budget_;
   OptimizerOptions optimizer_;
   LoopOptions options_;
-  double flops_per_token_ = 0;
+  FlopsPerToken flops_per_token_;
+  std::map<int64_t, double> known_flops_;  // by length
+  double step_flops_ = 0;
   int64_t step_ = 0, num_steps_ = 0, skips_in_a_row_ = 0;
+  StepClock clock_;
+  std::unique_ptr<Comm> comm_, sequence_;  // the world's, counting what is waited for
+  PhaseSeconds spent_{};                   // since this process began or resumed the stage
   LossWatch watch_;
   std::unique_ptr<Loader> loader_;
   nlohmann::json state_after_;

@@ -1,9 +1,9 @@
 // Counting matrix products; flops.h states the convention.
-#include "trainer/flops.h"
+#include "trainer/planning/flops.h"
 
 #include <algorithm>
 
-#include "model/parts.h"
+#include "model/weights/parts.h"
 
 namespace sala {
 
