@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "tests/mpi/test_world.h"
+#include "trainer/batches.h"
 
 namespace sala {
 
@@ -38,59 +39,75 @@ Batch batch_of(int64_t T) {
   return batch;
 }
 
-// One step in which rank `rank_with_rows` has the only row, with a target weight of `weight`.
-StepResult step(Model& model, World& world, int rank_with_rows, float weight) {
-  std::vector<TrainedPart> parts;
-  for (Weights& part : model.parts()) parts.push_back(make_trained(part));
-  OptimizerOptions options;
-  options.schedule.lr = 1e-2;
-  Optimizer optimizer(parts, options);
-  Replicated sharding(model.part_pointers(), world.comm());
-  NextTokenLoss loss;
-  std::vector<Batch> batches;
-  if (world.rank() == rank_with_rows) {
-    batches.push_back(batch_of(12));
-    batches.back().loss_weight[5] = weight;
+class StepOnRanks : public testing::TestWithParam<Sharding> {
+ protected:
+  StepOnRanks() {
+    for (size_t p = 0; p < parameters().num_parts(); ++p) {
+      const at::Tensor n = at::arange(parameters().layout(p)->num_elements, at::kFloat);
+      parameters().set_whole(p, at::sin(n) * 0.3);
+    }
   }
-  StepOptions step_options;
-  step_options.lr = 1e-2;
-  return train_step(model, loss, batches, sharding, optimizer, world.comm(), step_options);
-}
+  Parameters& parameters() { return network_.parameters; }
+  std::vector<at::Tensor> weights() {
+    std::vector<at::Tensor> all;
+    for (size_t p = 0; p < parameters().num_parts(); ++p) {
+      all.push_back(parameters().whole(p).clone());
+    }
+    return all;
+  }
 
-void fill(Model& model) {
-  for (Weights& part : model.parts()) {
-    part.flat.copy_(at::sin(at::arange(part.flat.numel(), at::kFloat)) * 0.3);
+  // One step in which rank `rank_with_rows` has the only row, with a target weight of `weight`.
+  StepResult step(int rank_with_rows, float weight) {
+    OptimizerOptions options;
+    options.schedule.lr = 1e-2;
+    Optimizer optimizer(parameters(), options);
+    NextTokenLoss loss;
+    Batch batch = idle_batch({.global_weight = 12}, at::kCPU);
+    if (world_.rank() == rank_with_rows) {
+      batch = batch_of(12);
+      batch.loss_weight[5] = weight;
+    }
+    return take_step(
+        {&batch, 1},
+        [&](const Batch& b, bool last) { return model_passes(network_, loss, b, last, {}); },
+        parameters(), optimizer, world_.comm(), {.lr = 1e-2});
   }
-}
+
+  World& world_ = test_world();
+  Network network_{tiny(),
+                   {at::kFloat, at::kCPU, GetParam(), true, {}},
+                   {&world_.gather_comm(), &world_.reduce_comm()}};
+};
 
 }  // namespace
 
-TEST(StepOnRanks, ALossThatIsNotFiniteOnOneRankChangesNothingOnAny) {
-  World& world = test_world();
-  Model model(tiny(), at::kFloat, at::kCPU);
-  fill(model);
-  std::vector<at::Tensor> before;
-  for (Weights& part : model.parts()) before.push_back(part.flat.clone());
-  const StepResult result =
-      step(model, world, world.size() - 1, std::numeric_limits<float>::quiet_NaN());
+TEST_P(StepOnRanks, ALossThatIsNotFiniteOnOneRankChangesNothingOnAny) {
+  const auto before = weights();
+  const StepResult result = step(world_.size() - 1, std::numeric_limits<float>::quiet_NaN());
   EXPECT_FALSE(result.finite);
+  const auto after = weights();
   for (size_t p = 0; p < before.size(); ++p) {
-    EXPECT_TRUE(at::equal(model.parts()[p].flat, before[p])) << "part " << p;
+    EXPECT_TRUE(at::equal(after[p], before[p])) << "part " << p;
   }
 }
 
-TEST(StepOnRanks, RanksWithoutRowsEndWithTheSameWeights) {
-  World& world = test_world();
-  Model model(tiny(), at::kFloat, at::kCPU);
-  fill(model);
-  const StepResult result = step(model, world, 0, 1.0F);
+TEST_P(StepOnRanks, RanksWithoutRowsEndWithTheSameWeights) {
+  const StepResult result = step(0, 1.0F);
   EXPECT_TRUE(result.finite);
   EXPECT_GT(result.grad_norm, 0);
-  for (Weights& part : model.parts()) {
-    at::Tensor first = part.flat.clone();
-    world.comm().broadcast(first, 0);
-    EXPECT_TRUE(at::equal(first, part.flat));
+  for (const at::Tensor& part : weights()) {
+    at::Tensor first = part.clone();
+    world_.comm().broadcast(first, 0);
+    EXPECT_TRUE(at::equal(first, part));
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, StepOnRanks,
+                         testing::Values(Sharding::kNone, Sharding::kZero1, Sharding::kZero3),
+                         [](const auto& test) {
+                           return test.param == Sharding::kNone    ? "none"
+                                  : test.param == Sharding::kZero1 ? "zero1"
+                                                                   : "zero3";
+                         });
 
 }  // namespace sala

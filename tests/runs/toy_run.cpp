@@ -19,7 +19,7 @@
 #include "data/files/hash.h"
 #include "data/files/hdf5_file.h"
 #include "data/files/safetensors.h"
-#include "model/parts.h"
+#include "model/weights/parts.h"
 
 namespace sala::test {
 
@@ -197,7 +197,8 @@ std::vector<nlohmann::json> ToyRun::events(const std::string& name,
   for (std::string line; std::getline(file, line);) {
     auto j = nlohmann::json::parse(line, nullptr, false);
     if (j.is_discarded() || j.value("event", "") != event) continue;
-    for (const char* key : {"time", "seconds", "tokens_per_second", "memory_bytes", "mfu"}) {
+    for (const char* key : {"time", "seconds", "tokens_per_second", "memory_bytes", "mfu", "spent",
+                            "skew_seconds"}) {
       j.erase(key);
     }
     found.push_back(j);

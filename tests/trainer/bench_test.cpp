@@ -11,9 +11,9 @@
 #include <nlohmann/json.hpp>
 
 #include "data/files/atomic_file.h"
-#include "model/autograd.h"
 #include "model/rope.h"
 #include "tests/kernels/tolerance.h"
+#include "tests/model/differentiable_ops.h"
 #include "tests/trainer/checkpoint_state.h"
 #include "trainer/bench/bench.h"
 #include "trainer/bench/composition.h"

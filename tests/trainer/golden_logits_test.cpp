@@ -7,7 +7,7 @@
 
 #include "data/files/atomic_file.h"
 #include "data/files/hdf5_file.h"
-#include "model/generate.h"
+#include "model/forward.h"
 #include "model/model.h"
 #include "trainer/folder/reader.h"
 
@@ -30,10 +30,21 @@ std::vector<std::string> golden_folders() {
   return folders;
 }
 
-std::unique_ptr<Model> load(const std::string& folder) {
-  auto model = std::make_unique<Model>(read_model_config(folder), at::kFloat, at::kCPU);
-  read_weights(folder, model->part_pointers());
-  return model;
+struct Loaded {
+  explicit Loaded(const std::string& folder)
+      : model(read_model_config(folder)), weights(model.layouts(), at::kFloat, at::kCPU) {
+    read_weights(folder, weights.parts());
+  }
+  at::Tensor features(const Batch& batch, bool sparse, DecodeState* state = nullptr) {
+    return hidden(model, weights, model.env(batch, sparse, state));
+  }
+
+  Model model;
+  HeldWeights weights;
+};
+
+at::Tensor logits_of(Loaded& loaded, const Batch& batch) {
+  return logits(loaded.model, loaded.weights, loaded.features(batch, true));
 }
 
 std::vector<std::vector<int64_t>> read_rows(const std::string& folder) {
@@ -47,7 +58,7 @@ class GoldenFolder : public testing::TestWithParam<std::string> {};
 
 TEST_P(GoldenFolder, LogitsAgreeTo1e4) {
   const std::string folder = kGolden + "/" + GetParam();
-  const auto model = load(folder);
+  Loaded loaded(folder);
   const auto rows = read_rows(folder);
   const Hdf5File file = Hdf5File::open(folder + "/logits.h5");
   const auto shape = file.shape("logits");
@@ -55,28 +66,28 @@ TEST_P(GoldenFolder, LogitsAgreeTo1e4) {
     at::Tensor expected = at::empty({shape[1], shape[2]});
     file.read("logits", static_cast<int64_t>(b), 1, expected.data_ptr<float>());
     const Batch batch = single_document(rows[b], 0, at::kCPU);
-    const at::Tensor logits = model->logits(model->hidden(model->env(batch, true)));
+    const at::Tensor logits = logits_of(loaded, batch);
     EXPECT_LE((logits - expected).abs().max().item<double>(), 1e-4) << "row " << b;
   }
 }
 
 TEST_P(GoldenFolder, DecodingWithKeptStateGivesTheLogitsOfOnePass) {
   const std::string folder = kGolden + "/" + GetParam();
-  const auto model = load(folder);
+  Loaded loaded(folder);
   std::vector<int64_t> row = read_rows(folder)[0];
   row.resize(std::min<size_t>(row.size(), 60));
   const Batch whole = single_document(row, 0, at::kCPU);
-  const at::Tensor expected = model->hidden(model->env(whole, false));
+  const at::Tensor expected = loaded.features(whole, false);
   DecodeState state;
   const std::vector<int64_t> prompt(row.begin(), row.begin() + 7);
   const Batch first = single_document(prompt, 0, at::kCPU);
-  model->hidden(model->env(first, false, &state));
+  loaded.features(first, false, &state);
   for (size_t t = prompt.size(); t < row.size(); ++t) {
     const Batch one = single_document({row[t]}, static_cast<int64_t>(t), at::kCPU);
-    const at::Tensor hidden = model->hidden(model->env(one, false, &state));
-    const double error = (hidden[0] - expected[static_cast<int64_t>(t)]).abs().max().item<double>();
+    const at::Tensor x = loaded.features(one, false, &state);
+    const double error = (x[0] - expected[static_cast<int64_t>(t)]).abs().max().item<double>();
     // longrope chooses its factors by the tokens seen so far, so early positions differ by design.
-    if (model->config().rope.kind != RopeConfig::Kind::kLongrope) {
+    if (loaded.model.config().rope.kind != RopeConfig::Kind::kLongrope) {
       EXPECT_LE(error, 1e-4) << t;
     }
   }
@@ -92,22 +103,23 @@ INSTANTIATE_TEST_SUITE_P(All, GoldenFolder, testing::ValuesIn(golden_folders()),
 TEST(GoldenHybrid, BlockListsAreEqual) {
   for (const char* name : {"group1_bias", "group2", "group3", "odd_length"}) {
     const std::string folder = kGolden + "/hybrid/" + name;
-    const auto model = load(folder);
+    Loaded loaded(folder);
     const Batch batch = single_document(read_rows(folder)[0], 0, at::kCPU);
-    const Env env = model->env(batch, true);
+    const Env env = loaded.model.env(batch, true);
     const Hdf5File file = Hdf5File::open(folder + "/logits.h5");
     at::Tensor x;
-    for (size_t u = 0; u < model->units().size(); ++u) {
+    for (size_t u = 0; u < loaded.model.units().size(); ++u) {
       at::NoGradGuard no_grad;
       Saved saved;
-      x = model->units()[u]->forward(model->unit_weights(u), x, env, &saved);
+      const Unit& unit = *loaded.model.units()[u];
+      x = unit.forward(loaded.weights.lease(unit.parts), x, env, &saved);
       const std::string dataset = "blocks/" + std::to_string(static_cast<int64_t>(u) - 1);
       if (u == 0 || !file.exists(dataset)) continue;
-      ASSERT_EQ(saved.keep.size(), 1u);
       const auto shape = file.shape(dataset);
       at::Tensor expected = at::empty({shape[0], shape[1], shape[2]}, at::kInt);
       file.read("blocks/" + std::to_string(u - 1), 0, shape[0], expected.data_ptr<int32_t>());
-      EXPECT_TRUE(at::equal(saved.keep[0].to(at::kInt), expected)) << name << " layer " << u - 1;
+      EXPECT_TRUE(at::equal(saved.get("blocks").to(at::kInt), expected))
+          << name << " layer " << u - 1;
     }
   }
 }

@@ -68,7 +68,7 @@ TEST_F(HfFolder, MissingUnexpectedMisshapenAndUnreadableComeInOneError) {
     }
     return at::Tensor();
   });
-  const std::string error = error_of([&] { read_weights(path("bad"), model.pointers()); });
+  const std::string error = error_of([&] { read_weights(path("bad"), model.parts); });
   for (const char* part : {"missing tensors: model.norm.weight;",
                            "unexpected tensors: model.layers.2.mlp.up_proj.weight;",
                            "model.layers.1.mlp.up_proj.weight expected [96, 64], got [64, 96];",

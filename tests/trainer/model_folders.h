@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "data/files/atomic_file.h"
-#include "model/parts.h"
+#include "model/weights/parts.h"
 #include "trainer/folder/reader.h"
 
 namespace sala::test {
@@ -23,11 +23,6 @@ struct Loaded {
   std::vector<Layout> layouts;
   std::vector<Weights> parts;
 
-  std::vector<Weights*> pointers() {
-    std::vector<Weights*> list;
-    for (Weights& part : parts) list.push_back(&part);
-    return list;
-  }
   at::Tensor tensor(const std::string& name) const {
     for (const Weights& part : parts) {
       if (part.layout().find(name)) return part[name];
@@ -44,7 +39,7 @@ inline Loaded allocate(const ModelConfig& config, at::ScalarType dtype) {
 
 inline Loaded load(const std::string& folder, at::ScalarType dtype = at::kFloat) {
   Loaded loaded = allocate(read_model_config(folder), dtype);
-  read_weights(folder, loaded.pointers());
+  read_weights(folder, loaded.parts);
   return loaded;
 }
 

@@ -7,8 +7,8 @@
 #include <random>
 
 #include "data/files/atomic_file.h"
+#include "model/forward.h"
 #include "model/generate.h"
-#include "model/model.h"
 #include "tests/trainer/model_folders.h"
 
 namespace sala::test {
@@ -64,10 +64,11 @@ class Mutator {
 void use(const std::string& folder) {
   const ModelConfig config = read_model_config(folder);
   check_weights(folder, model_layouts(config));
-  Model model(config, at::kFloat, at::kCPU);
-  read_weights(folder, model.part_pointers());
+  const Model model(config);
+  HeldWeights weights(model.layouts(), at::kFloat, at::kCPU);
+  read_weights(folder, weights.parts());
   const Batch batch = single_document({1, 2, 3, 4, 5, 6, 7}, 0, at::kCPU);
-  model.logits(model.hidden(model.env(batch, false)));
+  logits(model, weights, hidden(model, weights, model.env(batch, false)));
 }
 
 TEST_F(MutatedFolders, AreReadOrRefusedInOneLine) {

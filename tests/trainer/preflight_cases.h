@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/files/hash.h"
-#include "model/parts.h"
+#include "model/weights/parts.h"
 #include "tests/data/test_store.h"
 #include "tests/trainer/recipe_cases.h"
 #include "trainer/checks/check_command.h"

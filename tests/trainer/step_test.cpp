@@ -1,12 +1,11 @@
-// The training step against one autograd graph over the whole model, and against itself in other
-// shapes.
+// The training step against slopes of the loss, and against itself in other shapes.
 #include "trainer/step.h"
 
 #include <gtest/gtest.h>
-#include <torch/csrc/autograd/autograd.h>
 
-#include "model/convert.h"
-#include "model/parts.h"
+#include "model/forward.h"
+#include "model/weights/parts.h"
+#include "trainer/batches.h"
 
 namespace sala {
 
@@ -35,17 +34,35 @@ ModelConfig tiny(bool tied) {
   return c;
 }
 
-std::unique_ptr<Model> random_model(const ModelConfig& config, uint64_t seed) {
-  auto model = std::make_unique<Model>(config, at::kFloat, at::kCPU);
-  at::Generator generator = at::detail::createCPUGenerator(seed);
-  for (Weights& part : model->parts()) {
+// Two ranks' worth of communicators where there is one rank: none does anything.
+struct Alone {
+  std::unique_ptr<Comm> comm = make_single_comm();
+  ParameterComms comms() { return {comm.get(), comm.get()}; }
+};
+
+std::unique_ptr<Network> random_network(const ModelConfig& config, Alone& alone,
+                                        at::ScalarType dtype = at::kFloat) {
+  Parameters::Options options;
+  options.dtype = dtype;
+  options.trains = true;
+  auto network = std::make_unique<Network>(config, options, alone.comms());
+  at::Generator generator = at::detail::createCPUGenerator(5);
+  for (size_t p = 0; p < network->parameters.num_parts(); ++p) {
+    Weights part(network->parameters.layout(p), dtype, at::kCPU);
     for (size_t i = 0; i < part.views().size(); ++i) {
       at::Tensor view = part.views()[i];
-      view.copy_(at::randn(view.sizes(), generator, at::kFloat) * 0.2 +
+      view.copy_(at::randn(view.sizes(), generator, dtype) * 0.2 +
                  (part.layout().entries[i].init == Init::kOnes ? 1.0 : 0.0));
     }
+    network->parameters.set_whole(p, part.flat);
   }
-  return model;
+  return network;
+}
+
+std::vector<at::Tensor> whole_parts(Parameters& parameters) {
+  std::vector<at::Tensor> parts;
+  for (size_t p = 0; p < parameters.num_parts(); ++p) parts.push_back(parameters.whole(p).clone());
+  return parts;
 }
 
 Batch random_batch(const std::vector<int64_t>& starts, int64_t T, uint64_t seed) {
@@ -76,68 +93,79 @@ struct Trained {
   std::vector<at::Tensor> weights;
 };
 
-Trained train_once(const ModelConfig& config, std::vector<Batch> batches, bool recompute,
+Trained train_once(const ModelConfig& config, const std::vector<Batch>& batches,
+                   Recompute recompute = Recompute::kNone,
                    const OptimizerOptions& options = optimizer_options()) {
-  auto model = random_model(config, 5);
-  std::vector<TrainedPart> parts;
-  for (Weights& part : model->parts()) parts.push_back(make_trained(part));
-  auto comm = make_single_comm();
-  Optimizer optimizer(parts, options);
-  Replicated sharding(model->part_pointers(), *comm);
+  Alone alone;
+  auto network = random_network(config, alone);
+  Optimizer optimizer(network->parameters, options);
   NextTokenLoss loss;
-  StepOptions step;
-  step.lr = options.schedule.lr;
-  step.recompute = recompute;
   Trained out;
-  out.result = train_step(*model, loss, batches, sharding, optimizer, *comm, step);
-  for (Weights& part : model->parts()) out.weights.push_back(part.flat.clone());
+  out.result = take_step(batches,
+                         [&](const Batch& batch, bool last) {
+                           return model_passes(*network, loss, batch, last, {recompute, true});
+                         },
+                         network->parameters, optimizer, *alone.comm, {.lr = options.schedule.lr});
+  out.weights = whole_parts(network->parameters);
   return out;
 }
 
-// Norm of the gradient of the whole model as one autograd graph.
-std::vector<double> whole_graph_norms(const ModelConfig& config, const Batch& batch) {
-  auto model = random_model(config, 5);
-  for (Weights& part : model->parts()) part.set_requires_grad(true);
-  const Env env = model->env(batch, true);
-  at::Tensor x;
-  for (size_t u = 0; u < model->units().size(); ++u) {
-    x = model->units()[u]->forward(model->unit_weights(u), x, env, nullptr);
-  }
-  const at::Tensor logits = at::linear(x, model->head_weight()) * config.logit_scale;
-  const at::Tensor losses =
-      -at::log_softmax(logits, 1).gather(1, batch.targets.unsqueeze(1)).squeeze(1);
-  const at::Tensor loss = (losses * batch.loss_weight).sum() / batch.global_weight;
-  std::vector<double> norms;
-  for (const Weights& part : model->parts()) {
-    auto grads = torch::autograd::grad({loss}, part.views(), {}, true);
-    double squares = 0;
-    for (const at::Tensor& g : grads) squares += g.square().sum().item<double>();
-    norms.push_back(std::sqrt(squares));
-  }
-  return norms;
+double loss_of(Network& network, const Batch& batch) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = hidden(network.model, network.parameters, network.model.env(batch, true));
+  const Lease head = network.parameters.lease(network.model.head_parts());
+  const at::Tensor weight = batch.loss_weight.to(at::kDouble) / batch.global_weight;
+  return linear_cross_entropy(x, network.model.head_weight(head), batch.targets, weight,
+                              network.model.config().logit_scale)
+      .loss_sum.item<double>();
 }
 
 }  // namespace
 
-TEST(TrainStep, GradientsEqualOneGraphOverTheWholeModel) {
+// In fp64, part by part, along a random direction: the slope of the loss is <gradient, direction>.
+TEST(ModelPasses, GradientsAreTheSlopesOfTheLoss) {
   for (bool tied : {true, false}) {
-    const ModelConfig config = tiny(tied);
-    const Batch batch = random_batch({0, 5, 6, 80}, 190, 1);  // two short documents, two sparse
-    const Trained trained = train_once(config, {batch}, false);
-    const auto expected = whole_graph_norms(config, batch);
-    for (size_t p = 0; p < expected.size(); ++p) {
-      EXPECT_NEAR(trained.result.part_norms[p], expected[p], 2e-5 * expected[p]) << "part " << p;
+    Alone alone;
+    ModelConfig config = tiny(tied);
+    config.lightning_rope = false;  // whose tables are fp32
+    auto network = random_network(config, alone, at::kDouble);
+    Parameters& parameters = network->parameters;
+    std::vector<std::vector<bool>> all;
+    for (size_t p = 0; p < parameters.num_parts(); ++p) {
+      all.emplace_back(parameters.layout(p)->entries.size(), true);
+    }
+    parameters.train(all);
+    const Batch batch = random_batch({0, 5, 6, 20}, 60, 1);  // all dense: no list jumps
+    NextTokenLoss loss;
+    const at::NoGradGuard no_grad;
+    model_passes(*network, loss, batch, true, {});
+    parameters.finish_reductions();
+    constexpr double kStep = 1e-5;
+    for (size_t p = 0; p < parameters.num_parts(); ++p) {
+      const at::Tensor w = parameters.whole(p).clone();
+      const at::Tensor direction = at::randn_like(w);
+      parameters.set_whole(p, w + kStep * direction);
+      const double up = loss_of(*network, batch);
+      parameters.set_whole(p, w - kStep * direction);
+      const double down = loss_of(*network, batch);
+      parameters.set_whole(p, w);
+      // Padding between tensors has no gradient.
+      const double slope = (parameters.share(p).grad * direction).sum().item<double>();
+      EXPECT_NEAR(slope, (up - down) / (2 * kStep), 1e-6 * std::max(1.0, std::abs(slope)))
+          << parameters.layout(p)->name << (tied ? ", tied" : "");
     }
   }
 }
 
 TEST(TrainStep, RecomputingChangesNoBit) {
   const Batch batch = random_batch({0, 70, 71}, 150, 2);
-  const Trained kept = train_once(tiny(true), {batch}, false);
-  const Trained recomputed = train_once(tiny(true), {batch}, true);
-  EXPECT_EQ(kept.result.loss.loss, recomputed.result.loss.loss);
-  for (size_t p = 0; p < kept.weights.size(); ++p) {
-    EXPECT_TRUE(at::equal(kept.weights[p], recomputed.weights[p])) << "part " << p;
+  const Trained kept = train_once(tiny(true), {batch});
+  for (Recompute level : {Recompute::kSelective, Recompute::kFull}) {
+    const Trained recomputed = train_once(tiny(true), {batch}, level);
+    EXPECT_EQ(kept.result.losses, recomputed.result.losses);
+    for (size_t p = 0; p < kept.weights.size(); ++p) {
+      EXPECT_TRUE(at::equal(kept.weights[p], recomputed.weights[p])) << "part " << p;
+    }
   }
 }
 
@@ -155,41 +183,45 @@ TEST(TrainStep, MicroBatchesAddUpToTheBatch) {
     part.global_weight = both.global_weight;
     return part;
   };
-  const Trained one = train_once(tiny(true), {both}, false);
-  const Trained two = train_once(tiny(true), {cut(0, 90, {0, 40}), cut(90, 130, {0})}, false);
-  EXPECT_NEAR(one.result.loss.loss, two.result.loss.loss, 1e-6);
+  const Trained one = train_once(tiny(true), {both});
+  const Trained two = train_once(tiny(true), {cut(0, 90, {0, 40}), cut(90, 130, {0})});
+  EXPECT_NEAR(one.result.losses[kLoss], two.result.losses[kLoss], 1e-6);
   EXPECT_NEAR(one.result.grad_norm, two.result.grad_norm, 1e-5 * one.result.grad_norm);
 }
 
 TEST(TrainStep, NothingChangesWhenALossIsNotFinite) {
   Batch batch = random_batch({0}, 30, 4);
   batch.loss_weight[3] = std::numeric_limits<float>::quiet_NaN();
-  const Trained trained = train_once(tiny(true), {batch}, false);
+  const Trained trained = train_once(tiny(true), {batch});
   EXPECT_FALSE(trained.result.finite);
-  auto before = random_model(tiny(true), 5);
+  Alone alone;
+  const auto before = whole_parts(random_network(tiny(true), alone)->parameters);
   for (size_t p = 0; p < trained.weights.size(); ++p) {
-    EXPECT_TRUE(at::equal(trained.weights[p], before->parts()[p].flat)) << "part " << p;
+    EXPECT_TRUE(at::equal(trained.weights[p], before[p])) << "part " << p;
   }
 }
 
 TEST(TrainStep, FrozenTensorsStayAndOthersMove) {
   OptimizerOptions options = optimizer_options();
   options.rules = {{"mlp", 1.0, true}, {"embed_tokens", 1.0, true}};
-  const Trained trained = train_once(tiny(true), {random_batch({0}, 40, 6)}, false, options);
-  auto before = random_model(tiny(true), 5);
-  EXPECT_TRUE(at::equal(trained.weights[0], before->parts()[0].flat));
+  const Trained trained =
+      train_once(tiny(true), {random_batch({0}, 40, 6)}, Recompute::kNone, options);
+  Alone alone;
+  const auto before = whole_parts(random_network(tiny(true), alone)->parameters);
+  EXPECT_TRUE(at::equal(trained.weights[0], before[0]));
   for (int64_t l = 0; l < 3; ++l) {
-    Weights after(block_layout(tiny(true), l), at::kFloat, at::kCPU);
-    after.flat.copy_(trained.weights[1 + 2 * l]);
-    const Weights& old = before->block(l);
+    const auto layout = std::make_shared<const Layout>(block_layout(tiny(true), l));
+    const Weights after(layout, trained.weights[Model::block_part(l)]);
+    const Weights old(layout, before[Model::block_part(l)]);
     EXPECT_TRUE(at::equal(after["mlp.up_proj.weight"], old["mlp.up_proj.weight"]));
     EXPECT_FALSE(at::equal(after["input_layernorm.weight"], old["input_layernorm.weight"]));
   }
 }
 
 TEST(TrainStep, ARankWithoutRowsTakesPart) {
-  const Trained trained = train_once(tiny(false), {}, false);
+  const Trained trained = train_once(tiny(false), {idle_batch({.global_weight = 10}, at::kCPU)});
   EXPECT_EQ(trained.result.grad_norm, 0);
+  EXPECT_EQ(trained.result.losses[kLoss], 0);
 }
 
 }  // namespace sala
