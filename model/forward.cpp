@@ -4,11 +4,11 @@
 namespace sala {
 
 at::Tensor run_units(const Model& model, Lender& weights, size_t first, size_t last, at::Tensor x,
-                     const Env& env) {
+                     const Env& env, std::span<const size_t> after) {
   const at::NoGradGuard no_grad;
   for (size_t u = first; u < last; ++u) {
     const Lease lease = weights.lease(model.units()[u]->parts);
-    if (u + 1 < last) weights.hint(model.units()[u + 1]->parts);
+    weights.hint(u + 1 < last ? std::span<const size_t>(model.units()[u + 1]->parts) : after);
     x = model.units()[u]->forward(lease, x, env, nullptr);
   }
   return x;
@@ -16,8 +16,9 @@ at::Tensor run_units(const Model& model, Lender& weights, size_t first, size_t l
 
 at::Tensor hidden(const Model& model, Lender& weights, const Env& env) {
   const at::NoGradGuard no_grad;
-  at::Tensor x = run_units(model, weights, 0, model.units().size(), {}, env);
-  x = model.final_norm().forward(weights.lease(model.head_parts()), x, env, nullptr);
+  const std::vector<size_t> head = model.head_parts();
+  at::Tensor x = run_units(model, weights, 0, model.units().size(), {}, env, head);
+  x = model.final_norm().forward(weights.lease(head), x, env, nullptr);
   if (env.decode) env.decode->num_tokens += env.batch->num_tokens();
   return x;
 }

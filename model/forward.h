@@ -10,9 +10,9 @@
 namespace sala {
 
 // Units [first, last); x (T, C) is unit `first`'s input, undefined for the embedding. Returns the
-// last one's output (T, C).
+// last one's output (T, C). `after`: parts that will be leased next, where that is known.
 at::Tensor run_units(const Model& model, Lender& weights, size_t first, size_t last, at::Tensor x,
-                     const Env& env);
+                     const Env& env, std::span<const size_t> after = {});
 // All units and the final norm: (T, C). Moves env.decode on.
 at::Tensor hidden(const Model& model, Lender& weights, const Env& env);
 // Of final-norm outputs (rows, C): hidden W^T logit_scale, (rows, V) fp32 (fp64 for fp64).
