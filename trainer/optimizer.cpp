@@ -46,7 +46,6 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options)
     Part& part = parts_.emplace_back();
     const std::vector<Run> runs = runs_of(*parameters.layout(p), options, trains[p]);
     for (const Run& run : runs) {
-      num_trained_elements_ += run.end - run.begin;
       const int64_t begin = std::max(run.begin, share.begin);
       const int64_t count = std::min(run.end, share.end) - begin;
       if (count > 0) {

@@ -35,7 +35,6 @@ class Optimizer {
 
   bool trains(size_t part) const { return parts_[part].m.defined(); }
   size_t num_parts() const { return parts_.size(); }
-  int64_t num_trained_elements() const { return num_trained_elements_; }  // of all ranks
 
   // Moments and step count, under `prefix` and each part's name. Collective.
   void save(StateWriter& out, const std::string& prefix = "") const;
@@ -55,7 +54,6 @@ class Optimizer {
   Parameters& parameters_;
   std::vector<Part> parts_;
   OptimizerOptions options_;
-  int64_t num_trained_elements_ = 0;
   int64_t num_updates_ = 0;
 };
 

@@ -44,16 +44,6 @@ int64_t largest_share(const std::vector<Cut>& cuts, const std::vector<bool>& nee
   return most;
 }
 
-// Whole parts, lent as they are.
-struct HeldParts : Lender {
-  Lease lease(std::span<const size_t> wanted) override {
-    std::vector<const Weights*> weights;
-    for (size_t part : wanted) weights.push_back(&parts[part]);
-    return Lease(std::move(weights));
-  }
-  std::vector<Weights> parts;
-};
-
 }  // namespace
 
 struct Parameters::Impl {
@@ -320,17 +310,17 @@ void Parameters::reduce(size_t part, bool last) {
 void Parameters::set_clock(StepClock* clock) { impl_->clock = clock; }
 
 std::unique_ptr<Lender> Parameters::held() {
-  auto held = std::make_unique<HeldParts>();
+  std::vector<Weights> held;
   for (size_t part = 0; part < num_parts(); ++part) {
     if (!impl_->gathers) {
       impl_->parts[part].published.wait();
-      held->parts.push_back(impl_->parts[part].weights);
+      held.push_back(impl_->parts[part].weights);
     } else {
       const Lease lease = Lender::lease(part);
-      held->parts.emplace_back(layout(part), lease[0].flat.clone());
+      held.emplace_back(layout(part), lease[0].flat.clone());
     }
   }
-  return held;
+  return std::make_unique<HeldWeights>(std::move(held));
 }
 
 void Parameters::finish_reductions() {

@@ -62,6 +62,7 @@ class HeldWeights : public Lender {
   HeldWeights(const std::vector<LayoutPtr>& layouts, at::ScalarType dtype, at::Device device) {
     for (const LayoutPtr& layout : layouts) parts_.emplace_back(layout, dtype, device);
   }
+  explicit HeldWeights(std::vector<Weights> parts) : parts_(std::move(parts)) {}
   using Lender::lease;
   Lease lease(std::span<const size_t> parts) override {
     std::vector<const Weights*> weights;

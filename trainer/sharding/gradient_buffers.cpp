@@ -1,8 +1,6 @@
 // Which buffer takes which part's gradient.
 #include "trainer/sharding/gradient_buffers.h"
 
-#include <algorithm>
-
 namespace sala {
 
 GradientBuffers::GradientBuffers(std::vector<Cut> cuts, const Pool& pool, at::TensorOptions options)
@@ -34,12 +32,6 @@ at::Tensor GradientBuffers::take(size_t part) {
   best->free.wait();
   at::Tensor whole = best->flat.narrow(0, 0, num_elements);
   return whole.zero_();
-}
-
-bool GradientBuffers::holds(size_t part) const {
-  return std::any_of(buffers_.begin(), buffers_.end(), [&](const Buffer& buffer) {
-    return buffer.part == static_cast<int64_t>(part);
-  });
 }
 
 void GradientBuffers::give_back(size_t part) {

@@ -21,7 +21,6 @@ class GradientBuffers {
   // The part's buffer (cut.padded()), zero-filled on the current stream when it is taken, and the
   // same until give_back(). Where every buffer is taken a temporary one is made.
   at::Tensor take(size_t part);
-  bool holds(size_t part) const;
   // On the stream that used it last.
   void give_back(size_t part);
   void give_back_all();
