@@ -5,6 +5,7 @@
 #include "model/block.h"
 
 #include "kernels/ops.h"
+#include "kernels/range.h"
 #include "model/mixers/mixers.h"
 
 namespace sala {
@@ -49,6 +50,7 @@ std::pair<at::Tensor, at::Tensor> mixer_half(const BlockCall& call, const at::Te
 at::Tensor block_forward(const BlockCall& call, const at::Tensor& x) {
   const bool again = call.saved && call.saved->trimmed();
   auto [h, u] = mixer_half(call, x);
+  const Range range("feed-forward");
   const at::Tensor gate_up = find_or_make(call.saved, "gate_up", Cost::kProduct, [&] {
     return at::linear(u, call.block.group("gate_proj.weight", "up_proj.weight"));
   });
@@ -74,6 +76,7 @@ at::Tensor block_backward(const BlockCall& call, const at::Tensor& dy, Gradient&
 
   at::Tensor du;
   {
+    const Range range("feed-forward backward");
     const at::Tensor d_down = scaled(dy, c.residual_scale);
     block_gradient.add_product("down_proj.weight", "down_proj.weight", d_down, saved.take("act"));
     const at::Tensor d_act = at::mm(d_down, w["down_proj.weight"]);

@@ -12,9 +12,8 @@ namespace {
 constexpr int64_t kStatisticBytes = 4;  // fp32
 constexpr int64_t kBlockNumberBytes = 4;
 
-}  // namespace
-
-std::vector<KeptTensor> kept_tensors(const ModelConfig& c, Mixer mixer, const PassShape& shape) {
+// What a mixer adds to its block's list.
+std::vector<KeptTensor> mixer_tensors(const ModelConfig& c, Mixer mixer, const PassShape& shape) {
   std::vector<KeptTensor> kept;
   auto values = [&](const char* name, int64_t width, Cost cost) {
     kept.push_back({name, shape.tokens * width * shape.value_bytes, cost});
@@ -52,6 +51,19 @@ std::vector<KeptTensor> kept_tensors(const ModelConfig& c, Mixer mixer, const Pa
   }
   if (gate || output_norm) values("gated", q, Cost::kElementwise);
   if (output_norm) statistics("gated_rstd", 1, Cost::kElementwise);
+  return kept;
+}
+
+}  // namespace
+
+std::vector<KeptTensor> kept_tensors(const ModelConfig& c, Mixer mixer, const PassShape& shape) {
+  std::vector<KeptTensor> kept = mixer_tensors(c, mixer, shape);
+  auto values = [&](const char* name, int64_t width, Cost cost) {
+    kept.push_back({name, shape.tokens * width * shape.value_bytes, cost});
+  };
+  auto statistics = [&](const char* name, int64_t width, Cost cost) {
+    kept.push_back({name, shape.tokens * width * kStatisticBytes, cost});
+  };
   statistics("input_rstd", 1, Cost::kElementwise);
   values("h", c.width, Cost::kProduct);
   values("mlp_input", c.width, Cost::kElementwise);
@@ -69,6 +81,25 @@ int64_t kept_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape, Re
     if (!dropped) bytes += tensor.num_bytes;
   }
   return bytes;
+}
+
+int64_t align_moment_bytes(const ModelConfig& source, const ModelConfig& c, Mixer mixer,
+                           const PassShape& shape) {
+  // The teacher's layer stands between its mixer and its feed-forward part: x, norm(x), its heads,
+  // attention and output. The mixer's list beside it, of which norm(x) is the first; its output;
+  // then either both outputs and their difference in fp32, or the backward.
+  const int64_t value = shape.tokens * shape.value_bytes;
+  const int64_t teacher =
+      3 * source.width + 2 * source.q_size() + 2 * source.kv_size(source.mixers[0]);
+  int64_t kept = 0;
+  for (const KeptTensor& tensor : mixer_tensors(c, mixer, shape)) {
+    if (tensor.name != "mixer_input") kept += tensor.num_bytes;
+  }
+  const int64_t differences = 4 * shape.tokens * c.width * kStatisticBytes;
+  const int64_t q = c.q_size(), kv = c.kv_size(mixer);
+  const int64_t backward = value * (3 * c.width + 2 * (2 * q + 2 * kv) + q);
+  const int64_t aligning = value * (teacher + c.width) + kept + std::max(differences, backward);
+  return std::max(aligning, forward_moment_bytes(source, source.mixers[0], shape));
 }
 
 int64_t forward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape) {

@@ -33,5 +33,8 @@ int64_t kept_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shap
 // What a block's passes hold for a moment beside what they keep: at most this.
 int64_t forward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
 int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
+// All that align's passes hold at once: a teacher's layer, and the mixer that imitates its own.
+int64_t align_moment_bytes(const ModelConfig& source, const ModelConfig& config, Mixer mixer,
+                           const PassShape& shape);
 
 }  // namespace sala

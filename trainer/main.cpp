@@ -37,6 +37,9 @@ void add_options(CLI::App& app, Arguments& a) {
   app.set_version_flag("--version", [] { return sala::version_text("sala-train"); });
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option("--from", a.runner.from, "Start a new run from this checkpoint folder");
+  app.add_option("--profile", a.runner.profile_steps,
+                 "Record this many steps of each stage: RUN/profile/*.json, tables in the log")
+      ->check(CLI::Range(int64_t{0}, int64_t{1000}));
   app.add_flag("--verify-data", a.runner.verify_data,
                "Read all token stores and compare their checksums, also of those that an earlier "
                "start of this run found right and that have not changed since");

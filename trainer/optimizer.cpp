@@ -112,7 +112,9 @@ void Optimizer::save(StateWriter& out, const std::string& prefix) const {
     const Layout& layout = *parameters_.layout(p);
     const std::string name = prefix + layout.name;
     if (parameters_.shares_are_partial()) {
-      out.tensor(name, field, layout, parameters_.share(p).begin, moment);
+      const Parameters::Range range = parameters_.saved_range(p);
+      out.tensor(name, field, layout, parameters_.share(p).begin + range.begin,
+                 moment.narrow(0, range.begin, range.count));
     } else {
       out.tensor(name, field, layout, moment);
     }

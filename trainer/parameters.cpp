@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "trainer/ranks/tensor_fingerprint.h"
 #include "trainer/sharding/cut.h"
 #include "trainer/sharding/gather_buffers.h"
 #include "trainer/sharding/gradient_buffers.h"
@@ -175,8 +176,13 @@ struct Parameters::Impl {
     }
   }
 
+  // The share's sum over the groups; on the reduce stream.
+  void sum_copies(Part& p) const {
+    if (comms.copies != nullptr) comms.copies->all_reduce_sum(p.grad);
+  }
+
   // zero3: one micro-batch's gradient into this rank's share of the sum.
-  void add_reduced(size_t part) {
+  void add_reduced(size_t part, bool last) {
     Part& p = parts[part];
     const at::Tensor whole = gradients->take(part);
     reduce_stream.run_after_current([&] {
@@ -188,6 +194,7 @@ struct Parameters::Impl {
         comms.reduce->reduce_scatter_sum(p.grad, whole);
       }
       gradients->give_back(part);
+      if (last) sum_copies(p);
       reductions.record();
     });
     p.summed = true;
@@ -205,6 +212,7 @@ struct Parameters::Impl {
         comms.reduce->all_reduce_sum(p.whole_grad);
       } else {
         comms.reduce->reduce_scatter_sum(p.grad, p.whole_grad);
+        sum_copies(p);
       }
       reductions.record();
     });
@@ -301,7 +309,7 @@ void Parameters::reduce(size_t part, bool last) {
   std::optional<Waiting> waiting;  // on the CPU the collective is done when reduce() returns
   if (impl_->options.device.is_cpu()) waiting.emplace(impl_->clock);
   if (impl_->gradients) {
-    impl_->add_reduced(part);
+    impl_->add_reduced(part, last);
   } else if (last) {
     impl_->reduce_whole(p);
   }
@@ -340,6 +348,33 @@ void Parameters::zero_gradients() {
   if (impl_->gradients) impl_->gradients->give_back_all();
 }
 
+bool Parameters::is_first_holder() const {
+  if (!shares_are_partial())
+    return impl_->comms.gather == nullptr || impl_->comms.gather->rank() == 0;
+  return impl_->comms.copies == nullptr || impl_->comms.copies->rank() == 0;
+}
+
+Parameters::Range Parameters::saved_range(size_t part) const {
+  const Share& share = impl_->parts[part].share;
+  const int64_t count = share.end - share.begin;
+  const Comm* copies = impl_->comms.copies;
+  if (!shares_are_partial() || copies == nullptr) return {0, count};
+  const int64_t begin = count * copies->rank() / copies->size();
+  return {begin, count * (copies->rank() + 1) / copies->size() - begin};
+}
+
+bool Parameters::equals_first_copy() {
+  Comm* copies = impl_->comms.copies;
+  if (!shares_are_partial() || copies == nullptr || !options().trains) return true;
+  std::string mine;
+  for (size_t part = 0; part < num_parts(); ++part) mine += tensor_fingerprint(share(part).master);
+  const at::Tensor own = at::from_blob(mine.data(), {static_cast<int64_t>(mine.size())}, at::kByte);
+  at::Tensor first = own.to(options().device, own.scalar_type(), /*non_blocking=*/false,
+                            /*copy=*/true);
+  copies->broadcast(first, 0);
+  return at::equal(first.cpu(), own);
+}
+
 Share& Parameters::share(size_t part) {
   impl_->wait_for_gather(part);
   return impl_->parts[part].share;
@@ -361,11 +396,13 @@ void Parameters::set_whole(size_t part, const at::Tensor& flat) {
   TORCH_CHECK(flat.dim() == 1 && flat.numel() >= p.cut.num_elements, p.layout->name, ": expected ",
               p.cut.num_elements, " elements in one dimension, got ", flat.sizes());
   impl_->wait_for_gather(part);
-  // `target` begins at element `begin` of the part. By way of the masters' precision, in pieces.
+  // `target` begins at element `begin` of the part. By way of the masters' precision, in pieces,
+  // which travel as they are: a host converts more slowly than a device.
   const auto fill = [&](at::Tensor target, int64_t begin) {
     for (int64_t at = 0; at < target.numel(); at += kPieceElements) {
       const int64_t count = std::min(kPieceElements, target.numel() - at);
-      target.narrow(0, at, count).copy_(flat.narrow(0, begin + at, count).to(impl_->of_masters()));
+      const at::Tensor piece = flat.narrow(0, begin + at, count).to(impl_->options.device);
+      target.narrow(0, at, count).copy_(piece.to(impl_->of_masters()));
     }
   };
   if (p.whole.defined()) fill(p.weights.flat, 0);

@@ -12,11 +12,14 @@
 //   at
 //            |                  | at work (sharding/pool.h)       | a lease (sharding/pool.h)
 //
-// A part's flat buffer of n elements is cut into R equal shares (sharding/cut.h). Masters and
-// gradients are fp32 (fp64 where the compute dtype is). Without training (a teacher) there are
-// compute copies alone. Where the compute dtype is the masters' (CPU ranks), the copy is not made
-// twice: under none the whole masters are the copy, under zero1 a rank's master is its slice of the
-// whole copy, under zero3 leases gather the masters. In a world of one rank every sharding is none.
+// A part's flat buffer of n elements is cut into R equal shares (sharding/cut.h), R being the ranks
+// of the communicators: all, or groups that each hold a copy of the model (several nodes, say,
+// whose ranks gather over NVLink alone); shares of gradients are then summed over the groups as
+// well, once a step. Masters and gradients are fp32 (fp64 where the compute dtype is). Without
+// training (a teacher) there are compute copies alone. Where the compute dtype is the masters' (CPU
+// ranks), the copy is not made twice: under none the whole masters are the copy, under zero1 a
+// rank's master is its slice of the whole copy, under zero3 leases gather the masters. In a world
+// of one rank every sharding is none.
 //
 // Gathers and reductions run on streams of their own, and wait for what they read and write by
 // events; the host never waits. Every rank makes the same calls in the same order.
@@ -41,6 +44,8 @@ enum class Sharding { kNone, kZero1, kZero3 };
 struct ParameterComms {
   Comm* gather = nullptr;
   Comm* reduce = nullptr;
+  // Ranks that hold the same share, one of each group. Null: there is one group.
+  Comm* copies = nullptr;
 };
 
 // This rank's elements [begin, end) of a part's flat buffer; the range may be empty.
@@ -104,8 +109,19 @@ class Parameters : public Lender {
   // After masters were written (an update, a load): makes the compute copies right. `copied`:
   // share(part).copy was written beside the master. Gathers under zero1, beside what follows.
   void publish(size_t part, bool copied = false);
-  // share(part).grad's squared norm is a part of the whole's: whether ranks must add theirs.
+  // Whether a rank's shares are parts of the whole.
   bool shares_are_partial() const { return options().sharding != Sharding::kNone; }
+  // Whether this rank is the first of those with its shares: what such ranks have, added up over
+  // all ranks, is the whole's (squared norms).
+  bool is_first_holder() const;
+  // The elements of share(part), counted from its begin, that this rank saves: ranks with the same
+  // share divide it among themselves.
+  struct Range {
+    int64_t begin, count;
+  };
+  Range saved_range(size_t part) const;
+  // Whether the masters of this rank are those of the first group, bit for bit. A collective.
+  bool equals_first_copy();
 
   // ---- whole parts, one at a time, for files: `flat` (num_elements or more), any floating dtype
   // and device, the same on every rank. Masters where there are any (in their own precision), and

@@ -4,6 +4,7 @@
 #include "data/files/atomic_file.h"
 #include "data/files/hash.h"
 #include "model/convert.h"
+#include "model/weights/part_buffer.h"
 #include "model/weights/parts.h"
 #include "trainer/folder/reader.h"
 #include "trainer/planning/plan.h"
@@ -29,10 +30,16 @@ void save_masters(StateWriter& out, Parameters& parameters, const std::string& p
     const Layout& layout = *parameters.layout(p);
     const Share& share = parameters.share(p);
     const std::string part = prefix + layout.name;
-    if (settled && partial) out.frozen(part, "master", layout, share.begin, share.master);
-    if (settled && !partial) out.frozen(part, "master", layout, share.master);
-    if (!settled && partial) out.tensor(part, "master", layout, share.begin, share.master);
-    if (!settled && !partial) out.tensor(part, "master", layout, share.master);
+    if (!partial) {
+      settled ? out.frozen(part, "master", layout, share.master)
+              : out.tensor(part, "master", layout, share.master);
+      continue;
+    }
+    const Parameters::Range range = parameters.saved_range(p);
+    const int64_t begin = share.begin + range.begin;
+    const at::Tensor own = share.master.narrow(0, range.begin, range.count);
+    settled ? out.frozen(part, "master", layout, begin, own)
+            : out.tensor(part, "master", layout, begin, own);
   }
 }
 
@@ -72,26 +79,29 @@ Parameters::Options Run::holding(bool trains) const {
 
 ParameterComms Run::parameter_comms() const {
   // Where every rank holds all weights nothing is gathered: no communicator for it.
-  Comm& gather = recipe.run.sharding == "none" ? world.comm() : world.gather_comm();
-  return {&gather, &world.reduce_comm()};
+  if (recipe.run.sharding == "none") return {&world.comm(), &world.reduce_comm()};
+  const World::ShardComms comms = world.shard_comms(static_cast<int>(recipe.run.shard_ranks));
+  return {comms.gather, comms.reduce, comms.copies};
 }
 
-void Run::read_source(const std::vector<LayoutPtr>& layouts, at::ScalarType dtype,
+void Run::read_source(const std::vector<LayoutPtr>& layouts,
                       const std::function<bool(size_t part)>& wanted,
-                      const std::function<void(size_t part, Weights& weights)>& take) const {
+                      const std::function<void(size_t part, Weights& weights)>& take) {
   Facts facts;
   world.together("reading " + recipe.source, [&] {
     SourceWeights files(recipe.source, layouts);
-    files.verify(world.rank(), world.size());
+    if (!source_verified_) files.verify(world.rank(), world.size());
+    PartBuffer buffer(at::kCPU);
     for (size_t p = 0; p < layouts.size(); ++p) {
       if (!wanted(p)) continue;
-      Weights part(layouts[p], dtype, at::kCPU);
+      Weights part = buffer.weights(layouts[p], files.dtype_of(*layouts[p]));
       files.read(part);
       facts["weights of " + layouts[p]->name + " in " + recipe.source] =
           world.size() > 1 ? tensor_fingerprint(part.flat) : "";
       take(p, part);
     }
     files.check_finite();
+    source_verified_ = true;
   });
   require_equal_facts(world, facts);
 }
@@ -100,7 +110,7 @@ Network& Run::teacher() {
   if (teacher_) return *teacher_;
   auto network = std::make_unique<Network>(source, holding(/*trains=*/false), parameter_comms());
   read_source(
-      network->model.layouts(), world.compute_dtype(), [](size_t) { return true; },
+      network->model.layouts(), [](size_t) { return true; },
       [&](size_t p, Weights& part) { network->parameters.set_whole(p, part.flat); });
   teacher_ = std::move(network);
   return *teacher_;
@@ -170,6 +180,17 @@ void Run::load(StateReader& in) {
     make_aligned(hybrid_config(source, {}, recipe.model.sparse, false));
     load_masters(in, *aligned, "aligned.");
   }
+}
+
+void Run::require_equal_copies() {
+  const bool equal = (!student || student->parameters.equals_first_copy()) &&
+                     (!aligned || aligned->equals_first_copy());
+  world.together("comparing the copies of the model", [&] {
+    if (equal) return;
+    throw std::runtime_error(
+        "weights are not those of the first group of ranks (run.shard_ranks): a device or a link "
+        "fails without saying so; nothing was saved");
+  });
 }
 
 void Run::publish_loaded() {

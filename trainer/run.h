@@ -32,14 +32,14 @@ struct Run {
   // One lightning mixer per layer, part l, from align until swap; null otherwise.
   std::unique_ptr<Parameters> aligned;
   bool aligned_is_final = false;  // the align stage that made them has ended
-  nlohmann::json scores;      // of the score stage: [{"layer", "score", "plain", "recall", …}]
-  std::unique_ptr<Network> student;  // null before swap
-  nlohmann::json data_state;  // the mixture's cursors; null at the start
+  nlohmann::json scores;  // of the score stage: [{"layer", "score", "plain", "recall", …}]
+  std::unique_ptr<Network> student;                      // null before swap
+  nlohmann::json data_state;                             // the mixture's cursors; null at the start
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
-  nlohmann::json inputs;    // what it reads, by content (trainer/checks/input_identity.h)
+  nlohmann::json inputs;              // what it reads, by content (trainer/checks/input_identity.h)
   std::vector<std::string> verdicts;  // stages that ended worse than they began, a line each
-  std::string forked_from;  // the checkpoint of another run that this one began with
-  int64_t tokens_seen = 0;  // by training stages
+  std::string forked_from;            // the checkpoint of another run that this one began with
+  int64_t tokens_seen = 0;            // by training stages
 
   // The frozen source model in the compute dtype; read from its folder at first use.
   Network& teacher();
@@ -48,12 +48,12 @@ struct Run {
   void make_student(const ModelConfig& config);
   // The mixers in alignment, zero-filled; `config` has every layer lightning.
   void make_aligned(const ModelConfig& config);
-  // Parts of the source model that are `wanted`, one after the other, as `dtype` on the CPU, to
-  // `take`, which does not communicate. Files are verified, values are finite, and all ranks have
-  // read the same, or all throw.
-  void read_source(const std::vector<LayoutPtr>& layouts, at::ScalarType dtype,
+  // Parts of the source model that are `wanted`, one after the other, in the files' own type on the
+  // CPU, to `take`, which does not communicate. Files are verified, values are finite, and all
+  // ranks have read the same, or all throw.
+  void read_source(const std::vector<LayoutPtr>& layouts,
                    const std::function<bool(size_t part)>& wanted,
-                   const std::function<void(size_t part, Weights& weights)>& take) const;
+                   const std::function<void(size_t part, Weights& weights)>& take);
   // How parameters are held, by the recipe.
   Parameters::Options holding(bool trains) const;
   ParameterComms parameter_comms() const;
@@ -65,9 +65,12 @@ struct Run {
   // compute copies, where all ranks have loaded.
   void load(StateReader& in);
   void publish_loaded();
+  // A SharedError where groups that hold copies of the model (run.shard_ranks) differ in a bit.
+  void require_equal_copies();
 
  private:
   std::unique_ptr<Network> teacher_;
+  bool source_verified_ = false;  // against the hashes that its folder states, once a start
 };
 
 // Which token stores belong to a source folder: those made with its tokenizer.json.

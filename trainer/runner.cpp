@@ -9,6 +9,7 @@
 #include "trainer/folder/export.h"
 #include "trainer/folder/export_student.h"
 #include "trainer/journal/own_files.h"
+#include "trainer/journal/profiler.h"
 #include "trainer/journal/recipe_record.h"
 #include "trainer/journal/report.h"
 #include "trainer/journal/run_folder.h"
@@ -31,7 +32,8 @@ class Runner {
         world_(world),
         options_(options),
         record_(recipe_record(recipe)),
-        checkpoints_(recipe.run.folder, world, recipe.run.keep_checkpoints) {}
+        checkpoints_(recipe.run.folder, world, recipe.run.keep_checkpoints),
+        profiler_(recipe.run.folder, world.rank(), world.device(), options.profile_steps) {}
 
   int operator()() {
     require_equal_facts(world_, facts_of_start(world_, recipe_, options_));
@@ -174,6 +176,7 @@ class Runner {
     metrics_->note(fmt::format("stage {}/{}: {}{}", s + 1, recipe_.stages.size(), stage.name,
                                stage.name == stage.type() ? "" : " (" + stage.type() + ")"));
     world_.now_at(stage.name, 0);
+    forget_peak_memory(world_.device());  // each stage's own
     stage.begin(*run_);
     const bool resumes =
         start_.reader && static_cast<int64_t>(s) == start_.id.stage_index && start_.id.step > 0;
@@ -184,18 +187,24 @@ class Runner {
     }
     start_.reader.reset();
     saver_->prepare(stage);
+    profiler_.begin_stage(stage.name, stage.num_steps() - stage.step());
     while (true) {
       world_.now_at(stage.name, stage.step());
       if (interrupted()) return stop(s, stage);
       saver_->poll();
       try {
         evaluate_if_due(stage);
+        profiler_.before_step();
         if (!stage.advance(*run_)) break;
+        if (const std::string table = profiler_.after_step(); !table.empty()) {
+          metrics_->note(table);
+        }
         after_step(s, stage);
       } catch (const Stopped&) {
         return stop(s, stage);
       }
     }
+    profiler_.forget();
     stage.end(*run_);
     const bool last = s + 1 == recipe_.stages.size();
     const std::string next = last ? "done" : recipe_.stages[s + 1]->name;
@@ -274,6 +283,7 @@ class Runner {
   nlohmann::json record_;
   std::unique_ptr<RunLock> lock_;  // let go when no checkpoint is being written any more
   Checkpoints checkpoints_;
+  Profiler profiler_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Run> run_;
   Start start_;

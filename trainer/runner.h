@@ -11,7 +11,8 @@ namespace sala {
 
 struct RunnerOptions {
   std::string from;  // a checkpoint folder: forks a new run from it; empty = continue or start
-  bool verify_data = false;  // read all token stores again, also those known to be right
+  int64_t profile_steps = 0;  // of each stage, by LibTorch's profiler; 0 = none
+  bool verify_data = false;   // read all token stores again, also those known to be right
   std::string export_to;  // write the model of the newest checkpoint (or of `from`) there, and stop
 };
 

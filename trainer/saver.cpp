@@ -14,6 +14,7 @@ void Saver::save(const CheckpointId& id, const Stage* stage, bool evaluation_due
     run_.metrics.sync();
     run_.metrics.check();
   });
+  run_.require_equal_copies();
   newest_ = {id.stage_index, id.step};
   checkpoints_.start(id, record_, [&](StateWriter& out) {
     run_.save(out, id.boundary);

@@ -25,8 +25,10 @@ class StateReader;  // trainer/checkpoint/checkpoints.h
 // What a stage will need, before anything is allocated; per rank.
 struct StagePlan {
   double weights_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
-  double batch_bytes = 0;       // tokens of the steps in flight
-  double flops = 0;             // of the whole stage, all ranks together
+  double batch_bytes = 0;  // tokens of the steps in flight
+  double flops = 0;        // of the whole stage, all ranks together
+  // That a rank receives in one step from ranks of its node, and from others.
+  double node_bytes = 0, network_bytes = 0;
   double checkpoint_bytes = 0;  // one checkpoint in this stage, all ranks together
   int64_t tokens = 0, steps = 0;
   std::string advice;  // a line for people; empty = none

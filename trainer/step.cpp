@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/range.h"
+
 namespace sala {
 
 namespace {
@@ -25,6 +27,7 @@ std::vector<Gradient*> gradients_of(Parameters& parameters, std::span<const size
 // gradient, which is reduced after the embedding's own backward.
 at::Tensor head_passes(Network& network, Loss& loss, const at::Tensor& x, const Batch& batch,
                        const Env& env, bool last, at::Tensor& losses) {
+  const Range range("head and loss");
   const Model& model = network.model;
   Parameters& parameters = network.parameters;
   const Lease head = parameters.lease(model.head_parts());
@@ -44,10 +47,9 @@ at::Tensor head_passes(Network& network, Loss& loss, const at::Tensor& x, const 
 
 // Sums losses and squared norms over all ranks: the one time in a step that the host waits for the
 // device.
-StepResult global_result(const at::Tensor& losses, const at::Tensor& squares, bool partial,
+StepResult global_result(const at::Tensor& losses, const at::Tensor& squares, bool counts,
                          Comm& comm) {
-  at::Tensor sums =
-      at::cat({losses, partial || comm.rank() == 0 ? squares : at::zeros_like(squares)});
+  at::Tensor sums = at::cat({losses, counts ? squares : at::zeros_like(squares)});
   comm.all_reduce_sum(sums);
   const at::Tensor host = sums.cpu();
   const double* values = host.const_data_ptr<double>();
@@ -81,7 +83,10 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
   Parameters& parameters = network.parameters;
   const auto& units = model.units();
   enter(options.clock, Phase::kForward);
-  loss.prepare(batch);
+  {
+    const Range range("loss before the forward (teacher)");
+    loss.prepare(batch);
+  }
   const Env env = model.env(batch, options.sparse);
   std::vector<Saved> saved(units.size());
 
@@ -102,7 +107,10 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
   for (size_t u = units.size(); u-- > 0;) {
     const Lease weights = parameters.lease(units[u]->parts);
     if (u > 0) parameters.hint(units[u - 1]->parts);
-    if (saved[u].trimmed()) units[u]->forward(weights, saved[u].input, env, &saved[u]);
+    if (saved[u].trimmed()) {
+      const Range range("recompute");
+      units[u]->forward(weights, saved[u].input, env, &saved[u]);
+    }
     dx = units[u]->backward(weights, dx, env, saved[u], gradients_of(parameters, units[u]->parts));
     saved[u] = {};
     for (size_t part : units[u]->parts) parameters.reduce(part, last);
@@ -122,8 +130,9 @@ StepResult take_step(std::span<const Batch> micro_batches, const Passes& passes,
   trained.finish_reductions();
 
   enter(options.clock, Phase::kOptimizer);
+  const Range range("optimizer");
   StepResult result =
-      global_result(losses, optimizer.part_square_sums(), trained.shares_are_partial(), comm);
+      global_result(losses, optimizer.part_square_sums(), trained.is_first_holder(), comm);
   if (result.finite) {
     optimizer.step(options.lr, gradient_scales(result, options));
   } else {

@@ -18,6 +18,7 @@
 #include <stdexcept>
 
 #include "trainer/ranks/activity.h"
+#include "trainer/ranks/device_info.h"
 #include "trainer/ranks/environment.h"
 #include "trainer/ranks/launch_guard.h"
 #include "trainer/ranks/mpi_group.h"
@@ -42,6 +43,7 @@ struct World::Impl {
   // Destroyed from below: the watchdog first, then communicators, then what they stand on.
   MpiGroup all, node;
   std::map<int, MpiGroup> sequences;  // by degree: the ranks that share a sequence with this one
+  std::deque<MpiGroup> shard_groups;
   std::string host = host_name();
   at::Device device = at::kCPU;
   // Every communicator with collectives on tensors, for the watchdog's thread, which looks at them
@@ -53,8 +55,9 @@ struct World::Impl {
   std::deque<Carrier> carriers;
   std::mutex carriers_mutex;
   Comm *comm = nullptr, *gather = nullptr, *reduce = nullptr;
-  std::map<int, Comm*> sequence_comms;  // by degree
-  std::unique_ptr<Watchdog> watchdog;   // null: one rank, switched off, or no network for it
+  std::map<int, Comm*> sequence_comms;           // by degree
+  std::map<int, World::ShardComms> shard_comms;  // by ranks of a group
+  std::unique_ptr<Watchdog> watchdog;  // null: one rank, switched off, or no network for it
 
   Impl(int* argc, char*** argv) : all(MpiGroup::all(argc, argv)), node(all.on_one_host()) {}
 
@@ -151,6 +154,7 @@ struct World::Impl {
     TORCH_CHECK(wanted == "auto" || wanted == "cpu" || wanted == "cuda",
                 "device: expected auto, cpu or cuda, got ", wanted);
     if (wanted == "cpu") return;
+    configure_device_memory();
     const int num_gpus =
         at::hasCUDA() ? static_cast<int>(at::detail::getCUDAHooks().deviceCount()) : 0;
     const int64_t least = all.min(num_gpus, "choosing the device");
@@ -223,6 +227,22 @@ at::ScalarType World::compute_dtype() const {
 Comm& World::comm() { return *impl_->comm; }
 Comm& World::gather_comm() { return impl_->own_comm(impl_->gather, " of weights"); }
 Comm& World::reduce_comm() { return impl_->own_comm(impl_->reduce, " of gradients"); }
+
+World::ShardComms World::shard_comms(int ranks) {
+  if (ranks == 0 || ranks == size()) return {&gather_comm(), &reduce_comm(), nullptr};
+  TORCH_CHECK(ranks > 0 && size() % ranks == 0, "shard_ranks ", ranks, " does not divide the ",
+              size(), " rank(s)");
+  auto [at, fresh] = impl_->shard_comms.try_emplace(ranks);
+  if (!fresh) return at->second;
+  MpiGroup& group = impl_->shard_groups.emplace_back(impl_->all.split(rank() / ranks));
+  MpiGroup& copies = impl_->shard_groups.emplace_back(impl_->all.split(rank() % ranks));
+  ShardComms& comms = at->second;
+  comms.gather = impl_->make_comm(group, " of weights");
+  // MPI on CPU ranks does one thing after the other anyway.
+  comms.reduce = device().is_cpu() ? comms.gather : impl_->make_comm(group, " of gradients");
+  comms.copies = impl_->make_comm(copies, " of gradients between copies of the model");
+  return comms;
+}
 
 Comm* World::sequence_comm(int context) {
   TORCH_CHECK(context >= 1 && size() % context == 0, "context ", context, " does not divide the ",

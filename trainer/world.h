@@ -50,6 +50,13 @@ class World {
   // ranks together; else comm().
   Comm& gather_comm();
   Comm& reduce_comm();
+  // The same in groups of `ranks` neighbours (0: one group of all), and `copies` between the ranks
+  // at the same place of each group; null where there is one group. Made at the first call, which
+  // is for all ranks together. Throws where `ranks` does not divide size().
+  struct ShardComms {
+    Comm *gather = nullptr, *reduce = nullptr, *copies = nullptr;
+  };
+  ShardComms shard_comms(int ranks);
   // The `context` neighbouring ranks that share a sequence with this one: rank / context says which
   // data they read, rank % context is their place in the sequence and their rank here. Null for
   // context 1. Made at the first call for a degree, which is for all ranks together. Throws where

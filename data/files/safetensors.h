@@ -36,6 +36,9 @@ class SafetensorsReader {
   static bool can_read(const std::string& dtype);
   // A CPU tensor of its own. Throws when the file is no longer the one that was opened.
   at::Tensor tensor(const std::string& name) const;
+  // The same in `buffer`, which is replaced by a longer one where it is too short: for whoever
+  // reads many tensors and keeps none. Good until the next call.
+  at::Tensor tensor(const std::string& name, at::Tensor& buffer) const;
 
  private:
   class File;

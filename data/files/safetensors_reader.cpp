@@ -234,6 +234,11 @@ bool SafetensorsReader::can_read(const std::string& dtype) {
 }
 
 at::Tensor SafetensorsReader::tensor(const std::string& name) const {
+  at::Tensor buffer;
+  return tensor(name, buffer);
+}
+
+at::Tensor SafetensorsReader::tensor(const std::string& name, at::Tensor& buffer) const {
   const auto at = entries_.find(name);
   if (at == entries_.end()) throw std::runtime_error(path_ + ": has no tensor " + name);
   const SafetensorsEntry& entry = at->second;
@@ -241,7 +246,11 @@ at::Tensor SafetensorsReader::tensor(const std::string& name) const {
   if (!info->type) {
     throw std::runtime_error(path_ + ": tensor " + name + ": cannot read dtype " + entry.dtype);
   }
-  at::Tensor values = at::empty(entry.shape, at::TensorOptions().dtype(*info->type));
+  if (!buffer.defined() || buffer.numel() < entry.num_bytes) {
+    buffer = at::empty({entry.num_bytes}, at::TensorOptions().dtype(at::kByte));
+  }
+  const at::Tensor values =
+      buffer.narrow(0, 0, entry.num_bytes).view(*info->type).view(entry.shape);
   const File file(path_);
   file.check(version_);
   file.read(values.data_ptr(), entry.num_bytes, data_start_ + entry.offset);

@@ -21,6 +21,7 @@ double seconds_of(const std::function<void()>& work) {
 
 TEST(StagingGpu, TakesTensorsOfAGpuAtTheSpeedOfTheBus) {
   if (num_gpus() < 1) GTEST_SKIP() << "no GPU";
+  configure_device_memory();
   constexpr int64_t kElements = (int64_t{1} << 28) + 1001;  // 1 GiB and an odd rest
   const at::Tensor values = at::arange(kElements, at::device(at::kCUDA).dtype(at::kInt));
   const at::Tensor floats = values.view(at::kFloat);

@@ -75,7 +75,7 @@ TEST_P(ShardedOptimizer, MomentsContinueInAnyMode) {
   train(parameters, optimizer, 3, 6);
   const std::vector<at::Tensor> expected = all_whole(parameters);
   for (const Sharding other : kModes) {
-    Parameters next(layouts(), options_of(other, dtype()), comms());
+    Parameters next(layouts(), options_of(other, dtype()), comms_of(other));
     for (size_t p = 0; p < next.num_parts(); ++p) next.set_whole(p, masters[p]);
     Optimizer again(next, optimizer_options());
     MemoryReader reader(state);

@@ -138,7 +138,7 @@ TEST_P(ShardedParameters, GoWholeInAndOut) {
 }
 
 TEST_P(ShardedParameters, HoldWhatIsPlannedAndNeverMore) {
-  const int num_ranks = test_world().size();
+  const int num_ranks = comms().gather->size();
   for (const bool trains : {true, false}) {
     const Parameters::Options options = options_of(mode(), dtype(), trains);
     Parameters parameters(layouts(), options, comms());
@@ -153,7 +153,7 @@ TEST_P(ShardedParameters, HoldWhatIsPlannedAndNeverMore) {
     EXPECT_EQ(parameters.bytes(), planned);
     const int64_t moments = Optimizer::planned_bytes(layouts(), options, num_ranks, trained);
     EXPECT_LE(optimizer.num_bytes(), moments);
-    if (test_world().rank() == 0) {
+    if (comms().gather->rank() == 0) {
       EXPECT_EQ(optimizer.num_bytes(), moments);
     }
     for (int64_t step = 0; step < 50; ++step) {
@@ -189,6 +189,32 @@ TEST_P(ShardedParameters, ContractsOfAStepAreChecked) {
   parameters.zero_gradients();
   Parameters teacher(layouts(), options_of(mode(), dtype(), false), comms());
   EXPECT_THROW(teacher.train(std::vector<std::vector<bool>>(6)), c10::Error);
+}
+
+TEST_P(ShardedParameters, SavedRangesAreTheWholeOnce) {
+  Parameters parameters(layouts(), options_of(mode(), dtype()), comms());
+  if (!parameters.shares_are_partial()) return;  // whole tensors are dealt out by the writer
+  for (size_t p = 0; p < parameters.num_parts(); ++p) {
+    at::Tensor times = at::zeros({parameters.layout(p)->num_elements});
+    const Parameters::Range range = parameters.saved_range(p);
+    times.narrow(0, parameters.share(p).begin + range.begin, range.count) += 1;
+    test_world().comm().all_reduce_sum(times);
+    EXPECT_TRUE(at::equal(times, at::ones_like(times))) << "part " << p;
+  }
+}
+
+TEST_P(ShardedParameters, ACopyThatDiffersInOneBitIsSeen) {
+  Parameters parameters(layouts(), options_of(mode(), dtype()), comms());
+  fill(parameters);
+  EXPECT_TRUE(parameters.equals_first_copy());
+  const Comm* copies = comms().copies;
+  if (copies == nullptr || copies->rank() == 0) {
+    EXPECT_TRUE(parameters.equals_first_copy());
+    return;
+  }
+  at::Tensor element = parameters.share(1).master.narrow(0, 3, 1).view(at::kInt);
+  element.bitwise_xor_(1);
+  EXPECT_FALSE(parameters.equals_first_copy());
 }
 
 INSTANTIATE_TEST_SUITE_P(OnRanks, ShardedParameters, every_sharding(), sharded_name);

@@ -45,7 +45,13 @@ inline Parameters::Options options_of(Sharding sharding, at::ScalarType dtype, b
   return {dtype, at::kCPU, sharding, trains, kUnits};
 }
 
-inline ParameterComms comms() { return {&test_world().gather_comm(), &test_world().reduce_comm()}; }
+// In groups of so many ranks, where they divide all of them.
+inline ParameterComms comms(Sharding sharding, int shard_ranks) {
+  World& world = test_world();
+  const bool groups = sharding != Sharding::kNone && world.size() > 2 && shard_ranks > 0;
+  const World::ShardComms comms = world.shard_comms(groups ? shard_ranks : 0);
+  return {comms.gather, comms.reduce, comms.copies};
+}
 
 inline OptimizerOptions optimizer_options() {
   OptimizerOptions options;
@@ -184,7 +190,8 @@ void run_step(Parameters& parameters, int64_t num_micro, int64_t step, const Loo
 // The step's gradient norms by part, over all ranks.
 inline at::Tensor square_sums(const Parameters& parameters, const Optimizer& optimizer) {
   at::Tensor squares = optimizer.part_square_sums();
-  if (parameters.shares_are_partial()) test_world().comm().all_reduce_sum(squares);
+  if (!parameters.is_first_holder()) squares.zero_();
+  test_world().comm().all_reduce_sum(squares);
   return squares;
 }
 
@@ -211,21 +218,29 @@ inline std::string name_of(Sharding sharding, at::ScalarType dtype) {
   return std::string(names[static_cast<int>(sharding)]) + " in " + c10::toString(dtype);
 }
 
-class InEverySharding : public testing::TestWithParam<std::tuple<Sharding, at::ScalarType>> {
+// Sharding, dtype, ranks of a group (0: all).
+using ShardingCase = std::tuple<Sharding, at::ScalarType, int>;
+
+class InEverySharding : public testing::TestWithParam<ShardingCase> {
  protected:
   Sharding mode() const { return std::get<0>(GetParam()); }
   at::ScalarType dtype() const { return std::get<1>(GetParam()); }
+  ParameterComms comms_of(Sharding sharding) const {
+    return sharded_model::comms(sharding, std::get<2>(GetParam()));
+  }
+  ParameterComms comms() const { return comms_of(mode()); }
 };
 
-inline std::string sharded_name(
-    const testing::TestParamInfo<std::tuple<Sharding, at::ScalarType>>& info) {
-  std::string name = name_of(std::get<0>(info.param), std::get<1>(info.param));
+inline std::string sharded_name(const testing::TestParamInfo<ShardingCase>& info) {
+  const auto [mode, dtype, shard_ranks] = info.param;
+  std::string name = name_of(mode, dtype);
   std::replace(name.begin(), name.end(), ' ', '_');
-  return name;
+  return shard_ranks == 0 ? name : name + "_in_groups_of_" + std::to_string(shard_ranks);
 }
 
 inline auto every_sharding() {
-  return testing::Combine(testing::ValuesIn(kModes), testing::ValuesIn(kTypes));
+  return testing::Combine(testing::ValuesIn(kModes), testing::ValuesIn(kTypes),
+                          testing::Values(0, 2));
 }
 
 }  // namespace sala::sharded_model

@@ -220,6 +220,25 @@ TEST(World, WeightsAndGradientsTravelOverTheSameRanks) {
   }
 }
 
+TEST(World, GroupsHoldCopiesOfTheModel) {
+  World& world = test_world();
+  for (int ranks = 1; ranks < world.size(); ++ranks) {
+    if (world.size() % ranks != 0) continue;
+    const World::ShardComms comms = world.shard_comms(ranks);
+    EXPECT_EQ(comms.gather->size(), ranks);
+    EXPECT_EQ(comms.gather->rank(), world.rank() % ranks);
+    EXPECT_EQ(comms.copies->size(), world.size() / ranks);
+    EXPECT_EQ(comms.copies->rank(), world.rank() / ranks);
+    at::Tensor sum = at::full({1}, world.rank(), at::kLong);
+    comms.reduce->all_reduce_sum(sum);
+    comms.copies->all_reduce_sum(sum);
+    EXPECT_EQ(sum.item<int64_t>(), world.size() * (world.size() - 1) / 2);
+  }
+  EXPECT_EQ(world.shard_comms(0).copies, nullptr);
+  EXPECT_EQ(world.shard_comms(world.size()).copies, nullptr);
+  EXPECT_THROW(world.shard_comms(world.size() + 1), c10::Error);
+}
+
 TEST(World, DenormalsAreFlushedOnAllThreads) {
   const int before = at::get_num_threads();
   at::set_num_threads(2);

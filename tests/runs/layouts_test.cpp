@@ -19,12 +19,15 @@ struct Placement {
   const char* sharding;
   int context;
   const char* recompute;
+  int shard_ranks = 0;
 
   std::string name() const {
-    return fmt::format("{}_ranks_{}_context_{}_{}", ranks, sharding, context, recompute);
+    return fmt::format("{}_ranks_{}_groups_{}_context_{}_{}", ranks, sharding, shard_ranks, context,
+                       recompute);
   }
   std::string arguments() const {
-    std::string text = fmt::format("--set run.sharding={}", sharding);
+    std::string text =
+        fmt::format("--set run.sharding={} --set run.shard_ranks={}", sharding, shard_ranks);
     for (const char* stage : {"align", "distill", "train", "evaluate"}) {
       text += fmt::format(" --set stages.{}.context={}", stage, context);
     }
@@ -114,7 +117,8 @@ TEST(Layouts, EveryOneTrainsAsOneRankDoes) {
       {2, "zero1", 1, "none"},      {2, "zero3", 1, "selective"}, {2, "none", 2, "full"},
       {2, "zero3", 2, "none"},      {3, "none", 3, "none"},       {3, "zero3", 1, "full"},
       {3, "zero1", 3, "selective"}, {4, "none", 4, "selective"},  {4, "zero3", 2, "full"},
-      {4, "zero1", 2, "none"},      {4, "zero3", 4, "none"},
+      {4, "zero1", 2, "none"},      {4, "zero3", 4, "none"},      {4, "zero3", 1, "none", 2},
+      {4, "zero1", 4, "full", 2},
   };
   for (const Placement& placement : placements) {
     SCOPED_TRACE(placement.name());
@@ -151,7 +155,7 @@ TEST(Layouts, KilledInOneAndContinuedInAnother) {
   ToyRun toy({.stages = stages(4, "dense"), .save_every = 0});
   ASSERT_EQ(toy.run("one", 1), 0) << toy.log("one");
   const Placement placements[] = {
-      {4, "zero3", 2, "full"}, {3, "zero1", 3, "none"}, {2, "zero3", 1, "selective"}};
+      {4, "zero3", 2, "full", 2}, {3, "zero1", 3, "none"}, {2, "zero3", 1, "selective"}};
   const char* const stage_of_kill[] = {"align", "distill", "train"};
   for (size_t i = 0; i < std::size(placements); ++i) {
     const Placement& p = placements[i];

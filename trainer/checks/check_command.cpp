@@ -8,10 +8,12 @@
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
+#include <fmt/ranges.h>
 
 #include "trainer/checks/target_folder.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
+#include "trainer/planning/speed.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/recipe/amount_text.h"
 
@@ -21,8 +23,6 @@ namespace {
 
 constexpr double kCpuCoreFlops = 60e9;   // fp32 matrix products, one core of a current server
 constexpr double kAssumedPeak = 989e12;  // H100 SXM, dense bf16
-constexpr double kAssumedMfu = 0.4;      // of models at least this wide; narrower ones reach less,
-constexpr double kWideModel = 4096;      // about in proportion, because launches then take the time
 
 class Check {
  public:
@@ -69,56 +69,74 @@ class Check {
     }
     fmt::print(out_, "device: {}; {} rank{}\n", device_.name, num_ranks_,
                num_ranks_ == 1 ? "" : "s");
-    fmt::print(out_, "time assumes {:.3g} TFLOP/s for each rank ({})\n\n",
-               speed(context) / static_cast<double>(num_ranks_) / 1e12, reason(context));
+    if (!device_.cuda) {
+      fmt::print(out_, "time assumes {:.0f} GFLOP/s a core\n\n", kCpuCoreFlops / 1e9);
+      return;
+    }
+    const auto percent = [&](const char* type) { return 100 * measured_share(type, source.width); };
+    fmt::print(out_,
+               "time is by what models of this width reached on H200s: align {:.0f} %, distill "
+               "{:.0f} %, train {:.0f} % of the peak of {:.0f} TFLOP/s\n\n",
+               percent("align"), percent("distill"), percent("train"), device_.peak_flops / 1e12);
   }
 
-  double mfu(const PlanContext& context) const {
-    return kAssumedMfu * std::min(1.0, static_cast<double>(context.source.width) / kWideModel);
-  }
-
-  // FLOP/s of all ranks together.
-  double speed(const PlanContext& context) const {
-    if (!device_.cuda) return device_.peak_flops;
-    return mfu(context) * device_.peak_flops * static_cast<double>(num_ranks_);
-  }
-
-  std::string reason(const PlanContext& context) const {
-    if (!device_.cuda) return fmt::format("{:.0f} GFLOP/s a core", kCpuCoreFlops / 1e9);
-    return fmt::format("{:.0f} % of {:.0f}", 100 * mfu(context), device_.peak_flops / 1e12);
-  }
-
-  // One line of the table: ten columns.
+  // One line of the table: eleven columns.
   template <class... Cells>
   void print_row(const std::string& first, const Cells&... cells) {
-    fmt::print(out_, "{:<16} {:>8} {:>8} {:>11} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9}\n", first,
-               cells...);
+    fmt::print(out_, "{:<16} {:>8} {:>8} {:>11} {:>9} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9}\n",
+               first, cells...);
   }
 
   void print_stages(const PlanContext& context) {
     print_row("stage", "steps", "tokens", "memory/rank", "weights", "gradients", "optimizer",
-              "activations", "FLOPs", "time");
-    double flops = 0;
+              "activations", "net/step", "FLOPs", "time");
+    double flops = 0, seconds = 0;
+    std::vector<std::string> bound;  // by what ranks send each other
     double tokens = 0;
     std::vector<std::string> advice;
     for (const auto& stage : recipe_.stages) {
       if (!recipe_.problems.clean(stage->path)) continue;
       const StagePlan plan = stage->plan(context);
+      const double of_stage = stage_seconds(context, stage->type(), plan, device_.peak_flops);
+      if (network_bound(context, stage->type(), plan, device_.peak_flops)) {
+        bound.push_back(stage->name);
+      }
       flops += plan.flops;
+      seconds += of_stage;
       tokens += static_cast<double>(plan.tokens);
       print_row(stage->name, plan.steps, amount_text(static_cast<double>(plan.tokens)),
                 bytes_text(plan.memory_bytes()), bytes_text(plan.weights_bytes),
                 bytes_text(plan.gradient_bytes), bytes_text(plan.optimizer_bytes),
                 bytes_text(plan.activation_bytes + plan.batch_bytes),
-                fmt::format("{:.2g}", plan.flops), time_text(plan.flops / speed(context)));
+                num_ranks_ > 1 ? bytes_text(plan.node_bytes + plan.network_bytes) : "",
+                fmt::format("{:.2g}", plan.flops), time_text(of_stage));
       if (!plan.advice.empty()) advice.push_back(plan.advice);
     }
-    print_row("all", "", amount_text(tokens), "", "", "", "", "", fmt::format("{:.2g}", flops),
-              time_text(flops / speed(context)));
+    print_row("all", "", amount_text(tokens), "", "", "", "", "", "", fmt::format("{:.2g}", flops),
+              time_text(seconds));
+    if (num_ranks_ > 1 && device_.cuda) print_network(bound);
     fmt::print(out_,
                "Activations and time are estimates; evaluations inside stages, start-up and "
                "checkpoints come on top.\n\n");
     for (const std::string& line : advice) fmt::print(out_, "{}\n", line);
+  }
+
+  void print_network(const std::vector<std::string>& bound) {
+    fmt::print(out_,
+               "net/step: what a rank receives in a step, beside the computing; assumed: {} GPUs a "
+               "node, {:.0f} GB/s for each inside, {:.0f} between nodes. ",
+               kNodeRanks, kNodeRate / 1e9, kNetworkRate / 1e9);
+    if (bound.empty()) {
+      fmt::print(out_, "Computing takes longer in every stage.\n");
+    } else {
+      const bool in_groups = recipe_.run.shard_ranks > 0 && recipe_.run.shard_ranks <= kNodeRanks;
+      fmt::print(
+          out_,
+          "It takes longer than computing, and is the time above, in {}: larger batch_tokens "
+          "and micro_tokens{} would help.\n",
+          fmt::join(bound, ", "),
+          in_groups || num_ranks_ <= kNodeRanks ? "" : ", or run.shard_ranks: 8,");
+    }
   }
 
   void print_disk(const PlanContext& context) {

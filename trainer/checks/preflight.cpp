@@ -34,6 +34,7 @@ class Preflight {
     if (problems_.knows("data.sources")) check_sources();
     if (problems_.knows("data.needles") && !recipe_.data.needles.empty()) check_needles();
     if (problems_.knows("run.folder")) check_run_folder();
+    if (problems_.knows("run.shard_ranks")) check_groups();
     for (size_t s = static_cast<size_t>(options_.first_stage); s < recipe_.stages.size(); ++s) {
       check_stage(static_cast<int64_t>(s), *recipe_.stages[s]);
     }
@@ -65,6 +66,15 @@ class Preflight {
       context_.emplace(PlanContext{recipe_, source, planned_hybrid(recipe_, source),
                                    options_.num_ranks, options_.device.cuda});
     });
+  }
+
+  void check_groups() {
+    const int64_t group = recipe_.run.shard_ranks, ranks = options_.num_ranks;
+    if (group == 0 || ranks % group == 0) return;
+    problems_.add("run.shard_ranks",
+                  fmt::format("{} ranks do not split into groups of {}: start a multiple of {} "
+                              "ranks, or use a divisor of {}",
+                              ranks, group, group, ranks));
   }
 
   // Stores that an earlier start of this run has read are not opened again.

@@ -218,16 +218,27 @@ void SourceWeights::verify(int share, int of) const {
     const StatedHash stated = stated_hash(folder_, fs::path(file.path()).filename().string());
     if (stated.hex.empty()) continue;
     FileHash hash(file.path());
-    for (const std::string& name : in_file_order(file)) hash.update(file.tensor(name));
+    at::Tensor buffer;
+    for (const std::string& name : in_file_order(file)) hash.update(file.tensor(name, buffer));
     hash.check(stated);
   }
+}
+
+at::ScalarType SourceWeights::dtype_of(const Layout& layout) const {
+  std::set<std::string> types;
+  for (const Entry& entry : layout.entries) {
+    types.insert(files_.entry(stored_name_.at(entry.name)).dtype);
+  }
+  if (types == std::set<std::string>{"BF16"}) return at::kBFloat16;
+  if (types == std::set<std::string>{"F16"}) return at::kHalf;
+  return at::kFloat;
 }
 
 void SourceWeights::read(Weights& part) {
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < part.views().size(); ++i) {
     const std::string& name = stored_name_.at(part.layout().entries[i].name);
-    const at::Tensor values = files_.tensor(name);
+    const at::Tensor values = files_.tensor(name, buffer_);
     if (const int64_t count = count_non_finite(values); count > 0) {
       non_finite_.push_back(name + " (" + std::to_string(count) + " of " +
                             std::to_string(values.numel()) + ")");

@@ -29,6 +29,8 @@ class SourceWeights {
   // Reads the files once, every `of`-th beginning with number `share`: one with another SHA-256
   // than the folder states (trainer/folder/hashes.h) is an error.
   void verify(int share, int of) const;
+  // The type that holds every value of a part as it is in the files: theirs where they are of one.
+  at::ScalarType dtype_of(const Layout& layout) const;
   // Fills a part (any floating dtype and device).
   void read(Weights& part);
   // An error that lists all tensors with NaN or infinity among what was read.
@@ -39,6 +41,7 @@ class SourceWeights {
   FolderTensors files_;
   std::map<std::string, std::string> stored_name_;  // by our name
   std::vector<std::string> non_finite_;
+  at::Tensor buffer_;  // of the tensor that is being read
 };
 
 // Fills parts that together are the whole model; checks all that can be checked.

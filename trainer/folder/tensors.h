@@ -26,6 +26,9 @@ class FolderTensors {
     return file_of_.at(name)->entries().at(name);
   }
   at::Tensor tensor(const std::string& name) const { return file_of_.at(name)->tensor(name); }
+  at::Tensor tensor(const std::string& name, at::Tensor& buffer) const {
+    return file_of_.at(name)->tensor(name, buffer);
+  }
 
  private:
   void add_file(const std::string& path);

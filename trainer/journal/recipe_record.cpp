@@ -16,7 +16,7 @@ int64_t stage_of(const std::string& path) {
 
 // What files hold is compared by content (trainer/checks/input_identity.h), so they may be moved.
 bool is_free(const std::string& path) {
-  for (const char* free : {"source", "run.folder", "run.device", "run.sharding",
+  for (const char* free : {"source", "run.folder", "run.device", "run.sharding", "run.shard_ranks",
                            "run.keep_checkpoints", "data.needles"}) {
     if (path == free) return true;
   }

@@ -13,11 +13,17 @@
 #include "trainer/network.h"
 #include "trainer/optimizer.h"
 #include "trainer/planning/flops.h"
+#include "trainer/planning/speed.h"
 #include "trainer/recipe/recipe.h"
 
 namespace sala {
 
 int64_t compute_bytes(const PlanContext& context) { return context.cuda ? 2 : 4; }
+
+int64_t shard_ranks(const PlanContext& context) {
+  const int64_t wanted = context.recipe.run.shard_ranks;
+  return wanted == 0 ? context.num_ranks : std::min(wanted, context.num_ranks);
+}
 
 Parameters::Options holding(const Recipe& recipe, at::ScalarType dtype, at::Device device,
                             bool trains) {
@@ -36,7 +42,7 @@ namespace {
 PlannedParameters planned(const PlanContext& context, const std::vector<LayoutPtr>& layouts,
                           const Parameters::Options& options) {
   const std::vector<bool> trained(layouts.size(), options.trains);
-  const auto ranks = static_cast<int>(context.num_ranks);
+  const auto ranks = static_cast<int>(shard_ranks(context));
   const Parameters::Bytes bytes = Parameters::planned_bytes(layouts, options, ranks, trained);
   PlannedParameters planned;
   planned.weights = static_cast<double>(bytes.copies + bytes.buffers);
@@ -72,6 +78,10 @@ PlannedParameters plan_aligned(const PlanContext& context) {
     layouts.push_back(std::make_shared<const Layout>(layout));
   }
   return planned(context, layouts, options_of(context, true));
+}
+
+double taken_for_activations(const PlanContext& context, double bytes) {
+  return context.cuda ? 1.05 * bytes + 0.4e9 : bytes;
 }
 
 double vocabulary_workspace_bytes(const PlanContext& context) {
@@ -188,6 +198,7 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
     plan.activation_bytes =
         std::max(plan.activation_bytes, evaluation_moment_bytes(context, *options));
   }
+  plan.activation_bytes = taken_for_activations(context, plan.activation_bytes);
   plan.flops = 3.0 * forward_flops(student, length, training.sparse);
   if (training.recompute == Recompute::kFull) {
     plan.flops += forward_flops(student, length, training.sparse);
@@ -196,6 +207,7 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
   plan.flops *= static_cast<double>(plan.tokens);
   plan.checkpoint_bytes = 12.0 * static_cast<double>(num_parameters(student));
   plan.batch_bytes = batch_bytes(context, budget, training.context);
+  plan_traffic(context, {budget, training.context, training.teacher}, plan);
   return plan;
 }
 

@@ -11,6 +11,7 @@
 
 #ifdef SALA_CUDA
 #include <ATen/cuda/CUDAContext.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #endif
@@ -56,6 +57,30 @@ double peak_memory_bytes(at::Device device) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * 1024.0;
+}
+
+void forget_peak_memory(at::Device device) {
+#ifdef SALA_CUDA
+  if (device.is_cuda()) {
+    if (!c10::cuda::CUDACachingAllocator::get()->initialized()) return;  // nothing was ever taken
+    synchronize(device);
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
+    return;
+  }
+#endif
+  (void)device;
+  std::ofstream("/proc/self/clear_refs") << "5";  // Linux: the resident set's high-water mark
+}
+
+void configure_device_memory() {
+#ifdef SALA_CUDA
+  if (std::getenv("PYTORCH_ALLOC_CONF") || std::getenv("PYTORCH_CUDA_ALLOC_CONF")) return;
+  // Host memory for snapshots: eight threads fault pages in, then they are registered. CUDA's own
+  // call for page-locked memory faults them one by one, and holds all calls to the driver up.
+  c10::CachingAllocator::setAllocatorSettings(
+      "pinned_use_cuda_host_register:True,pinned_num_register_threads:8");
+#endif
 }
 
 double available_host_bytes() {

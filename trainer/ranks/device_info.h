@@ -11,7 +11,14 @@ std::string device_name(at::Device device);  // "NVIDIA H100 80GB HBM3", "CPU, 2
 // Dense bf16 datasheet peak, FLOP/s; 0 where we know none (then MFU is not printed).
 double device_peak_flops(at::Device device);
 double device_memory_bytes(at::Device device);  // in all; RAM of the node for a CPU
-double peak_memory_bytes(at::Device device);    // most this process has held so far
+// The most this process has held since forget_peak_memory(), or since it began: what LibTorch's
+// allocator took from a GPU; the resident set on a CPU.
+double peak_memory_bytes(at::Device device);
+// Gives memory that is free but kept back to the device, and begins the peak anew.
+void forget_peak_memory(at::Device device);
+// How LibTorch's allocators work, where the environment (PYTORCH_ALLOC_CONF) does not say: before
+// the first use of a GPU.
+void configure_device_memory();
 // RAM of this node that a process may still take, its control group's limit included; 0 = unknown.
 double available_host_bytes();
 void synchronize(at::Device device);

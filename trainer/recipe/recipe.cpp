@@ -43,6 +43,12 @@ void RunOptions::describe(Fields& fields) {
                 "What each rank holds of a model: none: all of it; zero1: its share of the masters "
                 "and the optimizer's state; zero3: its share of everything, whole units only while "
                 "they run.");
+  fields.count(
+      "shard_ranks", shard_ranks, Need::kOptional,
+      "zero1, zero3: neighbouring ranks that share out one copy of the model; groups of them "
+      "hold copies, whose gradients are summed once a step. With as many as a node has "
+      "GPUs, weights travel inside nodes only. A divisor of the number of ranks; 0 = all.",
+      {0, 1 << 16});
   fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
                "Newest checkpoints kept; the ones at stage boundaries are always kept.",
                {1, 1 << 20});

@@ -143,6 +143,12 @@ void Recipe::check(Problems& problems) const {
     if (!is_plain_name(name)) problems.add("data.sources." + shown(name), name_rule(name));
     if (options.files.empty()) problems.add(path + ".files", "names no file");
   }
+  if (problems.knows("run.shard_ranks") && problems.knows("run.sharding") && run.shard_ranks > 0 &&
+      run.sharding == "none") {
+    problems.add("run.shard_ranks",
+                 "with sharding: none every rank holds all: leave it out, or "
+                 "choose zero1 or zero3");
+  }
   if (!problems.knows("stages")) return;
   const bool all = problems.knows("stages[*]");
   if (stages.empty() && all) {

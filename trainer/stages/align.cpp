@@ -13,9 +13,11 @@
 #include "model/forward.h"
 #include "model/kept_tensors.h"
 #include "model/mixers/mixers.h"
+#include "model/weights/part_buffer.h"
 #include "model/weights/parts.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
+#include "trainer/planning/speed.h"
 #include "trainer/stages/training_loop.h"
 #include "trainer/step.h"
 
@@ -64,14 +66,14 @@ class AlignStage : public Stage {
     plan.weights_bytes = teacher.weights + mixers.weights;
     plan.gradient_bytes = mixers.gradients;
     plan.optimizer_bytes = mixers.optimizer;
-    plan.activation_bytes =
-        static_cast<double>(forward_moment_bytes(context.source, context.source.mixers[0], shape) +
-                            kept_bytes(c, Mixer::kLightning, shape, Recompute::kNone) +
-                            backward_moment_bytes(c, Mixer::kLightning, shape));
+    plan.activation_bytes = taken_for_activations(
+        context,
+        static_cast<double>(align_moment_bytes(context.source, c, Mixer::kLightning, shape)));
     plan.flops = plan.tokens * per_token_flops(context.source, c, budget_.row_length);
     plan.checkpoint_bytes =
         12.0 * static_cast<double>(c.num_layers) * mixer_parameters(c, Mixer::kLightning);
     plan.batch_bytes = batch_bytes(context, budget_, loop_options_.context);
+    plan_align_traffic(context, {budget_, loop_options_.context}, plan);
     return plan;
   }
 
@@ -190,14 +192,16 @@ class AlignStage : public Stage {
       TORCH_CHECK(variance_[l] > 0, "the teacher's mixer of layer ", l, " gives a constant output");
     }
     if (!fresh_) return;  // a second align stage goes on with the mixers of the first
-    const at::Tensor rms = (attention_squares / count).sqrt().cpu();  // (L, NH * HS)
+    const at::Tensor rms = (attention_squares / count).sqrt();  // (L, NH * HS)
     // From the source's own values, not from the compute type's.
+    const at::Device device = run.world.device();
+    PartBuffer sources(device), starts(device);
     run.read_source(
-        teacher.model.layouts(), at::kFloat,
-        [L](size_t p) { return Model::layer_of_mixer(p, L).has_value(); },
-        [&](size_t p, Weights& source) {
+        teacher.model.layouts(), [L](size_t p) { return Model::layer_of_mixer(p, L).has_value(); },
+        [&](size_t p, Weights& part) {
           const int64_t l = *Model::layer_of_mixer(p, L);
-          Weights mixer(run.aligned->layout(static_cast<size_t>(l)), at::kFloat, at::kCPU);
+          const Weights source = sources.copy_of(part, at::kFloat);
+          Weights mixer = starts.weights(run.aligned->layout(static_cast<size_t>(l)), at::kFloat);
           start_lightning_mixer(config_, source, rms[l], mixer);
           run.aligned->set_whole(static_cast<size_t>(l), mixer.flat);
         });

@@ -74,7 +74,7 @@ void ModelTraining::start_from_source(Run& run) {
   run.make_student(run.source);
   Parameters& parameters = run.student->parameters;
   run.read_source(
-      run.student->model.layouts(), at::kFloat, [](size_t) { return true; },
+      run.student->model.layouts(), [](size_t) { return true; },
       [&](size_t p, Weights& part) { parameters.set_whole(p, part.flat); });
 }
 

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "model/convert.h"
+#include "model/weights/part_buffer.h"
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
@@ -180,11 +181,13 @@ class SwapStage : public Stage {
       const std::optional<int64_t> layer = Model::layer_of_mixer(p, c.num_layers);
       return layer && c.mixers[*layer] == Mixer::kLightning;
     };
+    PartBuffer sources(run.world.device()), starts(run.world.device());
     std::vector<const char*> origins(student.num_parts(), "source");
     run.read_source(
-        Model(run.source).layouts(), at::kFloat, [&](size_t p) { return !from_aligned(p); },
-        [&](size_t p, Weights& source) {
-          Weights part(student.layout(p), at::kFloat, at::kCPU);
+        Model(run.source).layouts(), [&](size_t p) { return !from_aligned(p); },
+        [&](size_t p, Weights& read) {
+          const Weights source = sources.copy_of(read, at::kFloat);
+          Weights part = starts.weights(student.layout(p), at::kFloat);
           if (Model::layer_of_mixer(p, c.num_layers)) {
             start_sparse_mixer(c, source, part);
             origins[p] = "source, RoPE dropped; o_gate 0, o_proj doubled";
@@ -196,8 +199,8 @@ class SwapStage : public Stage {
     for (int64_t l = 0; l < c.num_layers; ++l) {  // whole() is a collective
       const size_t p = Model::mixer_part(l), mixer = static_cast<size_t>(l);
       if (!from_aligned(p)) continue;
-      Weights part(student.layout(p), at::kFloat, at::kCPU);
-      copy_weights(Weights(run.aligned->layout(mixer), run.aligned->whole(mixer).cpu()), part);
+      Weights part = starts.weights(student.layout(p), at::kFloat);
+      copy_weights(Weights(run.aligned->layout(mixer), run.aligned->whole(mixer)), part);
       student.set_whole(p, part.flat);
       origins[p] = "aligned lightning mixer";
     }

@@ -1,0 +1,39 @@
+// How long what is planned will take, from rates that were measured.
+#pragma once
+
+#include <string>
+
+#include "trainer/recipe/stage_options.h"
+#include "trainer/stage.h"
+
+namespace sala {
+
+// The share of a GPU's dense bf16 peak that a stage of this type reaches, of all FLOPs it executes,
+// recomputed ones too: measured on H200s at three widths (README, "What is measured"), between them
+// by interpolation over the width's logarithm.
+double measured_share(const std::string& stage_type, int64_t width);
+
+// Bytes that a rank receives in one step: weights and gradients as run.sharding has them travel,
+// keys, values and states of split sequences. `teacher`: also the source's weights.
+struct Traffic {
+  const TokenBudget& budget;
+  int64_t context = 1;
+  bool teacher = false;
+};
+void plan_traffic(const PlanContext& context, const Traffic& traffic, StagePlan& plan);
+// Of alignment: the teacher's weights, and the mixers'.
+void plan_align_traffic(const PlanContext& context, const Traffic& traffic, StagePlan& plan);
+
+// Assumed, not measured: GPUs of a node, what NVLink carries for each in NCCL's collectives, and
+// one 400 Gb/s port for each; bytes a second.
+inline constexpr int64_t kNodeRanks = 8;
+inline constexpr double kNodeRate = 200e9, kNetworkRate = 40e9;
+
+// Of the whole stage: the longer one of computing and sending, which overlap.
+double stage_seconds(const PlanContext& context, const std::string& stage_type,
+                     const StagePlan& plan, double peak_flops);
+// Whether sending is the longer one.
+bool network_bound(const PlanContext& context, const std::string& stage_type, const StagePlan& plan,
+                   double peak_flops);
+
+}  // namespace sala
