@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 
 namespace sala {
@@ -64,6 +65,20 @@ void Saver::tell(const SavedCheckpoint& saved) {
   run_.metrics.note(fmt::format("checkpoint {} ({}), stall {:.1f} s, written in {:.1f} s",
                                 std::filesystem::path(saved.folder).filename().string(), what,
                                 saved.stall_seconds, saved.write_seconds));
+  warn_if_too_slow(saved);
+}
+
+// A stop may come just after a checkpoint was begun: then it completes that one and writes another.
+void Saver::warn_if_too_slow(const SavedCheckpoint& saved) {
+  const double needed = saved.stall_seconds + 2 * saved.write_seconds;
+  if (!stop_seconds_ || needed <= *stop_seconds_ || warned_) return;
+  warned_ = true;
+  const int64_t enough = 60 * static_cast<int64_t>(std::ceil(1.25 * needed / 60));
+  run_.metrics.note(fmt::format(
+      "WARNING: the launcher ends the run {:.0f} s after it asks to stop, and a stop may take "
+      "{:.0f} s (one checkpoint to complete, another to write): the newest would be lost. Submit "
+      "with --signal=B:USR1@{} and SALA_STOP_SECONDS={}, or put run.folder on a faster disk",
+      *stop_seconds_, std::ceil(needed), enough, enough));
 }
 
 }  // namespace sala

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/journal/run_folder.h"
+#include "trainer/ranks/environment.h"
 #include "trainer/run.h"
 #include "trainer/stage.h"
 
@@ -40,12 +42,15 @@ class Saver {
 
  private:
   void tell(const SavedCheckpoint& saved);
+  void warn_if_too_slow(const SavedCheckpoint& saved);
 
   Checkpoints& checkpoints_;
   Run& run_;
   const RunLock* lock_;
   const nlohmann::json& record_;
   std::pair<int64_t, int64_t> newest_{-1, -1};  // stage and step
+  const std::optional<double> stop_seconds_ = stop_seconds();
+  bool warned_ = false;
 };
 
 }  // namespace sala

@@ -217,13 +217,14 @@ class RunLocalTest(unittest.TestCase):
 
 
 class RunSlurmTest(unittest.TestCase):
-    """What goes back into the queue, with stand-ins for the two programs of Slurm."""
+    """What goes back into the queue, with stand-ins for the programs of Slurm."""
 
     def requeued(self, step, ask):
         """Exit code and whether `scontrol requeue` was called; `step` is what the ranks do."""
         with tempfile.TemporaryDirectory() as folder:
             for name, text in (("srun", f"touch {folder}/begun; {step}"),
-                               ("scontrol", f"echo $* > {folder}/requeued"),
+                               ("scontrol", f'[ "$1" = show ] || echo $* > {folder}/requeued'),
+                               ("squeue", "echo 4:59"),
                                ("sala-train", "")):
                 program = Path(folder) / "bin" / name
                 program.parent.mkdir(exist_ok=True)
@@ -232,7 +233,8 @@ class RunSlurmTest(unittest.TestCase):
             job = subprocess.Popen(
                 ["bash", ROOT / "launch/run_slurm.sbatch", "recipe.yaml"], stdout=subprocess.DEVNULL,
                 env={**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}",
-                     "SALA_ROOT": str(ROOT), "SALA_BUILD": folder, "SLURM_JOB_ID": "17"})
+                     "SALA_ROOT": str(ROOT), "SALA_BUILD": folder, "SLURM_JOB_ID": "17",
+                     "SLURM_JOB_NODELIST": "n1", "SLURM_CPUS_ON_NODE": "2"})
             while ask and not (Path(folder) / "begun").exists():
                 time.sleep(0.01)
             if ask:

@@ -98,6 +98,28 @@ TEST(Saving, StepsAreMadeWhileACheckpointIsWritten) {
   FAIL() << "no checkpoint of step 50\n" << toy.log("run");
 }
 
+// As launch/run_slurm.sbatch tells it: so long after its signal Slurm kills.
+TEST(Saving, ADiskTooSlowForTheLaunchersPatienceIsSaidOnce) {
+  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const std::string warning = "WARNING: the launcher ends the run";
+  {
+    const FailingCalls slow_disk("fsync *.writing/rank-00000.h5.tmp 1 DELAY:700 -1");
+    setenv("SALA_STOP_SECONDS", "1", 1);
+    EXPECT_EQ(toy.run("slow", 1), 0) << toy.log("slow");
+  }
+  setenv("SALA_STOP_SECONDS", "300", 1);
+  EXPECT_EQ(toy.run("fast", 1, "--set stages.train.tokens=2K"), 0) << toy.log("fast");
+  setenv("SALA_STOP_SECONDS", "five minutes", 1);
+  EXPECT_NE(toy.run("wrong", 1), 0);
+  unsetenv("SALA_STOP_SECONDS");
+  const std::string said = toy.log("slow");
+  EXPECT_NE(said.find(warning + " 1 s after"), std::string::npos) << said;
+  EXPECT_NE(said.find("--signal=B:USR1@60"), std::string::npos) << said;
+  EXPECT_EQ(said.find(warning), said.rfind(warning)) << said;
+  EXPECT_EQ(toy.log("fast").find(warning), std::string::npos) << toy.log("fast");
+  EXPECT_NE(toy.log("wrong").find("SALA_STOP_SECONDS: expected seconds"), std::string::npos);
+}
+
 TEST(Saving, AStopWaitsForItsCheckpoint) {
   const ToyRun toy({.stages = kTrain, .save_every = 0});
   const FailingCalls faults(

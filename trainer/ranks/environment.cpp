@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <stdexcept>
 
 namespace sala {
 namespace {
@@ -78,6 +79,18 @@ std::string launcher_problem(int world_size) {
            " tasks, but MPI sees each alone; use srun --mpi=pmix or mpirun";
   }
   return "";
+}
+
+std::optional<double> stop_seconds() {
+  const char* text = std::getenv("SALA_STOP_SECONDS");
+  if (!text || *text == '\0') return std::nullopt;
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  if (*end != '\0' || !(seconds > 0)) {
+    throw std::runtime_error("SALA_STOP_SECONDS: expected seconds above 0, got \"" +
+                             std::string(text) + "\"");
+  }
+  return seconds;
 }
 
 std::vector<int> stopped_ranks_here() {
