@@ -21,13 +21,12 @@ std::pair<at::Tensor, at::Tensor> halves(const at::Tensor& both) {
 at::Tensor scaled(const at::Tensor& x, double factor) { return factor == 1.0 ? x : x * factor; }
 
 // h and u = norm(h). A recompute that finds h needs neither the mixer's output nor the sum.
-std::pair<at::Tensor, at::Tensor> mixer_half(const BlockCall& call, const at::Tensor& x) {
+std::pair<at::Tensor, at::Tensor> mixer_half(const BlockFrame& call, const at::Tensor& x,
+                                             const Mix& mix) {
   const ModelConfig& c = call.config;
   auto [normed, input_rstd] = rmsnorm_forward(x, call.block["input_layernorm.weight"], c.rms_eps);
   at::Tensor h = call.saved && call.saved->trimmed() ? call.saved->find("h") : at::Tensor();
-  MixerCall mixer_call{c, call.mixer_weights, call.env, call.layer, call.saved};
-  mixer_call.wants_output = !h.defined();
-  const at::Tensor mixed = mixer_forward(call.mixer, mixer_call, normed);
+  const at::Tensor mixed = mix(normed, !h.defined());
 
   const at::Tensor& weight = call.block["post_attention_layernorm.weight"];
   at::Tensor u, rstd;
@@ -47,9 +46,9 @@ std::pair<at::Tensor, at::Tensor> mixer_half(const BlockCall& call, const at::Te
 
 }  // namespace
 
-at::Tensor block_forward(const BlockCall& call, const at::Tensor& x) {
+at::Tensor block_forward(const BlockFrame& call, const at::Tensor& x, const Mix& mix) {
   const bool again = call.saved && call.saved->trimmed();
-  auto [h, u] = mixer_half(call, x);
+  auto [h, u] = mixer_half(call, x, mix);
   const Range range("feed-forward");
   const at::Tensor gate_up = find_or_make(call.saved, "gate_up", Cost::kProduct, [&] {
     return at::linear(u, call.block.group("gate_proj.weight", "up_proj.weight"));
@@ -67,8 +66,8 @@ at::Tensor block_forward(const BlockCall& call, const at::Tensor& x) {
   return call.saved ? at::addmm(h, act, down, 1.0, r) : h.addmm_(act, down, 1.0, r);
 }
 
-at::Tensor block_backward(const BlockCall& call, const at::Tensor& dy, Gradient& block_gradient,
-                          Gradient& mixer_gradient) {
+at::Tensor block_backward(const BlockFrame& call, const at::Tensor& dy, Gradient& block_gradient,
+                          const MixBackward& mix_backward) {
   const ModelConfig& c = call.config;
   const Weights& w = call.block;
   Saved& saved = *call.saved;
@@ -93,13 +92,29 @@ at::Tensor block_backward(const BlockCall& call, const at::Tensor& dy, Gradient&
   block_gradient.add("post_attention_layernorm.weight", d_post_norm);
   du.reset();
 
-  const MixerCall mixer_call{c, call.mixer_weights, call.env, call.layer, call.saved};
-  const at::Tensor d_normed =
-      mixer_backward(call.mixer, mixer_call, scaled(dh, c.residual_scale), mixer_gradient);
+  const at::Tensor d_normed = mix_backward(scaled(dh, c.residual_scale));
   auto [dx, d_input_norm] = add_rmsnorm_backward(
       d_normed, dh, saved.input, w["input_layernorm.weight"], saved.take("input_rstd"));
   block_gradient.add("input_layernorm.weight", d_input_norm);
   return dx;
+}
+
+at::Tensor block_forward(const BlockCall& call, const at::Tensor& x) {
+  MixerCall mixer{call.config, call.mixer_weights, call.env, call.layer, call.saved};
+  return block_forward({call.config, call.block, call.saved}, x,
+                       [&](const at::Tensor& normed, bool wants_output) {
+                         mixer.wants_output = wants_output;
+                         return mixer_forward(call.mixer, mixer, normed);
+                       });
+}
+
+at::Tensor block_backward(const BlockCall& call, const at::Tensor& dy, Gradient& block_gradient,
+                          Gradient& mixer_gradient) {
+  const MixerCall mixer{call.config, call.mixer_weights, call.env, call.layer, call.saved};
+  return block_backward({call.config, call.block, call.saved}, dy, block_gradient,
+                        [&](const at::Tensor& d_mixed) {
+                          return mixer_backward(call.mixer, mixer, d_mixed, mixer_gradient);
+                        });
 }
 
 BlockCall BlockUnit::call(const Lease& weights, const Env& env, Saved* saved) const {

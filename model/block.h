@@ -2,9 +2,27 @@
 //   h = x + r * mixer(norm(x));   y = h + r * down(silu(gate(norm(h))) * up(norm(h))).
 #pragma once
 
+#include <functional>
+
 #include "model/unit.h"
 
 namespace sala {
+
+// A block around whatever mixes its normed input.
+struct BlockFrame {
+  const ModelConfig& config;  // sizes and scales
+  const Weights& block;
+  Saved* saved;  // as in Unit::forward; backward needs one
+};
+// The normed input (T, C) to what is added to the stream (T, C). Not wanted: a recompute found the
+// sum, and only what a mixer keeps is made again.
+using Mix = std::function<at::Tensor(const at::Tensor& normed, bool wants_output)>;
+// The gradient (T, C) at Mix's output to that at its input.
+using MixBackward = std::function<at::Tensor(const at::Tensor& d_mixed)>;
+
+at::Tensor block_forward(const BlockFrame& frame, const at::Tensor& x, const Mix& mix);
+at::Tensor block_backward(const BlockFrame& frame, const at::Tensor& dy, Gradient& block_gradient,
+                          const MixBackward& mix_backward);
 
 // A block with the mixer that runs in it: its own, or another (align, score).
 struct BlockCall {

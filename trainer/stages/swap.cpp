@@ -14,6 +14,7 @@
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/run.h"
+#include "trainer/scores/choice.h"
 
 namespace sala {
 
@@ -24,35 +25,35 @@ class SwapStage : public Stage {
   std::string type() const override { return "swap"; }
 
   void describe(Fields& fields) override {
-    fields.count("keep", keep_, Need::kOptional,
+    fields.count("keep", choice.keep, Need::kOptional,
                  "Layers that keep softmax attention, chosen by score; 0 with `layers`.",
                  {0, 1 << 20});
-    fields.counts("layers", layers_, Need::kOptional,
+    fields.counts("layers", choice.layers, Need::kOptional,
                   "The kept layers by number, instead of choosing by score.", {0, 1 << 20});
-    fields.flag("force_ends", force_ends_, Need::kOptional,
+    fields.flag("force_ends", choice.force_ends, Need::kOptional,
                 "Always keep the first and the last layer (loaders need a sparse layer 0).");
   }
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     if (!problems.clean(path + ".layers") || !problems.knows(path + ".keep")) return;
-    if ((keep_ > 0) == !layers_.empty()) {
+    if ((choice.keep > 0) == !choice.layers.empty()) {
       problems.add(path + ".keep", "give either keep (how many) or layers (which), not both");
     }
-    if (keep_ == 1 && force_ends_) {
+    if (choice.keep == 1 && choice.force_ends) {
       problems.add(path + ".keep", "1 cannot hold both ends: use 2 or more, or force_ends: false");
     }
-    const std::set<int64_t> different(layers_.begin(), layers_.end());
-    if (different.size() < layers_.size()) {
+    const std::set<int64_t> different(choice.layers.begin(), choice.layers.end());
+    if (different.size() < choice.layers.size()) {
       problems.add(path + ".layers", "names a layer twice: give each once");
     }
     const bool exports = std::any_of(recipe.stages.begin(), recipe.stages.end(),
                                      [](const auto& stage) { return stage->type() == "export"; });
     if (!exports) return;
-    if (!layers_.empty() && !different.contains(0)) {
+    if (!choice.layers.empty() && !different.contains(0)) {
       problems.add(path + ".layers",
                    "must hold layer 0: those who load the exported model count tokens there");
     }
-    if (layers_.empty() && !force_ends_ && problems.knows(path + ".force_ends")) {
+    if (choice.layers.empty() && !choice.force_ends && problems.knows(path + ".force_ends")) {
       problems.add(path + ".force_ends",
                    "false may drop layer 0, which the export needs: leave it true, or name the "
                    "layers");
@@ -62,11 +63,11 @@ class SwapStage : public Stage {
   void check_inputs(const StageInputs& inputs, Problems& problems) const override {
     if (inputs.context == nullptr) return;
     const int64_t num_layers = inputs.context->source.num_layers;
-    if (keep_ > num_layers) {
+    if (choice.keep > num_layers) {
       problems.add(path + ".keep",
-                   fmt::format("keeps {} layers, but the source has {}", keep_, num_layers));
+                   fmt::format("keeps {} layers, but the source has {}", choice.keep, num_layers));
     }
-    for (int64_t layer : layers_) {
+    for (int64_t layer : choice.layers) {
       if (layer < num_layers) continue;
       problems.add(path + ".layers", fmt::format("{} is no layer of the source, whose last is {}",
                                                  layer, num_layers - 1));
@@ -76,7 +77,7 @@ class SwapStage : public Stage {
 
   bool needs_full_source() const override { return true; }
   bool needs_mixers() const override { return true; }
-  bool needs_scores() const override { return layers_.empty(); }
+  bool needs_scores() const override { return choice.layers.empty(); }
 
   StagePlan plan(const PlanContext& context) const override {
     StagePlan plan = plan_forward(context, 0, 1, true);
@@ -84,18 +85,17 @@ class SwapStage : public Stage {
     return plan;
   }
 
-  int64_t num_kept() const override {
-    return layers_.empty() ? keep_ : static_cast<int64_t>(layers_.size());
-  }
+  int64_t num_kept() const override { return choice.num_kept(); }
 
   void begin(Run&) override {}
 
   bool advance(Run& run) override {
     if (done_) return false;
     const std::vector<int64_t> kept = choose(run);
-    say_displaced(run, kept);
+    say_doubts(run, kept);
     build(run, kept);
-    run.metrics.event({{"event", "swap"}, {"stage", name}, {"kept", kept}});
+    run.metrics.event(
+        {{"event", "swap"}, {"stage", name}, {"kept", kept}, {"within_noise", is_in_doubt(run)}});
     run.metrics.note(fmt::format("kept layers: {}", fmt::join(kept, ", ")));
     evaluate_with_recipe(run, name);
     done_ = true;
@@ -108,31 +108,18 @@ class SwapStage : public Stage {
   int64_t step() const override { return done_ ? 1 : 0; }
   int64_t num_steps() const override { return 1; }
 
+  LayerChoice choice;
+
  private:
   std::vector<int64_t> choose(const Run& run) const {
     const int64_t L = run.source.num_layers;
-    const int64_t wanted = num_kept();
-    if (wanted > L) {
-      throw std::runtime_error(fmt::format("stage {}: keep {} of only {} layers", name, wanted, L));
+    if (choice.num_kept() > L) {
+      throw std::runtime_error(
+          fmt::format("stage {}: keep {} of only {} layers", name, choice.num_kept(), L));
     }
-    std::vector<int64_t> kept = layers_;
-    auto add = [&](int64_t layer) {
-      if (std::find(kept.begin(), kept.end(), layer) == kept.end() &&
-          static_cast<int64_t>(kept.size()) < wanted) {
-        kept.push_back(layer);
-      }
-    };
-    if (layers_.empty()) {
-      if (run.scores.is_null()) {
-        throw std::runtime_error(fmt::format(
-            "stage {}: `keep` chooses by score, but no score stage ran before; add one (method: "
-            "uniform costs nothing) or name the layers",
-            name));
-      }
-      if (force_ends_) add(0), add(L - 1);
-      for (int64_t layer : best(run, L)) add(layer);
-    }
-    std::sort(kept.begin(), kept.end());
+    std::vector<double> scores(static_cast<size_t>(L), 0.0);
+    if (choice.layers.empty()) scores = scores_of(run);
+    std::vector<int64_t> kept = chosen_layers(choice, scores);
     if (kept.back() >= L || std::adjacent_find(kept.begin(), kept.end()) != kept.end()) {
       throw std::runtime_error(fmt::format("stage {}: layers [{}] must be different and below {}",
                                            name, fmt::join(kept, ", "), L));
@@ -140,10 +127,36 @@ class SwapStage : public Stage {
     return kept;
   }
 
-  // Layers that their scores alone would have kept, had the ends not been forced.
-  void say_displaced(Run& run, const std::vector<int64_t>& kept) const {
-    if (!layers_.empty() || !force_ends_) return;
-    std::vector<int64_t> displaced = best(run, num_kept());
+  // By layer.
+  std::vector<double> scores_of(const Run& run) const {
+    if (run.scores.is_null()) {
+      throw std::runtime_error(fmt::format(
+          "stage {}: `keep` chooses by score, but no score stage ran before; add one (method: "
+          "uniform costs nothing) or name the layers",
+          name));
+    }
+    std::vector<double> scores(static_cast<size_t>(run.source.num_layers));
+    for (const auto& s : run.scores.at("layers")) {
+      scores.at(s.at("layer").get<size_t>()) = s.at("score").get<double>();
+    }
+    return scores;
+  }
+
+  bool is_in_doubt(const Run& run) const {
+    return choice.layers.empty() && run.scores.value("within_noise", false);
+  }
+
+  // Layers that their scores alone would have kept, had the ends not been forced; and whether the
+  // scores are sure of those that they chose.
+  void say_doubts(Run& run, const std::vector<int64_t>& kept) const {
+    if (!choice.layers.empty()) return;
+    if (is_in_doubt(run)) {
+      run.metrics.note("the scores' choice is within noise: " +
+                       run.scores.value("note", std::string()));
+    }
+    if (!choice.force_ends) return;
+    std::vector<int64_t> displaced = by_score(scores_of(run));
+    displaced.resize(static_cast<size_t>(choice.keep));
     std::erase_if(displaced, [&](int64_t layer) {
       return std::find(kept.begin(), kept.end(), layer) != kept.end();
     });
@@ -152,19 +165,6 @@ class SwapStage : public Stage {
         "force_ends keeps the first and the last layer in place of layer(s) {}, whose scores are "
         "higher; loaders need layer 0",
         fmt::join(displaced, ", ")));
-  }
-
-  // The `count` layers with the best scores, best first, ties to the lower layer.
-  static std::vector<int64_t> best(const Run& run, int64_t count) {
-    std::vector<std::pair<double, int64_t>> ranked;
-    for (const auto& s : run.scores.at("layers")) {
-      ranked.emplace_back(-s.at("score").get<double>(), s.at("layer").get<int64_t>());
-    }
-    std::sort(ranked.begin(), ranked.end());
-    std::vector<int64_t> layers;
-    for (const auto& [_, layer] : ranked) layers.push_back(layer);
-    layers.resize(std::min<size_t>(layers.size(), static_cast<size_t>(count)));
-    return layers;
   }
 
   // A part at a time, from the source's own values: the masters never saw the compute type.
@@ -213,13 +213,17 @@ class SwapStage : public Stage {
     run.metrics.event({{"event", "origin"}, {"stage", name}, {"tensors", origin}});
   }
 
-  int64_t keep_ = 0;
-  std::vector<int64_t> layers_;
-  bool force_ends_ = true;
   bool done_ = false;
 };
 
 }  // namespace
+
+LayerChoice layer_choice(const Recipe& recipe) {
+  for (const auto& stage : recipe.stages) {
+    if (const auto* swap = dynamic_cast<const SwapStage*>(stage.get())) return swap->choice;
+  }
+  return {};
+}
 
 std::unique_ptr<Stage> make_swap_stage() { return std::make_unique<SwapStage>(); }
 
