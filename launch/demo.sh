@@ -43,6 +43,7 @@ cat << END
 Some tens of thousands of tokens give a hybrid that has the machinery, not the quality:
 recipes/smollm2_135m.yaml spends hundreds of times as many.
 
+report       $run/report.html  (any browser)
 checkpoints  $run/checkpoints
 metrics      $run/metrics.jsonl  (launch/tensorboard.py $run)
 export       $export  (build/bin/sala-inspect $export)

@@ -28,7 +28,8 @@ sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).re
 require("tensorboard")
 
 OWN_KEYS = {"stage", "step", "event", "time", "tokens", "options", "label", "model"}
-IN_WORDS = {"verdict", "divergence", "checkpoint", "swap", "export", "step_without_targets"}
+FACTS = {"start", "fork", "origin"}  # their numbers are no curves
+IN_WORDS = {"verdict", "divergence", "error", "checkpoint", "swap", "export", "step_without_targets"}
 POLL_SECONDS = 2
 
 
@@ -114,7 +115,7 @@ class TensorBoardEvents:
         from tensorboard.compat.proto.summary_pb2 import Summary
         event, step = str(record.get("event") or ""), record.get("step")
         self.tokens = record.get("tokens", self.tokens)
-        numbers = {k: v for k, v in record.items() if k not in OWN_KEYS and event != "origin"}
+        numbers = {k: v for k, v in record.items() if k not in OWN_KEYS and event not in FACTS}
         values = [Summary.Value(tag=name, simple_value=number)
                   for name, number in flatten(numbers, event)]
         stage = str(record.get("stage") or "run").replace("/", "_")
@@ -173,7 +174,7 @@ class WandbRun:
         event = str(record.get("event") or "")
         self.tokens = record.get("tokens", self.tokens)
         prefix = "/".join(str(p) for p in (record.get("model") or record.get("stage"), event) if p)
-        numbers = {k: v for k, v in record.items() if k not in OWN_KEYS and event != "origin"}
+        numbers = {k: v for k, v in record.items() if k not in OWN_KEYS and event not in FACTS}
         values = dict(flatten(numbers, prefix))
         if values:
             self.run.log({"tokens": self.tokens, **values})

@@ -21,6 +21,8 @@ int main(int argc, char** argv) {
   app.add_option("--out", options.out_file, "Also write the continuations to this JSON file");
   app.add_option("--device", options.device, "cpu (fp32) or cuda (bf16)")
       ->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_flag("--html", options.html,
+               "Write the report.html of a run folder again, from its metrics.jsonl");
   app.add_flag("--dense", options.dense, "Sparse layers attend densely whatever dense_len says");
   app.set_version_flag("--version", [] { return sala::version_text("sala-inspect"); });
   CLI11_PARSE(app, argc, argv);

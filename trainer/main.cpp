@@ -27,6 +27,22 @@ struct Arguments {
   sala::RunnerOptions runner;
 };
 
+// The call as a shell takes it back: words that it would change stand in quotes.
+std::string command_line(int argc, char** argv) {
+  std::string line = "sala-train";
+  for (int i = 1; i < argc; ++i) {
+    std::string word = argv[i];
+    const bool plain = !word.empty() && word.find_first_not_of(
+                                            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                            "0123456789_-+=./:,@%") == std::string::npos;
+    for (size_t at = 0; !plain && (at = word.find('\'', at)) != std::string::npos; at += 4) {
+      word.replace(at, 1, "'\\''");
+    }
+    line += plain ? " " + word : " '" + word + "'";
+  }
+  return line;
+}
+
 void add_options(CLI::App& app, Arguments& a) {
   app.add_option("recipe", a.recipe, "Recipe (YAML); every key is in recipes/README.md");
   app.add_option("--set", a.set, "Overrides: key.path=value, e.g. stages.distill.tokens=8M")
@@ -94,6 +110,8 @@ int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake)
 int parse_and_run(int argc, char** argv) {
   CLI::App app{"Turns a full-attention language model into a sparse-linear hybrid"};
   Arguments arguments;
+  arguments.runner.command = command_line(argc, argv);
+  arguments.runner.program = sala::version_text("sala-train");
   add_options(app, arguments);
   std::string mistake;
   // Of ranks that each answer a question by themselves the first does.

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/checks/start_check.h"
 #include "trainer/evaluation/evaluate.h"
@@ -14,9 +16,11 @@
 #include "trainer/journal/report.h"
 #include "trainer/journal/run_folder.h"
 #include "trainer/planning/plan.h"
+#include "trainer/planning/record.h"
 #include "trainer/ranks/agreement.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/ranks/stop_signals.h"
+#include "trainer/report/report.h"
 #include "trainer/run.h"
 #include "trainer/saver.h"
 #include "trainer/start.h"
@@ -68,8 +72,10 @@ class Runner {
     if (start_.continues) saver_->saved_is(start_.id.stage_index, start_.id.step);
     try {
       return run_stages();
-    } catch (const SharedError&) {
+    } catch (const SharedError& error) {
       saver_->finish_after_error();
+      metrics_->event({{"event", "error"}, {"text", error.what()}});
+      refresh_page(true, false);
       throw;
     }
   }
@@ -126,12 +132,28 @@ class Runner {
                       "datasheet peak)",
                       peak / 1e12));
     }
+    const PlanContext context = plan_context();
     metrics_->event({{"event", "start"},
                      {"ranks", world_.size()},
                      {"peak_flops", peak},
                      {"device", device_name(world_.device())},
                      {"stage_index", start_.id.stage_index},
-                     {"step", start_.id.step}});
+                     {"step", start_.id.step},
+                     {"command", options_.command},
+                     {"program", options_.program},
+                     {"source", source_record(context)},
+                     {"stages", plan_record(context)}});
+    if (start_.reader && !start_.continues) {  // what another run's metrics have told
+      metrics_->event({{"event", "fork"},
+                       {"from", start_.folder},
+                       {"evaluations", run_->evaluations},
+                       {"scores", run_->scores},
+                       {"kept", run_->student ? kept_layers(run_->student->model.config())
+                                              : std::vector<int64_t>{}},
+                       {"verdicts", run_->verdicts}});
+    }
+    if (world_.rank() == 0) page_ = std::make_unique<Report>(recipe_.run.folder);
+    refresh_page(true, true);
   }
 
   PlanContext plan_context() const {
@@ -210,6 +232,7 @@ class Runner {
     const std::string next = last ? "done" : recipe_.stages[s + 1]->name;
     saver_->save({static_cast<int64_t>(s) + 1, next, 0, true}, nullptr, evaluation_due_);
     write_report();
+    refresh_page(true, true);
     return 0;
   }
 
@@ -232,6 +255,7 @@ class Runner {
     const auto result = evaluate_model(*run_, *options, stage.name, *run_->student, false);
     tell_evaluation(*run_, result, {{"stage", stage.name}, {"step", stage.step()}});
     evaluation_due_ = false;
+    refresh_page(true, true);
   }
 
   void after_step(size_t s, Stage& stage) {
@@ -240,6 +264,7 @@ class Runner {
                       evaluate_options(recipe_) && run_->student;
     if (interrupted()) return;  // the checkpoint of the stop comes first
     evaluate_if_due(stage);
+    refresh_page(false, true);
     const bool last = step >= stage.num_steps();  // the boundary's checkpoint follows
     if (stage.save_every > 0 && step % stage.save_every == 0 && !last) {
       saver_->save({static_cast<int64_t>(s), stage.name, step, false}, &stage, evaluation_due_);
@@ -253,6 +278,8 @@ class Runner {
       saver_->save({static_cast<int64_t>(s), stage.name, step, false}, &stage, evaluation_due_);
     }
     saver_->finish();
+    metrics_->event({{"event", "stop"}, {"stage", stage.name}, {"step", step}});
+    refresh_page(true, false);
     metrics_->note(
         fmt::format("stopped on a signal at stage {} step {}; run the same command again "
                     "to continue",
@@ -268,12 +295,27 @@ class Runner {
     });
   }
 
+  // The page for people, on rank 0: `now`, or when the last one is a minute old. That it cannot be
+  // written is said once and stops nothing.
+  void refresh_page(bool now, bool alive) {
+    constexpr std::chrono::seconds kAge{60};
+    const auto time = std::chrono::steady_clock::now();
+    if (!page_ || (!now && time - page_time_ < kAge)) return;
+    const std::string error = page_->try_to_write(alive ? 1 : 0);
+    page_time_ = std::chrono::steady_clock::now();
+    if (!error.empty() && !page_failed_) {
+      metrics_->note("report.html could not be written, the run goes on: " + error);
+    }
+    page_failed_ = !error.empty();
+  }
+
   void finish() {
     saver_->finish();
     metrics_->event({{"event", "end"}, {"tokens", run_->tokens_seen}});
     metrics_->sync();
     world_.together("", [&] { metrics_->check(); });
     write_report();
+    refresh_page(true, false);
     metrics_->note("finished\n" + report_text(run_->evaluations, run_->verdicts));
   }
 
@@ -289,6 +331,9 @@ class Runner {
   Start start_;
   std::unique_ptr<Saver> saver_;
   bool evaluation_due_ = false;  // of the step that was just made
+  std::unique_ptr<Report> page_;  // on rank 0
+  std::chrono::steady_clock::time_point page_time_;
+  bool page_failed_ = false;
 };
 
 }  // namespace

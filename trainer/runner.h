@@ -14,6 +14,7 @@ struct RunnerOptions {
   int64_t profile_steps = 0;  // of each stage, by LibTorch's profiler; 0 = none
   bool verify_data = false;   // read all token stores again, also those known to be right
   std::string export_to;  // write the model of the newest checkpoint (or of `from`) there, and stop
+  std::string command, program;  // as it was called and what it is, for the report
 };
 
 // Exit code: 0 = finished, kExitCheckpointed = stopped on a signal after a checkpoint. Errors that

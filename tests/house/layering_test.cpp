@@ -31,6 +31,8 @@ const std::map<std::string, std::set<std::string>> kRoomMayInclude = {
     {"trainer/ranks", {"", "recipe"}},
     {"trainer/sharding", {}},
     {"trainer/journal", {"", "recipe", "ranks"}},
+    {"trainer/charts", {}},
+    {"trainer/report", {"charts", "journal"}},
     {"trainer/checkpoint", {"", "ranks"}},
 };
 

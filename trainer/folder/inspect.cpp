@@ -22,7 +22,10 @@
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/folder/reader.h"
 #include "trainer/planning/flops.h"
+#include "trainer/journal/own_files.h"
+#include "trainer/journal/run_folder.h"
 #include "trainer/ranks/device_info.h"
+#include "trainer/report/report.h"
 
 namespace sala {
 
@@ -142,6 +145,17 @@ std::string newest_checkpoint(const std::string& run_folder) {
   return newest;
 }
 
+// Writes the page of a run folder; returns its path.
+std::string write_page_of(const std::string& run_folder) {
+  if (!path_exists(run_folder + "/" + kMetricsFile)) {
+    throw std::runtime_error(run_folder + ": --html wants a run folder, and this one has no " +
+                             kMetricsFile);
+  }
+  const std::optional<bool> alive = run_goes_on(run_folder);
+  Report(run_folder).write(alive ? Maybe(*alive ? 1 : 0) : Maybe());
+  return run_folder + "/" + kPageFile;
+}
+
 }  // namespace
 
 std::string describe_folder(const std::string& folder) {
@@ -169,6 +183,10 @@ std::string describe_folder(const std::string& folder) {
 }
 
 void inspect(const InspectOptions& o) {
+  if (o.html) {
+    fmt::print("{}\n", write_page_of(o.folder));
+    return;
+  }
   if (o.ids_file.empty()) {
     if (!o.logits_file.empty() || o.generate > 0) {
       throw std::runtime_error("--logits and --generate need --ids FILE.json");

@@ -13,6 +13,7 @@ struct InspectOptions {
   int64_t generate = 0;        // continue every row by so many tokens, greedily
   std::string out_file;        // {"generated": [[…], …]} goes here, besides the terminal
   std::string device = "cpu";  // cpu (fp32) | cuda (bf16)
+  bool html = false;           // write the run folder's report.html again, and nothing else
   bool dense = false;          // sparse layers attend densely whatever dense_len says
 };
 

@@ -14,9 +14,16 @@
 namespace sala {
 namespace {
 
+using Mark = std::string (*)(const std::string& text);
+
 std::string mark_of(const std::string& text) {
   return "# written by sala-train; hash of the lines above: " +
          xxh3_64_hex(text.data(), text.size()) + "\n";
+}
+
+std::string page_mark_of(const std::string& html) {
+  return "<!-- written by sala-train; hash of the lines above: " +
+         xxh3_64_hex(html.data(), html.size()) + " -->\n";
 }
 
 [[noreturn]] void refuse(const std::string& path) {
@@ -25,12 +32,12 @@ std::string mark_of(const std::string& text) {
                            "not written by it, or was edited since; move it elsewhere");
 }
 
-void check_own_text(const std::string& path) {
+void check_own_text(const std::string& path, Mark mark_for = mark_of) {
   if (!path_exists(path)) return;
   const std::string all = read_text_file(path);
-  const size_t mark = all.size() - std::min(all.size(), mark_of("").size());
+  const size_t mark = all.size() - std::min(all.size(), mark_for("").size());
   const std::string text = all.substr(0, mark);
-  if (all != text + mark_of(text)) refuse(path);
+  if (all != text + mark_for(text)) refuse(path);
 }
 
 // Every line of ours is an object with an event. The first one may be torn, or lost: zeros.
@@ -67,6 +74,11 @@ void check_own_files(const std::string& run_folder) {
 void write_own_text(const std::string& path, const std::string& text) {
   check_own_text(path);
   write_file_atomically(path, text + mark_of(text));
+}
+
+void write_own_page(const std::string& path, const std::string& html) {
+  check_own_text(path, page_mark_of);
+  write_file_atomically(path, html + page_mark_of(html));
 }
 
 }  // namespace sala

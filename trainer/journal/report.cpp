@@ -32,40 +32,86 @@ nlohmann::json member(const nlohmann::json& object, const std::string& key) {
   return object.contains(key) ? object.at(key) : nlohmann::json::object();
 }
 
-}  // namespace
+std::string number(const nlohmann::json& object, const std::string& key, int decimals) {
+  if (!object.contains(key)) return "-";
+  const nlohmann::json& value = object.at(key);  // null: JSON has no NaN
+  return value.is_number() ? fmt::format("{:.{}f}", value.get<double>(), decimals) : "nan";
+}
 
-std::string evaluation_table(const nlohmann::json& evaluations) {
-  if (evaluations.empty()) return "(no evaluation)\n";
-  std::set<std::string> sources;
-  std::set<int64_t> lengths;
+std::set<std::string> names_in(const nlohmann::json& evaluations, const std::string& key) {
+  std::set<std::string> names;
   for (const auto& e : evaluations) {
-    const nlohmann::json measured = member(e, "sources"), rates = member(e, "needle_rate");
-    for (const auto& [name, _] : measured.items()) sources.insert(name);
-    for (const auto& [length, _] : rates.items()) lengths.insert(std::stoll(length));
+    const nlohmann::json measured = member(e, key);
+    for (const auto& [name, _] : measured.items()) names.insert(name);
   }
+  return names;
+}
+
+// Names that are numbers, in their order.
+std::set<int64_t> lengths_in(const nlohmann::json& evaluations, const std::string& key) {
+  std::set<int64_t> lengths;
+  for (const std::string& name : names_in(evaluations, key)) lengths.insert(std::stoll(name));
+  return lengths;
+}
+
+bool has_top1(const nlohmann::json& evaluations, const std::string& source) {
+  return std::any_of(evaluations.begin(), evaluations.end(), [&](const nlohmann::json& e) {
+    return member(member(e, "sources"), source).contains("top1");
+  });
+}
+
+std::string losses_table(const nlohmann::json& evaluations) {
+  const std::set<std::string> sources = names_in(evaluations, "sources");
+  const std::set<int64_t> lengths = lengths_in(evaluations, "needle_rate");
   Cells header{"after"};
-  for (const std::string& name : sources) header.insert(header.end(), {name + " loss", "KL"});
+  for (const std::string& name : sources) {
+    header.insert(header.end(), {name + " loss", "KL"});
+    if (has_top1(evaluations, name)) header.push_back("top-1");
+  }
   for (int64_t length : lengths) header.push_back(fmt::format("needle@{}", length));
   std::vector<Cells> rows{header};
-  auto number = [](const nlohmann::json& object, const char* key) {
-    if (!object.contains(key)) return std::string("-");
-    const nlohmann::json& value = object.at(key);  // null: JSON has no NaN
-    return value.is_number() ? fmt::format("{:.4f}", value.get<double>()) : std::string("nan");
-  };
   for (const auto& e : evaluations) {
     Cells row{e.at("label").get<std::string>()};
-    const nlohmann::json measured = member(e, "sources"), rates = member(e, "needle_rate");
     for (const std::string& name : sources) {
-      const nlohmann::json s = member(measured, name);
-      row.insert(row.end(), {number(s, "loss"), number(s, "kl")});
+      const nlohmann::json s = member(member(e, "sources"), name);
+      row.insert(row.end(), {number(s, "loss", 4), number(s, "kl", 4)});
+      if (has_top1(evaluations, name)) row.push_back(number(s, "top1", 3));
     }
     for (int64_t length : lengths) {
-      const std::string key = std::to_string(length);
-      row.push_back(rates.contains(key) ? fmt::format("{:.2f}", rates.at(key).get<double>()) : "-");
+      row.push_back(number(member(e, "needle_rate"), std::to_string(length), 2));
     }
     rows.push_back(row);
   }
   return align_columns(rows);
+}
+
+// Mean score of the tasks by length, accuracy of multiple choice; empty where nothing was asked.
+std::string answers_table(const nlohmann::json& evaluations) {
+  const std::set<std::string> choices = names_in(evaluations, "choices");
+  const std::set<int64_t> lengths = lengths_in(evaluations, "task_mean");
+  if (choices.empty() && lengths.empty()) return "";
+  Cells header{"after"};
+  for (int64_t length : lengths) header.push_back(fmt::format("tasks@{}", length));
+  header.insert(header.end(), choices.begin(), choices.end());
+  std::vector<Cells> rows{header};
+  for (const auto& e : evaluations) {
+    Cells row{e.at("label").get<std::string>()};
+    for (int64_t length : lengths) {
+      row.push_back(number(member(e, "task_mean"), std::to_string(length), 3));
+    }
+    for (const std::string& set : choices) {
+      row.push_back(number(member(member(e, "choices"), set), "acc", 3));
+    }
+    rows.push_back(row);
+  }
+  return "\n" + align_columns(rows);
+}
+
+}  // namespace
+
+std::string evaluation_table(const nlohmann::json& evaluations) {
+  if (evaluations.empty()) return "(no evaluation)\n";
+  return losses_table(evaluations) + answers_table(evaluations);
 }
 
 std::string report_text(const nlohmann::json& evaluations,

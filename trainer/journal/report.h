@@ -7,7 +7,8 @@
 
 namespace sala {
 
-// One row per evaluation: loss and KL per source, needle rate per length. Plain text.
+// One row per evaluation: loss, KL and top-1 per source, needle rate per length; below it, where
+// there are any, mean task score per length and accuracy of multiple choice. Plain text.
 std::string evaluation_table(const nlohmann::json& evaluations);
 
 // The table and, below it, what went wrong, a line each.

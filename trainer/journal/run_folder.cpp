@@ -134,4 +134,14 @@ void RunLock::check() const {
                            "other does");
 }
 
+std::optional<bool> run_goes_on(const std::string& folder) {
+  const std::string path = folder + "/lock";
+  if (!path_exists(path)) return {};
+  const auto holder = nlohmann::json::parse(read_text_file(path), nullptr, false);
+  if (!holder.is_object() || !holder.contains("pid")) return false;  // let go of
+  if (holder.value("host", "") != host_name()) return {};
+  const pid_t pid = holder.value("pid", 0);
+  return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
+}
+
 }  // namespace sala

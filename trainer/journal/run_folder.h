@@ -1,6 +1,7 @@
 // The run's folder: made, locked by one run at a time, and what it holds besides checkpoints.
 #pragma once
 
+#include <optional>
 #include <string>
 
 namespace sala {
@@ -23,5 +24,9 @@ class RunLock {
   std::string path_;
   int file_ = -1;
 };
+
+// Whether a process works on the run of this folder, by what its lock says; nothing where that is
+// not known: it may be on another host.
+std::optional<bool> run_goes_on(const std::string& folder);
 
 }  // namespace sala

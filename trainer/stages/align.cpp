@@ -107,10 +107,11 @@ class AlignStage : public Stage {
                    .clip_each_part = true,
                    .clock = &loop_->clock()});
     const double sum = std::accumulate(result.losses.begin(), result.losses.end(), 0.0);
-    loop_->finish(sum / static_cast<double>(config_.num_layers), result.finite,
-                  {{"lr", input.lr},
-                   {"layer_losses", result.losses},
-                   {"layer_grad_norms", result.part_norms}});
+    nlohmann::json line = {{"lr", input.lr},
+                           {"layer_losses", result.losses},
+                           {"layer_grad_norms", result.part_norms}};
+    if (loop_->step() == 0) line["parameters"] = loop_->parameter_counts(*run.aligned);
+    loop_->finish(sum / static_cast<double>(config_.num_layers), result.finite, line);
     return true;
   }
 

@@ -116,13 +116,14 @@ bool ModelTraining::advance(Run& run) {
   for (size_t p = 0; p < student.parameters.num_parts(); ++p) {
     if (optimizer_->trains(p)) units[student.parameters.layout(p)->name] = result.part_norms[p];
   }
-  loop_->finish(result.losses[kLoss], result.finite,
-                {{"kl", result.losses[kKl]},
-                 {"ce", result.losses[kCe]},
-                 {"lr", input.lr},
-                 {"loss_by_source", loop_->by_source(result.losses)},
-                 {"grad_norm", result.grad_norm},
-                 {"grad_norms", units}});
+  nlohmann::json line = {{"kl", result.losses[kKl]},
+                         {"ce", result.losses[kCe]},
+                         {"lr", input.lr},
+                         {"loss_by_source", loop_->by_source(result.losses)},
+                         {"grad_norm", result.grad_norm},
+                         {"grad_norms", units}};
+  if (loop_->step() == 0) line["parameters"] = loop_->parameter_counts(student.parameters);
+  loop_->finish(result.losses[kLoss], result.finite, line);
   return true;
 }
 

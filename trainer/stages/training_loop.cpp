@@ -96,6 +96,16 @@ nlohmann::json TrainingLoop::by_source(const std::vector<double>& losses) const 
   return named;
 }
 
+nlohmann::json TrainingLoop::parameter_counts(const Parameters& parameters) const {
+  int64_t trainable = 0, frozen = 0;
+  for (size_t p = 0; p < parameters.num_parts(); ++p) {
+    for (const Entry& entry : parameters.layout(p)->entries) {
+      (optimizer_.rule_for(entry.name).freeze ? frozen : trainable) += entry.num_elements();
+    }
+  }
+  return {{"trainable", trainable}, {"frozen", frozen}};
+}
+
 int TrainingLoop::num_data_ranks() const {
   return run_.world.size() / static_cast<int>(options_.context);
 }

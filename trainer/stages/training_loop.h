@@ -49,6 +49,9 @@ class TrainingLoop {
   // A loss's sums by source (losses.h) under their names; empty with one source.
   nlohmann::json by_source(const std::vector<double>& losses) const;
 
+  // Parameters that train and that rules freeze, for the line of a stage's first step.
+  nlohmann::json parameter_counts(const Parameters& parameters) const;
+
   // Ends the step: counts it, keeps the data cursor, writes metrics, and after the last one judges
   // the stage. `line` holds the stage's own numbers. A step that is not finite was skipped by the
   // caller on all ranks; too many in a row, on_nonfinite: stop, and a loss that left for good where
