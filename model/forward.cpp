@@ -18,9 +18,7 @@ at::Tensor hidden(const Model& model, Lender& weights, const Env& env) {
   const at::NoGradGuard no_grad;
   const std::vector<size_t> head = model.head_parts();
   at::Tensor x = run_units(model, weights, 0, model.units().size(), {}, env, head);
-  x = model.final_norm().forward(weights.lease(head), x, env, nullptr);
-  if (env.decode) env.decode->num_tokens += env.batch->num_tokens();
-  return x;
+  return model.final_norm().forward(weights.lease(head), x, env, nullptr);
 }
 
 at::Tensor logits(const Model& model, Lender& weights, const at::Tensor& hidden) {

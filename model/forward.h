@@ -13,7 +13,7 @@ namespace sala {
 // last one's output (T, C). `after`: parts that will be leased next, where that is known.
 at::Tensor run_units(const Model& model, Lender& weights, size_t first, size_t last, at::Tensor x,
                      const Env& env, std::span<const size_t> after = {});
-// All units and the final norm: (T, C). Moves env.decode on.
+// All units and the final norm: (T, C).
 at::Tensor hidden(const Model& model, Lender& weights, const Env& env);
 // Of final-norm outputs (rows, C): hidden W^T logit_scale, (rows, V) fp32 (fp64 for fp64).
 at::Tensor logits(const Model& model, Lender& weights, const at::Tensor& hidden);

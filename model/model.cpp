@@ -5,6 +5,7 @@
 
 #include "model/block.h"
 #include "model/ends.h"
+#include "model/generation/cache.h"
 #include "model/weights/parts.h"
 
 namespace sala {
@@ -32,23 +33,29 @@ const at::Tensor& Model::head_weight(const Lease& head) const {
   return head[head.size() - 1][head_weight_name()];
 }
 
-Env Model::env(const Batch& batch, bool sparse, DecodeState* decode) const {
+Model::Ropes Model::ropes() const {
+  Ropes used;
+  for (Mixer m : config_.mixers) {
+    used.full |= m == Mixer::kFull || (m == Mixer::kSparse && config_.sparse_rope);
+    used.lightning |= m == Mixer::kLightning && config_.lightning_rope;
+  }
+  return used;
+}
+
+Env Model::env(const Batch& batch, bool sparse, const CachePass* cached) const {
   Env env;
   env.batch = &batch;
   env.sparse = sparse;
-  env.decode = decode;
+  env.cached = cached;
   env.key_docs = batch.shard ? batch.shard->key_documents() : batch.docs;
-  if (decode) {
-    TORCH_CHECK(!batch.shard, "decoding takes a sequence that is whole on this rank");
-    TORCH_CHECK(batch.docs.count() == 1, "decoding takes one sequence, got ", batch.docs.count());
-    decode->layers.resize(config_.num_layers);
-    env.key_docs = Documents::single(decode->num_tokens + batch.num_tokens(), batch.ids.device());
-    env.planned_tokens = decode->planned_tokens;
-  }
-  bool full = false, lightning = false;
-  for (Mixer m : config_.mixers) {
-    full |= m == Mixer::kFull || (m == Mixer::kSparse && config_.sparse_rope);
-    lightning |= m == Mixer::kLightning && config_.lightning_rope;
+  if (cached) {
+    TORCH_CHECK(!batch.shard, "decoding takes sequences that are whole on this rank");
+    TORCH_CHECK(cached->num_before == 0 || batch.docs.count() == 1,
+                "a chunk that goes on takes one sequence, got ", batch.docs.count());
+    if (cached->num_before > 0) {
+      env.key_docs = Documents::single(cached->num_before + batch.num_tokens(), batch.ids.device());
+    }
+    env.planned_tokens = cached->planned_tokens;
   }
   auto table = [&](const RopeConfig& rope) {
     const int64_t longest =
@@ -58,7 +65,9 @@ Env Model::env(const Batch& batch, bool sparse, DecodeState* decode) const {
     };
     RopeTable chosen = of_length(longest);
     const int64_t original = rope.original_max_position;
-    if (rope.kind != RopeConfig::Kind::kLongrope || longest <= original || decode) return chosen;
+    if (rope.kind != RopeConfig::Kind::kLongrope || longest <= original || env.planned_tokens > 0) {
+      return chosen;
+    }
     // longrope: each document takes the factors of its own length, whatever it is packed with.
     const RopeTable of_short = of_length(original);
     for (int64_t d = 0; d < batch.docs.count(); ++d) {
@@ -71,8 +80,9 @@ Env Model::env(const Batch& batch, bool sparse, DecodeState* decode) const {
     }
     return chosen;
   };
-  if (full) env.full_rope = table(config_.rope);
-  if (lightning) env.lightning_rope = table(config_.lightning_rope_config);
+  const Ropes used = ropes();
+  if (used.full) env.full_rope = table(config_.rope);
+  if (used.lightning) env.lightning_rope = table(config_.lightning_rope_config);
   return env;
 }
 

@@ -51,7 +51,13 @@ class Model {
   }
 
   // `sparse`: documents of dense_len and more use block-sparse attention on sparse layers.
-  Env env(const Batch& batch, bool sparse, DecodeState* decode = nullptr) const;
+  // `cached`: keeps the tokens of the batch; no step (model/generation/decoder.h makes those).
+  Env env(const Batch& batch, bool sparse, const CachePass* cached = nullptr) const;
+  // Which of the rotary tables any layer reads.
+  struct Ropes {
+    bool full = false, lightning = false;
+  };
+  Ropes ropes() const;
 
  private:
   ModelConfig config_;

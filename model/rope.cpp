@@ -73,6 +73,13 @@ double yarn_mscale(double scale, double mscale) {
   return scale <= 1 ? 1.0 : 0.1 * mscale * std::log(scale) + 1.0;
 }
 
+// inv_freq (HS/2), or a row of its own for each position.
+RopeTable table_of(const at::Tensor& position, const at::Tensor& inv_freq, double factor) {
+  const at::Tensor angle = position.to(at::kFloat).unsqueeze(1) * inv_freq;  // (T, HS/2)
+  if (factor == 1.0) return {angle.cos(), angle.sin()};
+  return {angle.cos() * factor, angle.sin() * factor};
+}
+
 }  // namespace
 
 at::Tensor rope_inverse_frequencies(const RopeConfig& rope, int64_t head_size,
@@ -123,10 +130,25 @@ RopeTable rope_table(const RopeConfig& rope, int64_t head_size, int64_t max_posi
   at::NoGradGuard no_grad;
   const at::Tensor inv_freq = queue_to(
       rope_inverse_frequencies(rope, head_size, num_positions).to(at::kFloat), position.device());
-  const at::Tensor angle = position.to(at::kFloat).unsqueeze(1) * inv_freq;  // (T, HS/2)
-  const double factor = rope_attention_factor(rope, max_position);
-  if (factor == 1.0) return {angle.cos(), angle.sin()};
-  return {angle.cos() * factor, angle.sin() * factor};
+  return table_of(position, inv_freq, rope_attention_factor(rope, max_position));
+}
+
+StepRope::StepRope(const RopeConfig& rope, int64_t head_size, int64_t max_position,
+                   at::Device device)
+    : original_(rope.original_max_position), factor_(rope_attention_factor(rope, max_position)) {
+  auto frequencies = [&](int64_t length) {
+    return rope_inverse_frequencies(rope, head_size, length).to(at::kFloat).to(device);
+  };
+  short_ = frequencies(original_);
+  if (rope.kind == Kind::kLongrope) long_ = frequencies(original_ + 1);
+}
+
+RopeTable StepRope::at(const at::Tensor& position) const {
+  at::NoGradGuard no_grad;
+  if (!short_.defined()) return {};
+  if (!long_.defined()) return table_of(position, short_, factor_);
+  const at::Tensor is_long = position.ge(original_).unsqueeze(1);
+  return table_of(position, at::where(is_long, long_, short_), factor_);
 }
 
 }  // namespace sala

@@ -25,4 +25,20 @@ double rope_attention_factor(const RopeConfig& rope, int64_t max_position);
 RopeTable rope_table(const RopeConfig& rope, int64_t head_size, int64_t max_position,
                      const at::Tensor& position, int64_t num_positions);
 
+// Tables of a decode step, whose rows are the last tokens of sequences of position + 1 tokens:
+// longrope picks its factors by row, on the device, and the host waits for nothing. Otherwise the
+// numbers of rope_table.
+class StepRope {
+ public:
+  StepRope() = default;  // no table
+  StepRope(const RopeConfig& rope, int64_t head_size, int64_t max_position, at::Device device);
+  // position (S) integer, on the device of the table.
+  RopeTable at(const at::Tensor& position) const;
+
+ private:
+  at::Tensor short_, long_;  // (HS/2) fp32; long_ undefined where length does not matter
+  int64_t original_ = 0;
+  double factor_ = 1;
+};
+
 }  // namespace sala

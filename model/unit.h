@@ -18,17 +18,7 @@
 
 namespace sala {
 
-// What generation keeps of one layer. One sequence.
-struct LayerState {
-  at::Tensor k, v;   // (capacity, NKV, HS); softmax layers
-  at::Tensor state;  // (1, NH, HS, HS) fp32; lightning layers
-};
-
-struct DecodeState {
-  std::vector<LayerState> layers;
-  int64_t num_tokens = 0;      // tokens seen before this call
-  int64_t planned_tokens = 0;  // of the whole prompt: chunks of it decide as one call would
-};
+struct CachePass;  // model/generation/cache.h
 
 // Looks into every mixer as its forward runs for the first time: layer, input (normed), attention
 // output before gate, norm and o_proj (T, NH * HS), mixer output (T, C).
@@ -39,12 +29,12 @@ using MixerTap = std::function<void(int64_t layer, const at::Tensor& input,
 struct Env {
   const Batch* batch = nullptr;
   int64_t planned_tokens = 0;  // while a prompt is fed in chunks: its length, else 0
-  // What the queries of batch->docs may look at: the same tokens, and before them what was decoded
-  // or what the first document has on earlier ranks.
+  // What the queries of batch->docs may look at: the same tokens, and before them what was fed
+  // before or what the first document has on earlier ranks. Not of a decode step.
   Documents key_docs;
   RopeTable full_rope, lightning_rope;  // undefined where the model does not use them
   bool sparse = false;                  // sparse layers: documents of dense_len and more go sparse
-  DecodeState* decode = nullptr;
+  const CachePass* cached = nullptr;    // tokens that are kept: generation
   const MixerTap* tap = nullptr;
 };
 

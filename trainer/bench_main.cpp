@@ -56,6 +56,16 @@ void add_options(CLI::App& app, sala::BenchOptions& o) {
   add_size(app, "--repeats", o.repeats,
            "Calls per median, at most (a second in all). Default 50 (CPU: 10)");
   app.add_option("--dtype", o.dtype, "bf16 or fp32. Default bf16 (CPU: fp32)");
+  app.add_flag("--serve", o.serve.on,
+               "Instead of ops: time to first token and decode speed of a hybrid beside its "
+               "full-attention source, both with random weights");
+  add_sizes(app, "--batch", o.serve.batches, "With --serve: sequences side by side. Default 1,16");
+  add_size(app, "--layers", o.serve.layers, "With --serve. Default 32 (CPU: 4)");
+  add_size(app, "--chunk", o.serve.chunk, "With --serve: tokens of a pass of prefill. Default 16K");
+  add_size(app, "--steps", o.serve.steps, "With --serve: decode steps that are timed. Default 32");
+  app.add_option("--most-seconds", o.serve.most_seconds,
+                 "With --serve: leaves longer prefills out. Default 300")
+      ->type_name("SECONDS");
   app.add_option("--json", o.json_file, "Also write everything to this file")->type_name("FILE");
 }
 
@@ -67,7 +77,8 @@ int main(int argc, char** argv) {
       "Measures every op and the lightning mixer without its GEMMs: median time, the fewest bytes "
       "the op must move as GB/s and as a share of a measured copy, FLOP/s as a share of a measured "
       "GEMM, peak memory of one call. 'composition' is the same mixer from plain LibTorch calls; "
-      "'decode' is one token of each of as many sequences as --tokens says"};
+      "'decode' is one token of each of as many sequences as --tokens says; 'decode_...' one token "
+      "of each of --documents sequences"};
   sala::BenchOptions options;
   add_options(app, options);
   try {

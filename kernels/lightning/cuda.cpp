@@ -123,7 +123,8 @@ bool lightning_step_runs(const at::Tensor& q) {
 
 std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at::Tensor& k,
                                                   const at::Tensor& v, const at::Tensor& slopes,
-                                                  double scale, const at::Tensor& initial_state) {
+                                                  double scale, const at::Tensor& initial_state,
+                                                  at::Tensor next) {
   const c10::cuda::CUDAGuard guard(q.device());
   const int64_t D = q.size(0), NH = q.size(1), HS = q.size(2);
   LightningDecays decays{};
@@ -132,7 +133,7 @@ std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at:
   }
   at::Tensor o = at::empty_like(q);
   const at::Tensor state = aligned(initial_state);
-  at::Tensor next = at::empty({D, NH, HS, HS}, q.options().dtype(at::kFloat));
+  if (!next.defined()) next = at::empty({D, NH, HS, HS}, q.options().dtype(at::kFloat));
   check_launch(launch_lightning_step(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
                                      maybe_float(state), o.data_ptr(), next.data_ptr<float>(),
                                      q.scalar_type() == at::kBFloat16, D, NH, HS,
@@ -158,7 +159,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
 }
 std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor&, const at::Tensor&,
                                                   const at::Tensor&, const at::Tensor&, double,
-                                                  const at::Tensor&) {
+                                                  const at::Tensor&, at::Tensor) {
   TORCH_CHECK(false, "lightning_forward: this build has no CUDA");
 }
 

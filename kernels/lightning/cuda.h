@@ -24,9 +24,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
 // Whether lightning_step takes such a q: bf16 or fp32 on compute capability 8.0 or later, head size
 // a multiple of 4 up to 256, at most 512 heads.
 bool lightning_step_runs(const at::Tensor& q);
-// Every document is one token. Returns o and the next state.
+// Every document is one token. Returns o and the next state: in `next` where it is given, which may
+// be the initial one.
 std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at::Tensor& k,
                                                   const at::Tensor& v, const at::Tensor& slopes,
-                                                  double scale, const at::Tensor& initial_state);
+                                                  double scale, const at::Tensor& initial_state,
+                                                  at::Tensor next = {});
 
 }  // namespace sala

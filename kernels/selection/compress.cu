@@ -1,12 +1,7 @@
 // Compressed keys: means over windows of 2 * stride tokens, and over the four times wider coarse
 // ones, every 4 * stride. A block of threads makes kRun windows and the coarse ones that begin with
 // them from the sums of half windows, in shared memory.
-//
-// A tile of 128 keys is HS / 64 pieces of 128 swizzled rows (gpu/shared_tiles.cuh), so that one
-// plain copy brings it where the products read it. The rows of a tile of windows are permuted: the
-// four windows of a block lie where one thread's accumulators will hold them.
-#include "kernels/gpu/shared_tiles.cuh"
-#include "kernels/rows/rows.cuh"
+#include "kernels/selection/compressed.cuh"
 #include "kernels/selection/places.cuh"
 
 namespace sala {
@@ -15,35 +10,6 @@ namespace {
 constexpr int kRun = 32;           // windows of a block of threads
 constexpr int kHalves = kRun + 4;  // half windows that they and their coarse windows need
 constexpr int kThreads = 256;
-
-// Row of window w of a tile: block w / 4 belongs to warp w / 32 and its lanes 4 (w / 4 % 8) and on;
-// windows 0 .. 3 of it to their rows in the tile's first and second 64 rows.
-__device__ __forceinline__ int row_of_window(int w) {
-  return 64 * (w % 4 / 2) + 16 * (w / 32) + 8 * (w % 2) + w / 4 % 8;
-}
-
-template <int HS>
-__device__ __forceinline__ void store_piece(__nv_bfloat16* tile, int row, int chunk,
-                                            const Values<__nv_bfloat16>& values) {
-  char* to = reinterpret_cast<char*>(tile) + chunk / 8 * kSelectKeyTile * tiles::kRowBytes +
-             tiles::piece_offset(row, chunk % 8);
-  store_chunk<true>(round_to_type(values), reinterpret_cast<__nv_bfloat16*>(to), 0, 8);
-}
-
-// The mean of `count` half windows from `first` on.
-template <int HS>
-__device__ __forceinline__ Values<__nv_bfloat16> mean_of(const float (&sums)[kHalves][HS],
-                                                         int first, int count, int chunk,
-                                                         int stride) {
-  Values<__nv_bfloat16> mean{};
-  for (int h = first; h < first + count; ++h) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) mean.v[i] += sums[h][chunk * 8 + i];
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) mean.v[i] /= static_cast<float>(count * stride);
-  return mean;
-}
 
 template <int HS>
 __global__ void __launch_bounds__(kThreads)
@@ -66,12 +32,8 @@ __global__ void __launch_bounds__(kThreads)
     Values<__nv_bfloat16> sum{};
     if ((first + h + 1) * input.stride <= num_keys) {
       const int64_t token = first_key + (first + h) * input.stride;
-      const __nv_bfloat16* row = k + (token * input.num_kv_heads + head) * HS;
-      for (int t = 0; t < input.stride; ++t, row += input.num_kv_heads * HS) {
-        const Values<__nv_bfloat16> x = widen(load_chunk<true>(row, chunk * 8, HS));
-#pragma unroll
-        for (int i = 0; i < 8; ++i) sum.v[i] += x.v[i];
-      }
+      sum = sum_of_rows(k + (token * input.num_kv_heads + head) * HS, input.stride,
+                        input.num_kv_heads * HS, chunk, HS);
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) sums[h][chunk * 8 + i] = sum.v[i];
@@ -84,14 +46,13 @@ __global__ void __launch_bounds__(kThreads)
     return tiles_of_head + static_cast<int64_t>(number) * kSelectKeyTile * HS;
   };
   for (int w = team; w < kRun && first + w < windows; w += kTeams) {
-    store_piece<HS>(tile_at(tile), row_of_window((first + w) % kSelectKeyTile), chunk,
-                    mean_of<HS>(sums, w, 2, chunk, input.stride));
+    store_piece(tile_at(tile), row_of_window((first + w) % kSelectKeyTile), chunk,
+                mean_of<HS>(sums, w, 2, chunk, input.stride));
   }
   for (int w = team; w < kRun / 4 && first / 4 + w < coarse_windows; w += kTeams) {
     const int number = first / 4 + w;
-    store_piece<HS>(tile_at(input.key_tiles[entry + 1] + number / kSelectKeyTile),
-                    number % kSelectKeyTile, chunk,
-                    mean_of<HS>(sums, 4 * w, 8, chunk, input.stride));
+    store_piece(tile_at(input.key_tiles[entry + 1] + number / kSelectKeyTile),
+                number % kSelectKeyTile, chunk, mean_of<HS>(sums, 4 * w, 8, chunk, input.stride));
   }
 }
 

@@ -56,6 +56,9 @@ struct SelectSlab {
   // (rows, row_blocks / 8) weight of the last window of every eighth block: it touches the next
   // block too, whose score lacks it.
   float* edges;
+  // Thread blocks that share out the keys of a tile of queries: where there are few such tiles.
+  // Each takes all coarse keys, and its part of the others.
+  int parts = 1;
 };
 
 // q (Tq, NH, HS) bf16, HS 64 or 128, NH / NKV <= kSelectMaxGroup; compute capability 9.0.

@@ -42,4 +42,20 @@ struct QueryTile {
   }
 };
 
+// Tiles of windows that this thread block scores: its part (blockIdx.y) of those that hold blocks
+// that are not forced. Without any, nothing of the tile is scored.
+struct FineTiles {
+  int first, count;
+
+  __device__ __forceinline__ FineTiles(const QueryTile& tile, const SelectInput& input,
+                                       const SelectSlab& slab) {
+    const int last = tile.position + tile.count - 1;
+    const int blocks = last / (4 * input.stride) - input.local_blocks;
+    const int all = (max(blocks, 0) + kSelectBlockTile - 1) / kSelectBlockTile;
+    const int part = blockIdx.y;
+    first = all * part / slab.parts;
+    count = all * (part + 1) / slab.parts - first;
+  }
+};
+
 }  // namespace sala

@@ -25,18 +25,17 @@ using namespace select;
 
 template <int HS>
 __device__ __forceinline__ void produce(const char* tiles_of_head, const QueryTile& tile,
-                                        const SelectInput& input, char* shared, uint64_t* full,
-                                        uint64_t* empty) {
+                                        const FineTiles& fine, const SelectInput& input,
+                                        char* shared, uint64_t* full, uint64_t* empty) {
   const int last = tile.position + tile.count - 1, block_size = 4 * input.stride;
   const int coarse = num_windows(last + 1, block_size);
   const int coarse_tiles = (coarse + kSelectKeyTile - 1) / kSelectKeyTile;
-  const int blocks = last / block_size - input.local_blocks;
-  const int fine_tiles = (blocks + kSelectBlockTile - 1) / kSelectBlockTile;
-  for (int i = 0; i < coarse_tiles + fine_tiles; ++i) {
+  for (int i = 0; i < coarse_tiles + fine.count; ++i) {
     const int s = i % Plan<HS>::kStages, turn = i / Plan<HS>::kStages;
     if (turn > 0) hopper::barrier_wait(&empty[s], (turn - 1) & 1);
-    const int number = i < coarse_tiles ? input.key_tiles[2 * tile.doc + 1] + i
-                                        : input.key_tiles[2 * tile.doc] + i - coarse_tiles;
+    const int number = i < coarse_tiles
+                           ? input.key_tiles[2 * tile.doc + 1] + i
+                           : input.key_tiles[2 * tile.doc] + fine.first + i - coarse_tiles;
     hopper::barrier_expect(&full[s], Plan<HS>::kTile);
     hopper::copy_bytes(shared + s * Plan<HS>::kTile,
                        tiles_of_head + static_cast<int64_t>(number) * Plan<HS>::kTile,
@@ -60,10 +59,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   // The longest first.
   const int number = slab.num_tiles - 1 - static_cast<int>(blockIdx.x) / input.num_kv_heads;
   const QueryTile tile(slab.first_tile + number, kTileQueries, input);
+  if (tile.count <= 0) return;  // the decode step has a tile for every sequence
+  const FineTiles fine(tile, input, slab);
+  if (fine.count <= 0) return;
+  // Warpgroups that have queries: not both at a document's end, and in the decode step.
+  const int active = (tile.count * kGroup + kRows - 1) / kRows;
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       hopper::barrier_init(&full[s], 1);
-      hopper::barrier_init(&empty[s], kConsumers / 32);
+      hopper::barrier_init(&empty[s], active * tiles::kWarpgroup / 32);
     }
     hopper::barrier_init_done();
   }
@@ -72,9 +76,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper::keep_registers<24>();
     if (threadIdx.x == kConsumers) {
       produce<HS>(compressed + static_cast<int64_t>(head) * input.num_key_tiles * Plan<HS>::kTile,
-                  tile, input, shared, full, empty);
+                  tile, fine, input, shared, full, empty);
     }
-  } else {
+  } else if (static_cast<int>(threadIdx.x) / tiles::kWarpgroup < active) {
     hopper::take_registers<240>();
     Consumer<HS, kGroup> consumer{input,
                                   tile,
@@ -89,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     consumer.load_queries(q);
     float log_sum[32];
     consumer.normalise(log_sum);
-    consumer.score(log_sum, slab,
+    consumer.score(log_sum, fine, slab,
                    (static_cast<int64_t>(head) * slab.num_tiles + number) * kTileQueries);
   }
 #else
@@ -104,8 +108,9 @@ int launch_scores(const void* q, const void* compressed, const SelectInput& inpu
   const int error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Plan<HS>::kShared);
   if (error) return error;
-  kernel<<<slab.num_tiles * input.num_kv_heads, kThreads, Plan<HS>::kShared, stream>>>(
-      static_cast<const __nv_bfloat16*>(q), static_cast<const char*>(compressed), input, slab);
+  kernel<<<dim3(slab.num_tiles * input.num_kv_heads, slab.parts), kThreads, Plan<HS>::kShared,
+           stream>>>(static_cast<const __nv_bfloat16*>(q), static_cast<const char*>(compressed),
+                     input, slab);
   return cudaGetLastError();
 }
 

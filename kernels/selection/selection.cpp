@@ -14,6 +14,7 @@
 #include "kernels/attention/query_slabs.h"
 #include "kernels/check.h"
 #include "kernels/ops.h"
+#include "kernels/selection/composed.h"
 #include "kernels/selection/cuda.h"
 #include "kernels/to_device.h"
 
@@ -49,11 +50,6 @@ at::Tensor means(const at::Tensor& x, int64_t taps) {
 at::Tensor windows(const at::Tensor& halves) {
   const int64_t n = std::max<int64_t>(halves.size(1) - 1, 0);
   return halves.narrow(1, 0, n).add(halves.narrow(1, halves.size(1) - n, n)).mul_(0.5);
-}
-
-// Compressed keys as they are kept: in the type of the keys.
-at::Tensor rounded(const at::Tensor& x, const at::Tensor& q) {
-  return x.to(q.scalar_type()).to(x.scalar_type());
 }
 
 // True for the windows of half-width `half` that a query does not see yet: (n, count).
@@ -122,6 +118,24 @@ at::Tensor first_blocks(const Documents& q_docs, const Documents& k_docs, int64_
 
 }  // namespace
 
+WindowMeans window_means(const at::Tensor& keys, const SparseConfig& config) {
+  const at::ScalarType kept = keys.scalar_type(), type = accumulate_type(keys);
+  const auto as_kept = [&](const at::Tensor& x) { return x.to(kept).to(type); };
+  const at::Tensor halves = means(keys.to(type), config.kernel_stride);
+  return {as_kept(windows(halves)), as_kept(windows(means(halves, 4)))};
+}
+
+at::Tensor best_of_windows(const at::Tensor& q_rows, const WindowMeans& means,
+                           const at::Tensor& position, int64_t last_position,
+                           const SparseConfig& config) {
+  const int64_t keys = last_position + 1, stride = config.kernel_stride;
+  const at::Tensor weight =
+      window_weights(q_rows, means.fine.narrow(1, 0, keys / stride - 1),
+                     means.coarse.narrow(1, 0, keys / (4 * stride) - 1), position, config);
+  const int64_t NB = (keys + config.block_size - 1) / config.block_size;
+  return best_blocks(pooled(weight, NB, config.block_size / stride), position, config);
+}
+
 at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
                         const Documents& k_docs, const SparseConfig& config, double scale) {
   check_queries_and_keys(q, k, q_docs, k_docs, "block_select");
@@ -142,20 +156,13 @@ at::Tensor block_select(const at::Tensor& q, const at::Tensor& k, const Document
     const int64_t nq = q_docs.length(d), nk = k_docs.length(d);
     const int64_t first = std::max<int64_t>(all_listed - (nk - nq), 0);
     if (first >= nq) continue;
-    const at::Tensor halves = means(document_keys(k, k_docs, d).to(type), stride);
-    const at::Tensor fine = rounded(windows(halves), q),
-                     coarse = rounded(windows(means(halves, 4)), q);
+    const WindowMeans means = window_means(document_keys(k, k_docs, d), config);
     for (const QuerySlab& slab : query_slabs(q_docs, k_docs, d, first, bytes, budget)) {
       const at::Tensor position =
           at::arange(slab.position, slab.keys(), q.options().dtype(at::kLong));
-      const int64_t num_fine = slab.keys() / stride - 1,
-                    num_coarse = slab.keys() / (4 * stride) - 1;
-      const at::Tensor weight =
-          window_weights(slab_rows(q, slab, NKV).to(type).mul(scale), fine.narrow(1, 0, num_fine),
-                         coarse.narrow(1, 0, num_coarse), position, config);
-      const int64_t NB = (slab.keys() + config.block_size - 1) / config.block_size;
-      const at::Tensor score = pooled(weight, NB, config.block_size / stride);
-      blocks.narrow(1, slab.row, slab.n).copy_(best_blocks(score, position, config));
+      blocks.narrow(1, slab.row, slab.n)
+          .copy_(best_of_windows(slab_rows(q, slab, NKV).to(type).mul(scale), means, position,
+                                 slab.keys() - 1, config));
     }
   }
   return blocks;

@@ -277,36 +277,33 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ void score(const float (&log_sum)[32], const SelectSlab& slab,
-                                        int64_t first_row) {
-    const int block_size = 4 * input.stride;
-    const int blocks = (tile.position + tile.count - 1) / block_size - input.local_blocks;
+  __device__ __forceinline__ void score(const float (&log_sum)[32], const FineTiles& fine,
+                                        const SelectSlab& slab, int64_t first_row) {
     float best[kKept];
-    walk((blocks + kSelectBlockTile - 1) / kSelectBlockTile,
-         [&](const float(&x)[64], int i, int half) {
-           const int block = i * kSelectBlockTile + at.warp * 8 + at.lane / 4;
-           float low[kKept], high[kKept];
-           weights(low, x, log_sum);
-           weights(high, x + 2, log_sum);
-           if (input.local_blocks == 0) {
-             drop_unseen(low, 4 * block + 2 * half);
-             drop_unseen(high, 4 * block + 2 * half + 1);
-           }
-           if (half == 0) {
+    walk(fine.count, [&](const float(&x)[64], int i, int half) {
+      const int block = (fine.first + i) * kSelectBlockTile + at.warp * 8 + at.lane / 4;
+      float low[kKept], high[kKept];
+      weights(low, x, log_sum);
+      weights(high, x + 2, log_sum);
+      if (input.local_blocks == 0) {
+        drop_unseen(low, 4 * block + 2 * half);
+        drop_unseen(high, 4 * block + 2 * half + 1);
+      }
+      if (half == 0) {
 #pragma unroll
-             for (int n = 0; n < kKept; ++n) best[n] = fmaxf(low[n], high[n]);
-             return;
-           }
+        for (int n = 0; n < kKept; ++n) best[n] = fmaxf(low[n], high[n]);
+        return;
+      }
 #pragma unroll
-           for (int n = 0; n < kKept; ++n) {
-             const float before = __shfl_up_sync(~0u, high[n], 4);
-             float value = fmaxf(fmaxf(best[n], low[n]), high[n]);
-             if (at.lane >= 4) value = fmaxf(value, before);
-             const int64_t row = first_row + group * kQueries + query_of(n);
-             slab.scores[row * slab.row_blocks + block] = value;
-             if (at.lane >= 28) slab.edges[row * (slab.row_blocks / 8) + block / 8] = high[n];
-           }
-         });
+      for (int n = 0; n < kKept; ++n) {
+        const float before = __shfl_up_sync(~0u, high[n], 4);
+        float value = fmaxf(fmaxf(best[n], low[n]), high[n]);
+        if (at.lane >= 4) value = fmaxf(value, before);
+        const int64_t row = first_row + group * kQueries + query_of(n);
+        slab.scores[row * slab.row_blocks + block] = value;
+        if (at.lane >= 28) slab.edges[row * (slab.row_blocks / 8) + block / 8] = high[n];
+      }
+    });
   }
 };
 

@@ -2,8 +2,10 @@
 #include <cmath>
 
 #include "kernels/ops.h"
+#include "model/generation/cache.h"
 #include "model/mixers/attention.h"
 #include "model/mixers/split_sequence.h"
+#include "model/mixers/step.h"
 
 namespace sala {
 
@@ -36,10 +38,19 @@ at::Tensor state_from_earlier_ranks(const MixerCall& call, const at::Tensor& k, 
   return state;
 }
 
+// Of the batch's documents in what generation keeps: (D, NH, HS, HS).
+at::Tensor kept_states(const MixerCall& call) {
+  const CachePass& pass = *call.env.cached;
+  return pass.cache.layers[call.layer].state.narrow(0, pass.first_sequence,
+                                                    call.env.batch->docs.count());
+}
+
 // The state that each document enters with, (D, NH, HS, HS); undefined: zero.
 at::Tensor initial_states(const MixerCall& call, const at::Tensor& k, const at::Tensor& v,
                           const at::Tensor& slopes) {
-  if (call.env.decode) return call.env.decode->layers[call.layer].state;
+  if (const CachePass* pass = call.env.cached) {
+    return pass->num_before > 0 ? kept_states(call) : at::Tensor();
+  }
   const Batch& batch = *call.env.batch;
   if (!batch.shard) return {};
   return state_of_document(state_from_earlier_ranks(call, k, v, slopes), 0, batch.docs.count());
@@ -63,10 +74,13 @@ at::Tensor attend_lightning(const MixerCall& call, const Heads& heads) {
     const at::Tensor k = expand_kv_heads(heads.k, c.num_heads);
     const at::Tensor v = expand_kv_heads(heads.v, c.num_heads);
     const at::Tensor slopes = lightning_slopes(c.num_heads);
+    if (call.env.cached && call.env.cached->is_step) {
+      return step_lightning(call, heads.q, k, v, alpha(c));
+    }
     auto [o_THD, final_state] = lightning_forward(heads.q, k, v, slopes, call.env.batch->docs,
                                                   alpha(c), initial_states(call, k, v, slopes),
-                                                  /*want_final_state=*/call.env.decode != nullptr);
-    if (call.env.decode) call.env.decode->layers[call.layer].state = final_state;
+                                                  /*want_final_state=*/call.env.cached != nullptr);
+    if (call.env.cached) kept_states(call).copy_(final_state);
     return o_THD.view({o_THD.size(0), c.q_size()});
   });
 }

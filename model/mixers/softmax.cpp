@@ -7,10 +7,13 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/decode.h"
 #include "kernels/ops.h"
 #include "kernels/to_device.h"
+#include "model/generation/cache.h"
 #include "model/mixers/attention.h"
 #include "model/mixers/split_sequence.h"
+#include "model/mixers/step.h"
 
 namespace sala {
 
@@ -24,29 +27,29 @@ struct Keys {
   const Documents& docs;
 };
 
-// Appends new keys or values (T, NKV, HS) to the kept ones; returns a view of all so far.
-at::Tensor append_to_cache(at::Tensor& cache, const at::Tensor& x, int64_t num_before) {
-  const int64_t total = num_before + x.size(0);
-  if (!cache.defined() || cache.size(0) < total) {
-    auto sizes = x.sizes().vec();
-    sizes[0] = std::max<int64_t>(total + 64, num_before * 3 / 2);
-    at::Tensor grown = at::empty(sizes, x.options());
-    if (num_before > 0) grown.narrow(0, 0, num_before).copy_(cache.narrow(0, 0, num_before));
-    cache = grown;
+// Keeps the keys and values of the batch's documents; returns what they may look at: themselves, or
+// of a document that was begun before, all of it so far.
+Keys kept_keys(const MixerCall& call, const Heads& heads) {
+  const CachePass& pass = *call.env.cached;
+  KeyCache& cache = pass.cache.layers[call.layer].keys;
+  const Documents& docs = call.env.batch->docs;
+  for (int64_t d = 0; d < docs.count(); ++d) {
+    auto rows = [&](const at::Tensor& x) { return x.narrow(0, docs.offsets[d], docs.length(d)); };
+    write_keys(cache, pass.sequence(d), pass.num_before, rows(heads.k), rows(heads.v),
+               call.config.sparse);
   }
-  cache.narrow(0, num_before, x.size(0)).copy_(x);
-  return cache.narrow(0, 0, total);
+  if (pass.num_before == 0) return {heads.k, heads.v, call.env.key_docs};
+  auto so_far = [&](const at::Tensor& x) {
+    return x[pass.first_sequence].narrow(0, 0, call.env.key_docs.num_tokens());
+  };
+  return {so_far(cache.k), so_far(cache.v), call.env.key_docs};
 }
 
-// The one place where k and v come from elsewhere: from what was decoded before, or, of a split
+// The one place where k and v come from elsewhere: from what was fed before, or, of a split
 // sequence, from the ranks before this one. Forward and backward ask alike: what was gathered is
 // not kept, it is as large as the line.
 Keys visible_keys(const MixerCall& call, const Heads& heads) {
-  if (DecodeState* decode = call.env.decode) {
-    LayerState& kept = decode->layers[call.layer];
-    return {append_to_cache(kept.k, heads.k, decode->num_tokens),
-            append_to_cache(kept.v, heads.v, decode->num_tokens), call.env.key_docs};
-  }
+  if (call.env.cached) return kept_keys(call, heads);
   if (const auto& shard = call.env.batch->shard) {
     return {gather_keys(*shard, heads.k), gather_keys(*shard, heads.v), call.env.key_docs};
   }
@@ -151,6 +154,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attend_backward(
 }  // namespace
 
 at::Tensor attend_softmax(Mixer mixer, const MixerCall& call, const Heads& heads) {
+  if (call.env.cached && call.env.cached->is_step) return step_softmax(mixer, call, heads);
   return find_or_make(call.saved, "attention", Cost::kAttention, [&] {
     const Keys keys = visible_keys(call, heads);
     const std::vector<Run> runs = runs_of(mixer, call, keys.docs, heads.q.device());

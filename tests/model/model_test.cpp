@@ -1,11 +1,10 @@
 // Whole models without gradient: parts and their numbers, hidden states and logits through leases,
-// generation with kept state, documents that go on on other ranks.
+// documents that go on on other ranks.
 #include "model/model.h"
 
 #include <gtest/gtest.h>
 
 #include "model/forward.h"
-#include "model/generate.h"
 #include "tests/model/composed.h"
 #include "tests/model/differentiable_ops.h"
 #include "tests/model/unit_cases.h"
@@ -91,41 +90,6 @@ TEST_F(WholeModel, HiddenStatesAndLogitsEqualTheComposition) {
     const at::Tensor z = logits(held.model, lender, y);
     EXPECT_LE((z - at::linear(x, head) * 0.5).abs().max().item<double>(), 1e-10);
     EXPECT_EQ(lender.open, 0);
-  }
-}
-
-// Greedy continuation by whole forward passes.
-std::vector<int64_t> plain_continuation(HeldModel& held, std::vector<int64_t> ids, int64_t count,
-                                        int64_t long_from) {
-  std::vector<int64_t> out;
-  for (int64_t i = 0; i < count; ++i) {
-    const Batch batch = single_document(ids, 0, at::kCPU);
-    const bool sparse = static_cast<int64_t>(ids.size()) >= long_from;
-    const at::Tensor y = hidden(held.model, held.weights, held.model.env(batch, sparse));
-    const at::Tensor last = y.narrow(0, y.size(0) - 1, 1);
-    out.push_back(logits(held.model, held.weights, last).argmax().item<int64_t>());
-    ids.push_back(out.back());
-  }
-  return out;
-}
-
-TEST_F(WholeModel, GenerationEqualsWholePasses) {
-  HeldModel held(hybrid(true), at::kFloat);
-  for (int64_t length : {11, 90}) {  // dense, and with selected blocks
-    std::vector<int64_t> prompt;
-    for (int64_t i = 0; i < length; ++i) prompt.push_back(i * i % 19);
-    const std::vector<int64_t> expected = plain_continuation(held, prompt, 5, 64);
-    for (int64_t chunk : {1, 7, 16384}) {
-      GenerateOptions options;
-      options.max_new_tokens = 5;
-      options.prefill_chunk = chunk;
-      EXPECT_EQ(generate(held.model, held.weights, prompt, options), expected)
-          << length << " tokens by " << chunk;
-    }
-    GenerateOptions options;
-    options.max_new_tokens = 5;
-    options.stop_ids = {expected[0]};
-    EXPECT_EQ(generate(held.model, held.weights, prompt, options).size(), 1u);
   }
 }
 

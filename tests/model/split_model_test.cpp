@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/forward.h"
+#include "model/generation/cache.h"
 #include "model/model.h"
 #include "tests/kernels/tolerance.h"
 #include "tests/model/thread_comm.h"
@@ -237,8 +238,9 @@ TEST(SplitModel, RefusesToDecode) {
   const Batch line = line_batch({{0}, 8}, 31);
   on_ranks(2, [&](ThreadComm& comm) {
     const Batch batch = make_shard(line, comm);
-    DecodeState decode;
-    EXPECT_THROW(model.env(batch, true, &decode), c10::Error);
+    DecodeCache cache(model.config(), {.num_sequences = 1, .capacity = 8});
+    const CachePass pass{.cache = cache};
+    EXPECT_THROW(model.env(batch, true, &pass), c10::Error);
   });
 }
 

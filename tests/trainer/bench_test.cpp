@@ -69,6 +69,38 @@ TEST(Bench, EveryOpHasARow) {
   }
 }
 
+TEST(Bench, ServingHasARowPerModelBatchAndLength) {
+  const ScratchFolder folder(::testing::TempDir() + "sala_serve_" + std::to_string(getpid()));
+  const std::string file = folder.path + "/serve.json";
+  const Output output = run_program(
+      "--serve --tokens 70,200 --batch 1,3 --layers 4 --heads 4 --head-size 16 --width 64 --ffn 96 "
+      "--vocab 301 --chunk 64 --steps 2 --json " +
+      file);
+  ASSERT_EQ(output.code, 0) << output.text;
+  const nlohmann::json report = nlohmann::json::parse(read_text_file(file));
+  ASSERT_EQ(report.at("rows").size(), 8u);
+  size_t i = 0;
+  for (const char* model : {"full", "hybrid"}) {
+    for (const int64_t batch : {1, 3}) {
+      for (const int64_t tokens : {70, 200}) {
+        const nlohmann::json& row = report.at("rows").at(i++);
+        EXPECT_EQ(row.at("model"), model);
+        EXPECT_EQ(row.at("batch"), batch);
+        EXPECT_EQ(row.at("tokens"), tokens);
+        EXPECT_EQ(row.contains("first_token_s"), batch == 1) << row;
+        EXPECT_GT(row.at("decode_tokens_per_s").get<double>(), 0);
+      }
+    }
+  }
+  EXPECT_NE(output.text.find("hybrid against full, batch 3, 200 tokens: decode"), std::string::npos)
+      << output.text;
+  const Output impatient = run_program(
+      "--serve --tokens 64,128 --batch 1 --layers 2 --heads 2 --head-size 16 --width 32 --ffn 32 "
+      "--vocab 301 --steps 1 --most-seconds 0");
+  EXPECT_EQ(impatient.code, 0);
+  EXPECT_NE(impatient.text.find("prefill left out"), std::string::npos) << impatient.text;
+}
+
 TEST(Bench, SizesThatAreNotMeasuredAreReported) {
   const ScratchFolder folder(::testing::TempDir() + "sala_bench_out_" + std::to_string(getpid()));
   const std::string file = folder.path + "/bench.json";

@@ -8,6 +8,7 @@
 #include "data/files/atomic_file.h"
 #include "data/files/hdf5_file.h"
 #include "model/forward.h"
+#include "model/generation/decoder.h"
 #include "model/model.h"
 #include "trainer/folder/reader.h"
 
@@ -35,8 +36,8 @@ struct Loaded {
       : model(read_model_config(folder)), weights(model.layouts(), at::kFloat, at::kCPU) {
     read_weights(folder, weights.parts());
   }
-  at::Tensor features(const Batch& batch, bool sparse, DecodeState* state = nullptr) {
-    return hidden(model, weights, model.env(batch, sparse, state));
+  at::Tensor features(const Batch& batch, bool sparse) {
+    return hidden(model, weights, model.env(batch, sparse));
   }
 
   Model model;
@@ -78,13 +79,14 @@ TEST_P(GoldenFolder, DecodingWithKeptStateGivesTheLogitsOfOnePass) {
   row.resize(std::min<size_t>(row.size(), 60));
   const Batch whole = single_document(row, 0, at::kCPU);
   const at::Tensor expected = loaded.features(whole, false);
-  DecodeState state;
+  DecodeCache cache(
+      loaded.model.config(),
+      {.num_sequences = 1, .capacity = static_cast<int64_t>(row.size()), .sparse = false});
+  Decoder decoder(loaded.model, loaded.weights, cache, 16);
   const std::vector<int64_t> prompt(row.begin(), row.begin() + 7);
-  const Batch first = single_document(prompt, 0, at::kCPU);
-  loaded.features(first, false, &state);
+  decoder.prefill({prompt});
   for (size_t t = prompt.size(); t < row.size(); ++t) {
-    const Batch one = single_document({row[t]}, static_cast<int64_t>(t), at::kCPU);
-    const at::Tensor x = loaded.features(one, false, &state);
+    const at::Tensor x = decoder.step(at::tensor({row[t]}, at::kLong));
     const double error = (x[0] - expected[static_cast<int64_t>(t)]).abs().max().item<double>();
     // longrope chooses its factors by the tokens seen so far, so early positions differ by design.
     if (loaded.model.config().rope.kind != RopeConfig::Kind::kLongrope) {

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "trainer/bench/report.h"
+#include "trainer/bench/serve.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/recipe/field_values.h"
 
@@ -34,6 +35,11 @@ at::Device chosen_device(const std::string& name) {
 // Gaps filled with the defaults; whatever makes no sense is refused.
 BenchOptions completed(BenchOptions o, bool cuda) {
   const BenchOptions d = bench_defaults(cuda);
+  if (o.tokens.empty() && o.serve.on && cuda) {
+    for (int64_t n = 8 << 10; n <= 1 << 20; n *= 2) o.tokens.push_back(n);
+  }
+  if (o.serve.layers == 0) o.serve.layers = d.serve.layers;
+  if (o.serve.batches.empty()) o.serve.batches = d.serve.batches;
   if (o.dtype.empty()) o.dtype = d.dtype;
   if (o.tokens.empty()) o.tokens = d.tokens;
   if (o.heads.empty()) o.heads = d.heads;
@@ -115,6 +121,8 @@ BenchOptions bench_defaults(bool cuda) {
   d.ffn = cuda ? 16384 : 1024;
   d.vocab = cuda ? 73448 : 4096;
   d.repeats = cuda ? 50 : 10;
+  d.serve.layers = cuda ? 32 : 4;
+  d.serve.batches = {1, 16};
   return d;
 }
 
@@ -153,6 +161,11 @@ std::vector<std::string> bench_op_names() {
 void run_bench(const BenchOptions& options) {
   const at::Device device = chosen_device(options.device);
   const BenchOptions o = completed(options, device.is_cuda());
+  if (device.is_cuda()) at::globalContext().lazyInitDevice(device.type());
+  if (o.serve.on) {
+    run_serve(o, device);
+    return;
+  }
   const BenchShape shape{.documents = o.documents,
                          .head_size = o.head_size,
                          .width = o.width,
@@ -160,7 +173,6 @@ void run_bench(const BenchOptions& options) {
                          .vocab = o.vocab,
                          .dtype = o.dtype == "bf16" ? at::kBFloat16 : at::kFloat,
                          .device = device};
-  if (device.is_cuda()) at::globalContext().lazyInitDevice(device.type());
   const at::NoGradGuard no_grad;
   at::manual_seed(1);
   BenchReport report(measure_machine(shape, o.repeats), o.json_file);

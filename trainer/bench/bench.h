@@ -10,6 +10,16 @@
 
 namespace sala {
 
+// Of --serve, which measures whole models instead of ops (serve.h).
+struct ServeOptions {
+  bool on = false;
+  std::vector<int64_t> batches;  // empty: 1 and 16
+  int64_t layers = 0;            // 0: 32 on CUDA, 4 on a CPU
+  int64_t chunk = 16384;         // tokens of a prefill's pass
+  int64_t steps = 32;            // decode steps that are timed
+  double most_seconds = 300;     // a prefill that is expected to take longer is left out
+};
+
 struct BenchOptions {
   std::string device;            // cpu or cuda; empty = cuda where there is one
   std::string dtype;             // bf16 or fp32; empty = bf16 on CUDA, fp32 on a CPU
@@ -20,6 +30,7 @@ struct BenchOptions {
   int64_t documents = 1;  // the tokens are so many documents of equal length
   int64_t repeats = 0;    // calls per measurement, at most
   std::string json_file;
+  ServeOptions serve;
 };
 
 // What stands for options that are not given.

@@ -27,8 +27,9 @@ std::string head_shape_text(const BenchShape& s) {
 
 std::vector<BenchOp> bench_ops() {
   std::vector<BenchOp> all;
-  for (const auto& part : {attention_bench_ops(), select_bench_ops(), sparse_bench_ops(),
-                           elementwise_bench_ops(), mixer_bench_ops(), training_bench_ops()}) {
+  for (const auto& part :
+       {attention_bench_ops(), select_bench_ops(), sparse_bench_ops(), decode_bench_ops(),
+        elementwise_bench_ops(), mixer_bench_ops(), training_bench_ops()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

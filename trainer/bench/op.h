@@ -68,6 +68,7 @@ std::vector<BenchOp> elementwise_bench_ops();
 std::vector<BenchOp> attention_bench_ops();
 std::vector<BenchOp> select_bench_ops();
 std::vector<BenchOp> sparse_bench_ops();
+std::vector<BenchOp> decode_bench_ops();
 std::vector<BenchOp> mixer_bench_ops();
 std::vector<BenchOp> training_bench_ops();
 

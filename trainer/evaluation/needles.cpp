@@ -1,25 +1,57 @@
 // Greedy answers to needle prompts, counted by length and depth.
 #include "trainer/evaluation/needles.h"
 
+#include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "data/needles.h"
 #include "model/generate.h"
+#include "trainer/ranks/device_info.h"
 #include "trainer/ranks/stop_signals.h"
 
 namespace sala {
 
 namespace {
 
-bool finds(const Model& model, Lender& weights, at::Device device, const NeedlePrompt& prompt,
-           bool sparse) {
+using Ids = std::vector<int64_t>;
+
+// Prompts of this length that a rank answers between two looks for a signal to stop: a few seconds
+// of work.
+int64_t prompts_at_once(int64_t length, at::Device device) {
+  const int64_t tokens = device.is_cuda() ? 512 << 10 : 4 << 10;
+  return std::clamp<int64_t>(tokens / std::max<int64_t>(length, 1), 1, 64);
+}
+
+// Half of what training has left on a GPU, at most what generation takes by itself.
+int64_t cache_bytes(at::Device device) {
+  const int64_t most = GenerateOptions().cache_bytes;
+  if (device.is_cpu()) return most;
+  const double unused = device_memory_bytes(device) - peak_memory_bytes(device);
+  return std::clamp<int64_t>(static_cast<int64_t>(unused / 2), 0, most);
+}
+
+// Of each prompt, whether its greedy answer is the exact one.
+std::vector<bool> found(const Model& model, Lender& weights, at::Device device,
+                        const std::vector<NeedlePrompt>& needles, bool sparse) {
   GenerateOptions options;
-  options.max_new_tokens = static_cast<int64_t>(prompt.answer.size());
+  options.max_new_tokens = 0;
   options.sparse = sparse;
   options.device = device;
-  const std::vector<int64_t> ids(prompt.ids.begin(), prompt.ids.end());
-  const std::vector<int64_t> out = generate(model, weights, ids, options);
-  return std::equal(out.begin(), out.end(), prompt.answer.begin(), prompt.answer.end());
+  options.cache_bytes = cache_bytes(device);
+  std::vector<Ids> prompts;
+  for (const NeedlePrompt& needle : needles) {
+    prompts.emplace_back(needle.ids.begin(), needle.ids.end());
+    options.max_new_tokens =
+        std::max(options.max_new_tokens, static_cast<int64_t>(needle.answer.size()));
+  }
+  const std::vector<Ids> out = generate_batch(model, weights, prompts, options);
+  std::vector<bool> hits;
+  for (size_t i = 0; i < needles.size(); ++i) {
+    const auto& answer = needles[i].answer;
+    hits.push_back(std::equal(answer.begin(), answer.end(), out[i].begin()));
+  }
+  return hits;
 }
 
 }  // namespace
@@ -43,22 +75,31 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const std::strin
   // Ranks answer prompts of different lengths, so no lease can be shared among them.
   const std::unique_ptr<Lender> held = network.parameters.held();
   const ItemClock clock;
-  for (int64_t first = 0; first < num_cells * per_cell; first += run.world.size()) {
+  const int64_t num_items = num_cells * per_cell;
+  const int64_t per_length = static_cast<int64_t>(depths.size()) * per_cell;
+  for (int64_t first = 0, end = 0; first < num_items; first = end) {
+    const int64_t place = first / per_length;  // what is answered together is equally long
+    end = std::min(first + run.world.size() * prompts_at_once(lengths[place], run.world.device()),
+                   (place + 1) * per_length);
     if (run.world.any(stop_requested())) throw Stopped{};
     run.metrics.progress({.stage = label,
                           .unit = "needles",
                           .step = first,
-                          .num_steps = num_cells * per_cell,
-                          .seconds_left = clock.seconds_left(first, num_cells * per_cell)});
-    const int64_t item = first + run.world.rank();
+                          .num_steps = num_items,
+                          .seconds_left = clock.seconds_left(first, num_items)});
     run.world.together("needle retrieval", [&] {
-      if (item >= num_cells * per_cell) return;
-      const int64_t cell = item / per_cell, index = item % per_cell;
-      const int64_t length = lengths[cell / depths.size()];
-      const double depth = depths[cell % depths.size()];
-      const NeedlePrompt prompt = needles->prompt(*haystack, length, depth, index, seed);
-      if (finds(network.model, *held, run.world.device(), prompt, options.sparse))
-        hits[cell] += 1.0;
+      std::vector<NeedlePrompt> prompts;
+      std::vector<int64_t> cells;
+      for (int64_t item = first + run.world.rank(); item < end; item += run.world.size()) {
+        const int64_t cell = item / per_cell, index = item % per_cell;
+        const int64_t length = lengths[cell / depths.size()];
+        const double depth = depths[cell % depths.size()];
+        prompts.push_back(needles->prompt(*haystack, length, depth, index, seed));
+        cells.push_back(cell);
+      }
+      const std::vector<bool> is_hit =
+          found(network.model, *held, run.world.device(), prompts, options.sparse);
+      for (size_t i = 0; i < cells.size(); ++i) hits[cells[i]] += is_hit[i] ? 1.0 : 0.0;
     });
   }
   at::Tensor on_device = hits.to(run.world.device());

@@ -210,13 +210,12 @@ void inspect(const InspectOptions& o) {
   read_weights(o.folder, weights.parts());
   if (!o.logits_file.empty()) write_logits(model, weights, rows, o.logits_file, !o.dense);
   if (o.generate > 0) {
-    nlohmann::json generated = nlohmann::json::array();
     GenerateOptions options;
     options.max_new_tokens = o.generate;
     options.sparse = !o.dense;
     options.device = device;
     options.stop_ids = config.eos_ids;
-    for (const auto& row : rows) generated.push_back(generate(model, weights, row, options));
+    const nlohmann::json generated = generate_batch(model, weights, rows, options);
     const std::string text = nlohmann::json{{"generated", generated}}.dump();
     fmt::print("{}\n", text);
     if (!o.out_file.empty()) write_file_atomically(o.out_file, text + "\n");
