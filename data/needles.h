@@ -1,7 +1,7 @@
 // Needle-in-a-haystack prompts: haystack tokens cut from a token store, a needle put in at a depth,
 // its question at the end. The set of needles is a JSON file written by data/prepare, which has the
 // tokenizer:
-//   {"format": "sala-needles", "tokenizer_hash": hex, "vocab_size": V,
+//   {"format": "sala-needles", "tokenizer_hash": hex, "vocab_size": V, "start": [ids],
 //    "items": [{"needle": [ids], "question": [ids], "answer": [ids], "text": "..."}]}
 // A hit is a greedy continuation that begins with exactly the answer ids.
 #pragma once
@@ -32,10 +32,12 @@ class NeedleSet {
   explicit NeedleSet(const std::string& path, const TokenizerIdentity& expected = {});
 
   std::int64_t size() const { return static_cast<std::int64_t>(items_.size()); }
+  std::int64_t num_start() const { return static_cast<std::int64_t>(start_.size()); }  // ids
   const Needle& operator[](std::int64_t index) const { return items_[index]; }
 
   // Prompt number `index` (needle index mod size()) of `length` tokens in all, needle and question
-  // included. Haystack: whole documents without their EOS, end to end, from one that (seed, index)
+  // included, after the ids that prompts start with (BOS, where the model has one). Haystack: whole
+  // documents without such a start and without their EOS, end to end, from one that (seed, index)
   // picks; the same for every depth, so that depths compare. The needle stands after
   // round(depth_frac * haystack) tokens.
   NeedlePrompt prompt(const Source& haystack, std::int64_t length, double depth_frac,
@@ -44,6 +46,7 @@ class NeedleSet {
  private:
   std::string path_;
   std::string tokenizer_hash_;
+  std::vector<std::int32_t> start_;
   std::vector<Needle> items_;
 };
 

@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "trainer/checks/check_command.h"
+#include "trainer/evaluation/alone.h"
 #include "trainer/ranks/environment.h"
 #include "trainer/ranks/launch_folder.h"
 #include "trainer/ranks/stop_signals.h"
@@ -24,6 +25,7 @@ struct Arguments {
   std::vector<std::string> set;
   bool check = false, keys = false;
   int64_t ranks = 1;
+  sala::AloneOptions alone;
   sala::RunnerOptions runner;
 };
 
@@ -61,6 +63,11 @@ void add_options(CLI::App& app, Arguments& a) {
                "start of this run found right and that have not changed since");
   app.add_option("--export", a.runner.export_to,
                  "Write the model of the run's newest checkpoint (or of --from) there, and stop");
+  app.add_option("--evaluate", a.alone.folder,
+                 "Measure the model in this folder (Hugging Face, an export, or a checkpoint) as "
+                 "the recipe's first evaluate stage does, and stop; no run folder is touched");
+  app.add_option("--out", a.alone.out,
+                 "With --evaluate: the JSON file (NAME.evaluation.json in the working folder)");
 }
 
 // fmt::print throws where nobody can read any more; what we have to say is not worth that.
@@ -95,7 +102,8 @@ int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake)
     });
     world.use_device(recipe->run.device);
     code_of_errors = 1;
-    code = sala::run_recipe(*recipe, world, a.runner);
+    code = a.alone.folder.empty() ? sala::run_recipe(*recipe, world, a.runner)
+                                  : sala::evaluate_alone(*recipe, world, a.alone);
   } catch (const sala::SharedError& error) {  // every rank has it: rank 0 tells
     if (world.rank() == 0) complain(error.what());
     code = code_of_errors;

@@ -4,12 +4,10 @@
 #include "data/files/atomic_file.h"
 #include "data/files/hash.h"
 #include "model/convert.h"
-#include "model/weights/part_buffer.h"
 #include "model/weights/parts.h"
 #include "trainer/folder/reader.h"
+#include "trainer/folder/shared_reading.h"
 #include "trainer/planning/plan.h"
-#include "trainer/ranks/agreement.h"
-#include "trainer/ranks/tensor_fingerprint.h"
 
 namespace sala {
 
@@ -87,23 +85,8 @@ ParameterComms Run::parameter_comms() const {
 void Run::read_source(const std::vector<LayoutPtr>& layouts,
                       const std::function<bool(size_t part)>& wanted,
                       const std::function<void(size_t part, Weights& weights)>& take) {
-  Facts facts;
-  world.together("reading " + recipe.source, [&] {
-    SourceWeights files(recipe.source, layouts);
-    if (!source_verified_) files.verify(world.rank(), world.size());
-    PartBuffer buffer(at::kCPU);
-    for (size_t p = 0; p < layouts.size(); ++p) {
-      if (!wanted(p)) continue;
-      Weights part = buffer.weights(layouts[p], files.dtype_of(*layouts[p]));
-      files.read(part);
-      facts["weights of " + layouts[p]->name + " in " + recipe.source] =
-          world.size() > 1 ? tensor_fingerprint(part.flat) : "";
-      take(p, part);
-    }
-    files.check_finite();
-    source_verified_ = true;
-  });
-  require_equal_facts(world, facts);
+  read_on_all(world, {recipe.source, layouts, !source_verified_}, wanted, take);
+  source_verified_ = true;
 }
 
 Network& Run::teacher() {

@@ -158,8 +158,13 @@ class Runner {
 
   PlanContext plan_context() const {
     const ModelConfig& source = run_->source;
-    return {recipe_, source, planned_hybrid(recipe_, source), world_.size(),
-            world_.device().is_cuda()};
+    return {recipe_,
+            source,
+            planned_hybrid(recipe_, source),
+            world_.size(),
+            world_.device().is_cuda(),
+            /*longest_choice=*/0,
+            /*task_lengths=*/{}};
   }
 
   // Of the stages after `s`, all ranks together, by the plan.

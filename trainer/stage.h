@@ -15,12 +15,14 @@
 
 namespace sala {
 
+class ChoiceSet;    // data/questions/choice_set.h
 class NeedleSet;    // data/needles.h
 class Source;       // data/source.h
 struct Run;         // trainer/run.h
 struct Recipe;      // trainer/recipe/recipe.h
 class StateWriter;  // trainer/checkpoint/checkpoints.h
 class StateReader;  // trainer/checkpoint/checkpoints.h
+class TaskSet;      // data/questions/task_set.h
 
 // What a stage will need, before anything is allocated; per rank.
 struct StagePlan {
@@ -46,14 +48,18 @@ struct PlanContext {
   ModelConfig hybrid;  // with as many sparse layers as the recipe's swap keeps
   int64_t num_ranks = 1;
   bool cuda = false;
+  int64_t longest_choice = 0;               // tokens of a question with a choice (data.choices)
+  std::map<int64_t, int64_t> task_lengths;  // of data.tasks; length in tokens: its prompts
 };
 
 // What stands behind a recipe, as far as it could be read (trainer/checks/preflight.h).
 struct StageInputs {
   const Recipe& recipe;
-  const PlanContext* context;                    // null: no source model
-  const std::map<std::string, Source>& sources;  // by name
-  const NeedleSet* needles;                      // null: none
+  const PlanContext* context;                       // null: no source model
+  const std::map<std::string, Source>& sources;     // by name
+  const NeedleSet* needles;                         // null: none
+  const std::map<std::string, ChoiceSet>& choices;  // by name
+  const TaskSet* tasks;                             // null: none
   bool writes;  // this process makes the folders, and none of them is there yet
 };
 

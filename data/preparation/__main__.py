@@ -40,6 +40,11 @@ def plain_text(text):
     return text
 
 
+def listed(read):
+    """Values with commas between them."""
+    return lambda text: [read(part) for part in text.split(",")]
+
+
 seed = number_between(0, (1 << 53) - 1)
 
 
@@ -54,8 +59,6 @@ def add_tokens_options(tokens):
     tokens.add_argument("--field", default="text", help="JSONL field or Parquet column (text)")
     tokens.add_argument("--eos", type=plain_text,
                         help="id or token at a document's end (from the folder)")
-    tokens.add_argument("--bos", type=plain_text,
-                        help="id or token at a document's start (none)")
     tokens.add_argument("--shard-tokens", type=token_count, default=token_count("96M"),
                         metavar="N", help="most tokens in a shard (96M); documents stay whole")
     tokens.add_argument("--limit-tokens", type=token_count, metavar="N", help="stop at N tokens")
@@ -66,15 +69,35 @@ def add_tokens_options(tokens):
                         help="processes (all cores)")
 
 
+def add_ruler_options(ruler):
+    cores = min(len(os.sched_getaffinity(0)), 1024)
+    ruler.add_argument("--out", required=True, metavar="FILE", help="HDF5 file to write")
+    ruler.add_argument("--lengths", required=True, metavar="N,N", type=listed(token_count),
+                       help="tokens of prompt and answer together, such as 4K,8K")
+    ruler.add_argument("--count", type=number_between(1, 100_000), default=100,
+                       help="prompts for each task and length (100)")
+    ruler.add_argument("--text", nargs="+", default=[], metavar="INPUT",
+                       help="text that haystacks are cut from, as for tokens (made sentences)")
+    ruler.add_argument("--tasks", type=listed(plain_text), default=[], metavar="NAME,NAME",
+                       help="niah_single_1, vt, cwe, mrcr_2, ... (RULER's thirteen)")
+    ruler.add_argument("--seed", type=seed, default=1, help="seed of prompts (1)")
+    ruler.add_argument("--workers", type=number_between(1, 1024), default=cores,
+                       help="processes (all cores)")
+
+
 def parse_args(argv):
     parser = argparse.ArgumentParser(prog="data/prepare", description="Text to token stores.")
     commands = parser.add_subparsers(dest="command", required=True)
     tokens = commands.add_parser("tokens", help="documents -> HDF5 token stores")
     needles = commands.add_parser("needles", help="facts, questions and answers for retrieval")
     choices = commands.add_parser("choices", help="multiple-choice questions")
-    for command in (tokens, needles, choices):
+    ruler = commands.add_parser("ruler", help="long-context tasks in the form of RULER")
+    for command in (tokens, needles, choices, ruler):
         command.add_argument("--tokenizer", required=True, metavar="FOLDER",
                              help="Hugging Face folder with tokenizer.json and config.json")
+        command.add_argument("--bos", type=plain_text, default="own",
+                             help="id or token at the start of documents and prompts, or none "
+                             "(what the tokenizer itself puts there, if anything)")
     add_tokens_options(tokens)
 
     needles.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
@@ -85,6 +108,7 @@ def parse_args(argv):
     choices.add_argument("inputs", nargs="+", metavar="INPUT",
                          help="JSONL: contexts, choices, answer, task")
     choices.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+    add_ruler_options(ruler)
     for command in (tokens, choices):
         command.add_argument("--special-tokens", action="store_true",
                              help="text that spells a special token, such as <|im_start|>, becomes "
@@ -111,6 +135,8 @@ def run(args):
         from .tokens import prepare_tokens as prepare
     elif args.command == "needles":
         from .needles import prepare_needles as prepare
+    elif args.command == "ruler":
+        from .ruler.command import prepare_ruler as prepare
     else:
         from .choices import prepare_choices as prepare
     prepare(args)

@@ -7,19 +7,28 @@ from .vocabulary import Vocabulary
 
 
 def encode_pair(vocabulary, context, choice):
-    """Ids of context and choice as they are when the text is tokenised as a whole."""
+    """Ids of context and choice as they are when the text is tokenised as a whole. Spaces at the
+    context's end go with the choice, whose tokens begin with them."""
+    stripped = context.rstrip()
+    context, choice = stripped, context[len(stripped):] + choice
     context_ids = vocabulary.encode(context)
     whole = vocabulary.encode(context + choice)
     return whole[:len(context_ids)], whole[len(context_ids):]
 
 
+def text_length(choice):
+    """Characters of a choice's text for the normalised accuracy, as lm-evaluation-harness counts
+    them: the space that joins it to its context is not its own."""
+    return max(1, len(choice.removeprefix(" ")))
+
+
 def check_record(record, where):
     contexts, choices, answer = (record.get(k) for k in ("contexts", "choices", "answer"))
-    if not (isinstance(contexts, list) and isinstance(choices, list) and choices
+    if not (isinstance(contexts, list) and isinstance(choices, list) and len(choices) > 1
             and len(contexts) == len(choices) and type(answer) is int
             and 0 <= answer < len(choices)):
-        raise UserError(f"{where}: expected as many 'contexts' as 'choices' and 'answer', the "
-                        "index of one of them")
+        raise UserError(f"{where}: expected as many 'contexts' as 'choices', two or more, and "
+                        "'answer', the index of one of them")
     texts = [*contexts, *choices, record.get("task", "")]
     for text in texts:
         if not isinstance(text, str):
@@ -38,15 +47,16 @@ def make_item(vocabulary, record, where):
         raise UserError(f"{vocabulary.folder}: the tokenizer gave id {largest}, config.json's "
                         f"vocab_size is {vocabulary.size}")
     return {"task": record.get("task", ""), "answer": record["answer"],
-            "contexts": [context for context, _ in pairs],
+            "contexts": [vocabulary.start + context for context, _ in pairs],
             "choices": [choice for _, choice in pairs],
-            "choice_bytes": [len(choice.encode()) for choice in record["choices"]]}
+            "choice_chars": [text_length(choice) for choice in record["choices"]]}
 
 
 def prepare_choices(options):
     out = ItemFile(options.out, "sala-choices")
     files, _ = find_files(options.inputs, kinds=("json",))
-    vocabulary = Vocabulary(options.tokenizer, eos=0, special_tokens=options.special_tokens)
+    vocabulary = Vocabulary(options.tokenizer, eos=0, bos=options.bos,
+                            special_tokens=options.special_tokens)
     items = []
     for file in files:
         for number, line, _ in read_lines(file):

@@ -23,9 +23,9 @@ class ItemFile:
     def start(self):
         return f'{{"format": "{self.format}"'.encode()
 
-    def write(self, vocabulary, items):
+    def write(self, vocabulary, items, **more):
         content = {"format": self.format, "tokenizer_hash": vocabulary.hash,
                    "vocab_size": vocabulary.size,
-                   "special_tokens": vocabulary.special_tokens_are, "items": items}
+                   "special_tokens": vocabulary.special_tokens_are, **more, "items": items}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, (json.dumps(content, ensure_ascii=False) + "\n").encode())

@@ -37,7 +37,7 @@ def make_item(vocabulary, word, number):
 
 def prepare_needles(options):
     out = ItemFile(options.out, "sala-needles")
-    vocabulary = Vocabulary(options.tokenizer, eos=0)
+    vocabulary = Vocabulary(options.tokenizer, eos=0, bos=options.bos)
     rng = random.Random(options.seed)
     items = []
     for attempt in range(10 * options.count):
@@ -51,5 +51,5 @@ def prepare_needles(options):
     if len(items) < options.count:
         raise UserError(f"{options.tokenizer}: this tokenizer joins question and answer into one "
                         f"token too often ({len(items)} of {options.count} items could be made)")
-    out.write(vocabulary, items)
+    out.write(vocabulary, items, start=vocabulary.start)
     say(f"{options.out}: {len(items)} needles; \"{items[0]['text']}\"")

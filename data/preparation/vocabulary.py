@@ -11,6 +11,7 @@ from .special_tokens import SpecialTokens, read_json
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # we use processes
 
 PIECE_CHARS = 40_000  # some tokenizers take quadratic time in the length of a text
+OWN = "own"  # of --bos
 MAX_VOCABULARY = 1 << 31  # ids are stored as u32, and read as i64 below this
 
 
@@ -30,7 +31,8 @@ def load_tokenizer(file, content):
 
 
 class Vocabulary:
-    """Tokenizer with its hash, number of ids, EOS and (only if asked for) BOS. Text that spells a
+    """Tokenizer with its hash, number of ids, EOS and BOS (None, "none": none; OWN: the one that
+    the tokenizer itself puts before a text, if it does; else an id or token). Text that spells a
     special token is ordinary text unless `special_tokens`."""
 
     def __init__(self, folder, eos=None, bos=None, special_tokens=False):
@@ -47,7 +49,7 @@ class Vocabulary:
             raise UserError(f"{self.folder / 'config.json'}: expected a number of tokens in "
                             f"vocab_size, found {self.size!r}")
         self.eos = self.id_of(eos) if eos is not None else self.default_eos(config)
-        self.bos = self.id_of(bos) if bos is not None else None
+        self.bos = self.find_bos(bos)
         ends = {i for i in (self.eos, self.bos) if i is not None}
         self.special = SpecialTokens(self.tokenizer, self.folder, ends)
         self.special_tokens = special_tokens
@@ -68,6 +70,26 @@ class Vocabulary:
             raise UserError(f"{self.folder}: expected an id below {self.size} or a token of the "
                             f"vocabulary, got '{token}'")
         return index
+
+    def find_bos(self, bos):
+        if bos is None or bos == "none":
+            return None
+        return self.own_bos() if bos == OWN else self.id_of(bos)
+
+    def own_bos(self):
+        """As Hugging Face's libraries begin a prompt with this tokenizer."""
+        plain = self.tokenizer.encode("a", add_special_tokens=False).ids
+        whole = self.tokenizer.encode("a", add_special_tokens=True).ids
+        count = next((i for i in range(len(whole)) if whole[i:i + len(plain)] == plain), 0)
+        if count > 1:
+            raise UserError(f"{self.folder}/tokenizer.json: begins a text with {count} special "
+                            "tokens, expected one at most; name one with --bos, or none")
+        return self.id_of(whole[0]) if count else None
+
+    @property
+    def start(self):
+        """Ids that every document and prompt begins with."""
+        return [] if self.bos is None else [self.bos]
 
     def default_eos(self, config):
         for source in (config, read_json(self.folder / "generation_config.json")):
@@ -118,12 +140,22 @@ class Vocabulary:
             start = end
         yield text[start:]
 
-    def encode_document(self, text):
-        """Ids of a document: BOS if asked for, the text, EOS."""
-        ids = [] if self.bos is None else [self.bos]
+    def encode_long(self, text):
+        """Ids of a text of any length, tokenised in pieces."""
         pieces = list(self.pieces(text))
         encodings = self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
-        for piece, encoding in zip(pieces, encodings):
-            ids += self.without_special(piece, encoding.ids)
-        ids.append(self.eos)
-        return ids
+        return [index for piece, encoding in zip(pieces, encodings)
+                for index in self.without_special(piece, encoding.ids)]
+
+    def encode_document(self, text):
+        """Ids of a document: BOS if asked for, the text, EOS."""
+        return [*self.start, *self.encode_long(text), self.eos]
+
+    def stop_ids(self):
+        """Ids that end an answer, as the folder names them."""
+        found = set()
+        for name in ("config.json", "generation_config.json"):
+            eos = read_json(self.folder / name).get("eos_token_id")
+            found.update(i for i in (eos if isinstance(eos, list) else [eos])
+                         if type(i) is int and 0 <= i < self.size)
+        return sorted(found)

@@ -11,13 +11,6 @@ namespace {
 
 constexpr int64_t kRowMultiple = 128;  // rows of a tile of the products
 
-// x (n, C) times w (V, C) transposed, in fp32 or fp64. (n, V)
-at::Tensor chunk_logits(const at::Tensor& x, const at::Tensor& w) {
-  const auto wide = accumulate_type(x);
-  return x.is_cuda() && x.scalar_type() != wide ? at::mm(x, w.t(), wide)  // bf16 in, fp32 out
-                                                : at::mm(x.to(wide), w.to(wide).t());
-}
-
 // With the gradient at x w^T (n, V): dx (n, C) is written, d_w (V, C) is added to where defined.
 void chunk_backward(const at::Tensor& d_logits, const at::Tensor& x, const at::Tensor& w,
                     at::Tensor dx, at::Tensor d_w) {
@@ -34,6 +27,12 @@ void chunk_backward(const at::Tensor& d_logits, const at::Tensor& x, const at::T
 }
 
 }  // namespace
+
+at::Tensor chunk_logits(const at::Tensor& x, const at::Tensor& w) {
+  const auto wide = accumulate_type(x);
+  return x.is_cuda() && x.scalar_type() != wide ? at::mm(x, w.t(), wide)  // bf16 in, fp32 out
+                                                : at::mm(x.to(wide), w.to(wide).t());
+}
 
 int64_t vocab_chunk_tokens(const at::Tensor& w, int64_t T) {
   const int64_t num_bytes = (w.is_cuda() ? int64_t{512} : int64_t{64}) << 20;

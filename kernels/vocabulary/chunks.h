@@ -23,6 +23,9 @@ struct VocabHead {
 // run.
 int64_t vocab_chunk_tokens(const at::Tensor& w, int64_t T);
 
+// x (n, C) times w (V, C) transposed, in fp32 or fp64. (n, V)
+at::Tensor chunk_logits(const at::Tensor& x, const at::Tensor& w);
+
 void check_vocab_inputs(const char* op, const VocabHead& head, const at::Tensor& targets,
                         const at::Tensor& weight, const at::Tensor& d_w);
 

@@ -51,6 +51,26 @@ TEST(Needles, PromptsHaveTheLengthAndTheNeedleAtItsDepth) {
   expect_error([&] { set.prompt(hay, 50, 1.5, 0, 3); }, {"n.json", "depth"});
 }
 
+TEST(Needles, PromptsStartAsDocumentsDoAndHaystacksDoNotRepeatIt) {
+  const TestFolder folder;
+  std::string text = kSet;
+  write_file_atomically(folder / "n.json",
+                        text.insert(text.find("\"items\""), R"("start": [999], )"));
+  TestStore store;
+  for (std::int32_t d = 1; d <= 20; ++d) store.documents.push_back({999, d, d, d, 0});
+  write_store(folder / "hay.h5", store);
+  const Source hay({"hay", {folder / "hay.h5"}, 1.0}, {});
+  const NeedleSet set(folder / "n.json", {"0123456789abcdef", 1000});
+  for (const double depth : {0.0, 0.5, 1.0}) {
+    const NeedlePrompt prompt = set.prompt(hay, 50, depth, 0, 3);
+    EXPECT_EQ(prompt.ids.size(), 50u);
+    EXPECT_EQ(prompt.ids.front(), 999);
+    EXPECT_EQ(std::count(prompt.ids.begin(), prompt.ids.end(), 999), 1);
+    EXPECT_EQ(prompt.ids[prompt.needle_start], 901);
+    EXPECT_GE(prompt.needle_start, 1);
+  }
+}
+
 TEST(Needles, BadSetsAreNamed) {
   const TestFolder folder;
   const std::string path = folder / "n.json";

@@ -120,6 +120,31 @@ class StoresTest(PrepareCase):
             ids = store.document(index).tolist()
             self.assertEqual((ids[0], ids[-1]), (0, 7))
 
+    def test_bos_opens_documents_and_prompts_where_the_tokenizer_puts_it(self):
+        from tokenizers import processors
+        self.tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 0)])
+        self.tokenizer.save(str(self.folder / "model/tokenizer.json"))
+        path = self.write_jsonl("a.jsonl", ["one", "two"])
+        record = {"contexts": ["It is", "It is"], "choices": [" a", " the"], "answer": 0}
+        (self.folder / "q.jsonl").write_text(json.dumps(record) + "\n")
+        for name, args, expected in (("own", [], [0]), ("none", ["--bos", "none"], [])):
+            store, = self.prepare_tokens(name, path, *args)
+            self.assertEqual(store.document(1).tolist()[:-1],
+                             expected + self.tokenizer.encode("two", add_special_tokens=False).ids)
+            out = self.folder / f"{name}_n.json"
+            self.prepare("--out", out, "--count", 3, *args, command="needles")
+            self.assertEqual(json.loads(out.read_text())["start"], expected)
+            out = self.folder / f"{name}_q.json"
+            self.prepare("--out", out, self.folder / "q.jsonl", *args, command="choices")
+            item, = json.loads(out.read_text())["items"]
+            self.assertEqual([c[:1] == [0] for c in item["contexts"]], [bool(expected)] * 2)
+            out = self.folder / f"{name}.h5"
+            self.prepare("--out", out, "--lengths", "3000", "--count", 1, "--tasks", "vt",
+                         "--workers", 1, *args, command="ruler")
+            with h5py.File(out) as file:
+                self.assertEqual(int(file["tokens"][0]) == 0, bool(expected))
+
 
 class ResumeTest(PrepareCase):
     def make_parts(self, path, folder):
@@ -238,7 +263,7 @@ class QuestionsTest(PrepareCase):
         item, = self.prepare_choices([record])
         for context, choice, text in zip(item["contexts"], item["choices"], record["choices"]):
             self.assertEqual(self.tokenizer.decode(context + choice), record["contexts"][0] + text)
-        self.assertEqual((item["answer"], item["choice_bytes"]), (1, [6, 9]))
+        self.assertEqual((item["answer"], item["choice_chars"]), (1, [5, 8]))
 
     def test_questions_that_are_none_are_named(self):
         record = {"contexts": ["one", "two"], "choices": [" a", " b"], "answer": 1}
@@ -284,7 +309,7 @@ class SpecialTokensTest(PrepareCase):
             self.assertEqual(sum(i in (0, 1) for i in ids), num_special + 1)
             self.assertEqual(self.tokenizer.decode(ids[:-1], skip_special_tokens=False), self.TEXT)
             self.assertEqual(store.attributes["special_tokens"], name)
-        record = {"contexts": [self.TEXT], "choices": [" <eos>"], "answer": 0}
+        record = {"contexts": [self.TEXT] * 2, "choices": [" <eos>", " x"], "answer": 0}
         (self.folder / "q.jsonl").write_text(json.dumps(record) + "\n")
         for name, args, expected in (("q1", [], False), ("q2", ["--special-tokens"], True)):
             out = self.folder / f"{name}.json"

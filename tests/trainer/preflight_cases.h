@@ -99,6 +99,8 @@ inline std::unique_ptr<Recipe> read_toy(const TemporaryFolder& folder, std::stri
   inside(recipe->source);
   inside(recipe->run.folder);
   if (!recipe->data.needles.empty()) inside(recipe->data.needles);
+  if (!recipe->data.tasks.empty()) inside(recipe->data.tasks);
+  for (std::string& file : recipe->data.choices) inside(file);
   for (auto& [name, source] : recipe->data.sources) {
     for (std::string& file : source.files) inside(file);
   }

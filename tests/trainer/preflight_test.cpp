@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "model/families/families.h"
+#include "tests/data/test_tasks.h"
 #include "tests/trainer/preflight_cases.h"
 #include "trainer/planning/plan.h"
 
@@ -103,6 +104,38 @@ TEST(Preflight, FindsWhatWouldStopALaterStage) {
     EXPECT_FALSE(fs::exists(folder / "run")) << "a check leaves nothing behind";
     EXPECT_TRUE(fs::exists(folder / "out/mine") || !fs::exists(folder / "out"));
   }
+}
+
+TEST(Preflight, QuestionsAndTasksThatAreNotThereAreNamed) {
+  TemporaryFolder folder;
+  write_toy(folder);
+  TestTasks tasks;
+  tasks.hash = xxh3_64_hex("{}", 2);
+  tasks.write(folder / "tasks.h5");
+  folder.write("quiz.json",
+               R"({"format": "sala-choices", "vocab_size": 1000, "tokenizer_hash": ")" +
+                   xxh3_64_hex("{}", 2) + R"(", "items": [{"answer": 0, "contexts":
+        [[1], [1]], "choices": [[2], [3]], "choice_chars": [1, 1]}]})");
+  const auto found = [&](const std::string& data, const std::string& evaluate) {
+    std::string text = edited(kToyRecipe, "needles: needles.json", "needles: needles.json" + data);
+    text = edited(text, "needle_source: a\n", "needle_source: a" + evaluate + "\n");
+    const auto recipe = read_toy(folder, edited(text, "folder: out", "folder: " + folder / "out"));
+    return checked(*recipe).text;
+  };
+  const std::string both = "\n  tasks: tasks.h5\n  choices: [quiz.json]", at = "\n      ";
+  const auto expect_said = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  };
+  expect_said(found(both, at + "tasks: [all]" + at + "choices: [quiz]"), "ok: this recipe can run");
+  expect_said(found("", at + "tasks: [all]"), "evaluate.tasks: needs data.tasks");
+  expect_said(found("", at + "choices: [quiz]"), "'quiz': no set of data.choices has this name");
+  expect_said(found(both, at + "choices: [arc]"), "(there is: quiz)");
+  expect_said(found(both, at + "tasks: [vt]"),
+              "'vt': data.tasks has no such task; it has niah, qa");
+  expect_said(found(both, at + "tasks: [qa]" + at + "task_lengths: [16, 99]"),
+              "99: data.tasks has prompts of 16, 32 tokens");
+  expect_said(found("\n  tasks: needles.json", at + "tasks: [all]"), "data.tasks: ");
+  expect_said(found("\n  choices: [needles.json]", ""), "data.choices: ");
 }
 
 TEST(Preflight, TextFilesAndMachineAreCheckedAtOnce) {
@@ -201,9 +234,9 @@ TEST(Check, EveryShippedRecipeCanRunOnceItsInputsAreThere) {
     const Checked found = checked(*recipe, device, 64);
     EXPECT_EQ(found.code, 0) << file << found.text;
     const int64_t kept = recipe->num_kept();
-    EXPECT_NE(found.text.find(fmt::format("hybrid: {} sparse and {} lightning layers", kept,
-                                          30 - kept)),
-              std::string::npos)
+    EXPECT_NE(
+        found.text.find(fmt::format("hybrid: {} sparse and {} lightning layers", kept, 30 - kept)),
+        std::string::npos)
         << file << found.text;
   }
   const auto recipe = read_toy(folder, edited(kToyRecipe, "keep: 2", "keep: 8"));

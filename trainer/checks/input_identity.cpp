@@ -7,6 +7,7 @@
 
 #include "data/files/atomic_file.h"
 #include "data/files/hash.h"
+#include "data/questions/choice_set.h"
 #include "data/source.h"
 
 namespace sala {
@@ -94,6 +95,11 @@ Json input_identity(const Recipe& recipe, World& world, const StoreCatalog& stor
     identity["config"] = hash_of_file(recipe.source + "/config.json");
     identity["tokenizer"] = hash_if_there(recipe.source + "/tokenizer.json");
     identity["needles"] = recipe.data.needles.empty() ? "" : hash_of_file(recipe.data.needles);
+    identity["tasks"] = recipe.data.tasks.empty() ? "" : hash_of_file(recipe.data.tasks);
+    identity["choices"] = Json::object();
+    for (const std::string& path : recipe.data.choices) {
+      identity["choices"][choice_set_name(path)] = hash_of_file(path);
+    }
     for (const auto& [name, source] : recipe.data.sources) {
       identity["stores"][name] = hash_of_stores(source.files, stores);
     }
@@ -109,6 +115,8 @@ std::vector<std::string> input_differences(const Json& saved, const Json& now) {
   compare(saved.at("config"), now.at("config"), "config.json of the source");
   compare(saved.at("tokenizer"), now.at("tokenizer"), "tokenizer.json of the source");
   compare(saved.at("needles"), now.at("needles"), "the needles");
+  compare(saved.value("tasks", ""), now.at("tasks"), "the tasks");
+  compare(saved.value("choices", Json::object()), now.at("choices"), "the multiple-choice sets");
   const auto hashes = [](const Json& weights) {
     Json result = Json::object();
     for (const auto& [file, one] : weights.items()) result[file] = one.at("hash");

@@ -1,5 +1,5 @@
-// What a run reads, by content: source model, token stores, needles. A continued run must read the
-// same bytes; where they lie does not matter.
+// What a run reads, by content: source model, token stores, what evaluations ask. A continued run
+// must read the same bytes; where they lie does not matter.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -14,10 +14,10 @@ namespace sala {
 
 std::string hash_of_file(const std::string& path);  // XXH3-128 of its bytes
 
-// {"config", "tokenizer", "needles": hash; "weights": {file: {hash, stamp}}; "stores": {source:
-// hash}}. The weights are hashed whole, shared out over the ranks, except files that still have the
-// stamp (size, times, inode) of `known`, an identity from before. All ranks call it and get the
-// same.
+// {"config", "tokenizer", "needles", "tasks": hash; "choices": {set: hash}; "weights": {file:
+// {hash, stamp}}; "stores": {source: hash}}. The weights are hashed whole, shared out over the
+// ranks, except files that still have the stamp (size, times, inode) of `known`, an identity from
+// before. All ranks call it and get the same.
 nlohmann::json input_identity(const Recipe& recipe, World& world, const StoreCatalog& stores,
                               const nlohmann::json& known);
 

@@ -9,6 +9,8 @@
 
 #include "data/files/file_calls.h"
 #include "data/needles.h"
+#include "data/questions/choice_set.h"
+#include "data/questions/task_set.h"
 #include "data/source.h"
 #include "model/weights/parts.h"
 #include "trainer/checks/target_folder.h"
@@ -33,10 +35,14 @@ class Preflight {
     if (problems_.knows("source")) check_source();
     if (problems_.knows("data.sources")) check_sources();
     if (problems_.knows("data.needles") && !recipe_.data.needles.empty()) check_needles();
+    if (problems_.clean("data.choices")) check_choices();
+    if (problems_.knows("data.tasks") && !recipe_.data.tasks.empty()) check_tasks();
     if (problems_.knows("run.folder")) check_run_folder();
     if (problems_.knows("run.shard_ranks")) check_groups();
-    for (size_t s = static_cast<size_t>(options_.first_stage); s < recipe_.stages.size(); ++s) {
-      check_stage(static_cast<int64_t>(s), *recipe_.stages[s]);
+    const auto size = static_cast<int64_t>(recipe_.stages.size());
+    const int64_t count = std::min(size - options_.first_stage, options_.num_stages);
+    for (int64_t s = options_.first_stage; s < options_.first_stage + count; ++s) {
+      check_stage(s, *recipe_.stages[static_cast<size_t>(s)]);
     }
     if (context_ && options_.writes && !options_.continues) check_disk();
     return std::move(context_);
@@ -63,8 +69,13 @@ class Preflight {
     tokenizer_ = tokenizer_of(recipe_.source, source);
     attempt("source", [&] { check_weights(recipe_.source, model_layouts(source)); });
     attempt("model", [&] {
-      context_.emplace(PlanContext{recipe_, source, planned_hybrid(recipe_, source),
-                                   options_.num_ranks, options_.device.cuda});
+      context_.emplace(PlanContext{recipe_,
+                                   source,
+                                   planned_hybrid(recipe_, source),
+                                   options_.num_ranks,
+                                   options_.device.cuda,
+                                   0,
+                                   {}});
     });
   }
 
@@ -130,6 +141,22 @@ class Preflight {
     attempt("data.needles", [&] { needles_.emplace(recipe_.data.needles, tokenizer_); });
   }
 
+  void check_choices() {
+    for (const std::string& path : recipe_.data.choices) {
+      attempt("data.choices",
+              [&] { choices_.emplace(choice_set_name(path), ChoiceSet(path, tokenizer_)); });
+    }
+    if (!context_) return;
+    for (const auto& [name, set] : choices_) {
+      context_->longest_choice = std::max(context_->longest_choice, set.longest_document());
+    }
+  }
+
+  void check_tasks() {
+    attempt("data.tasks", [&] { tasks_.emplace(recipe_.data.tasks, tokenizer_); });
+    if (context_ && tasks_) context_->task_lengths = tasks_->lengths();
+  }
+
   void check_run_folder() {
     if (!options_.writes) return;
     const std::string why_not = why_not_writable(recipe_.run.folder);
@@ -140,8 +167,13 @@ class Preflight {
     if (!problems_.clean(stage.path)) return;
     // An export that is under way may have made its folder already: the stage knows its own.
     const bool own_folder = options_.continues && index == options_.first_stage;
-    const StageInputs inputs{recipe_, context_ ? &*context_ : nullptr, sources_,
-                             needles_ ? &*needles_ : nullptr, options_.writes && !own_folder};
+    const StageInputs inputs{recipe_,
+                             context_ ? &*context_ : nullptr,
+                             sources_,
+                             needles_ ? &*needles_ : nullptr,
+                             choices_,
+                             tasks_ ? &*tasks_ : nullptr,
+                             options_.writes && !own_folder};
     attempt(stage.path, [&] { stage.check_inputs(inputs, problems_); });
     if (!context_) return;
     check_against_source(stage);
@@ -203,6 +235,8 @@ class Preflight {
   StoreCatalog catalog_;
   std::map<std::string, Source> sources_;
   std::optional<NeedleSet> needles_;
+  std::map<std::string, ChoiceSet> choices_;
+  std::optional<TaskSet> tasks_;
 };
 
 }  // namespace

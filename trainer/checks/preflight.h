@@ -5,6 +5,7 @@
 // needle set and as many tokens as a held-out row has, not the data; needs no GPU.
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -28,6 +29,7 @@ struct PreflightOptions {
   int64_t first_stage = 0;  // of those that are still to run; earlier ones are not looked at
   bool continues = false;   // a checkpoint of this run is there, so its folders are its own
   bool writes = true;       // whether this process makes the folders (rank 0)
+  int64_t num_stages = std::numeric_limits<int64_t>::max();  // from first_stage on, at most
 };
 
 // Adds every problem to the recipe's, and what may go wrong but need not to `warnings`. Returns

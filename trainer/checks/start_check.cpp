@@ -14,8 +14,11 @@ Facts small_files(const Run& run) {
   facts["tokenizer.json of " + run.recipe.source + " (XXH3)"] = run.tokenizer.hash;
   facts["config.json of " + run.recipe.source + " (XXH3)"] =
       hash_of_file(run.recipe.source + "/config.json");
-  const std::string& needles = run.recipe.data.needles;
-  if (!needles.empty()) facts[needles + " (XXH3)"] = hash_of_file(needles);
+  std::vector<std::string> files = run.recipe.data.choices;
+  files.insert(files.end(), {run.recipe.data.needles, run.recipe.data.tasks});
+  for (const std::string& file : files) {
+    if (!file.empty()) facts[file + " (XXH3)"] = hash_of_file(file);
+  }
   return facts;
 }
 

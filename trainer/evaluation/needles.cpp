@@ -7,7 +7,6 @@
 
 #include "data/needles.h"
 #include "model/generate.h"
-#include "trainer/ranks/device_info.h"
 #include "trainer/ranks/stop_signals.h"
 
 namespace sala {
@@ -23,14 +22,6 @@ int64_t prompts_at_once(int64_t length, at::Device device) {
   return std::clamp<int64_t>(tokens / std::max<int64_t>(length, 1), 1, 64);
 }
 
-// Half of what training has left on a GPU, at most what generation takes by itself.
-int64_t cache_bytes(at::Device device) {
-  const int64_t most = GenerateOptions().cache_bytes;
-  if (device.is_cpu()) return most;
-  const double unused = device_memory_bytes(device) - peak_memory_bytes(device);
-  return std::clamp<int64_t>(static_cast<int64_t>(unused / 2), 0, most);
-}
-
 // Of each prompt, whether its greedy answer is the exact one.
 std::vector<bool> found(const Model& model, Lender& weights, at::Device device,
                         const std::vector<NeedlePrompt>& needles, bool sparse) {
@@ -38,7 +29,7 @@ std::vector<bool> found(const Model& model, Lender& weights, at::Device device,
   options.max_new_tokens = 0;
   options.sparse = sparse;
   options.device = device;
-  options.cache_bytes = cache_bytes(device);
+  options.cache_bytes = generation_cache_bytes(device);
   std::vector<Ids> prompts;
   for (const NeedlePrompt& needle : needles) {
     prompts.emplace_back(needle.ids.begin(), needle.ids.end());

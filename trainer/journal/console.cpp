@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/null_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
@@ -103,12 +104,15 @@ double ItemClock::seconds_left(int64_t done, int64_t total) const {
 }
 
 Console::Console(const std::string& log_path) : terminal_(terminal_columns() > 0) {
-  static_cast<void>(replaceable_file(log_path));  // opening a FIFO would wait for its reader
-  std::shared_ptr<spdlog::sinks::sink> file;
-  try {
-    file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(log_path);
-  } catch (const spdlog::spdlog_ex& error) {
-    throw std::runtime_error(log_path + ": cannot open the log for writing (" + error.what() + ")");
+  std::shared_ptr<spdlog::sinks::sink> file = std::make_shared<spdlog::sinks::null_sink_mt>();
+  if (!log_path.empty()) {
+    static_cast<void>(replaceable_file(log_path));  // opening a FIFO would wait for its reader
+    try {
+      file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(log_path);
+    } catch (const spdlog::spdlog_ex& error) {
+      throw std::runtime_error(log_path + ": cannot open the log for writing (" + error.what() +
+                               ")");
+    }
   }
   file->set_pattern(kDatedLine);
   auto screen = std::make_shared<spdlog::sinks::stdout_color_sink_mt>(

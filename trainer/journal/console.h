@@ -42,7 +42,7 @@ class ItemClock {
 
 class Console {
  public:
-  // Appends to the log at `log_path`; from here on spdlog's messages go there and to stdout.
+  // Appends to the log at `log_path` (may be empty); spdlog's messages go there and to stdout.
   explicit Console(const std::string& log_path);
   ~Console();
 

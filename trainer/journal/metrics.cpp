@@ -13,6 +13,12 @@ Metrics::Metrics(const std::string& run_folder, bool writes, int64_t resume_at_b
   console_ = std::make_unique<Console>(run_folder + "/run.log");
 }
 
+std::unique_ptr<Metrics> Metrics::on_terminal(bool speaks) {
+  auto metrics = std::make_unique<Metrics>("", /*writes=*/false, 0);
+  if (speaks) metrics->console_ = std::make_unique<Console>("");
+  return metrics;
+}
+
 void Metrics::event(nlohmann::json line) {
   if (!writes_) return;
   const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();

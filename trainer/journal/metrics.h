@@ -17,6 +17,8 @@ class Metrics {
   // metrics.jsonl is cut at `resume_at_bytes` first, so that a continued run does not repeat lines
   // (the checkpoint stores size()).
   Metrics(const std::string& run_folder, bool writes, int64_t resume_at_bytes);
+  // Nothing but the terminal, of rank 0: for what is no run (trainer/evaluation/alone.h).
+  static std::unique_ptr<Metrics> on_terminal(bool speaks);
   // Adds "time" (seconds since the epoch) and writes one line. Does not throw where it cannot: the
   // ranks look at failed() where they meet, and stop together by check().
   void event(nlohmann::json line);

@@ -9,7 +9,7 @@
 #include "model/convert.h"
 #include "model/generate.h"
 #include "model/weights/parts.h"
-#include "trainer/evaluation/evaluate.h"
+#include "trainer/evaluation/tasks.h"
 #include "trainer/network.h"
 #include "trainer/optimizer.h"
 #include "trainer/planning/flops.h"
@@ -222,23 +222,31 @@ double evaluation_moment_bytes(const PlanContext& context, const EvaluateOptions
     }
     return most + 3.0 * static_cast<double>(tokens * c.width * bytes);
   };
-  const int64_t line = std::max(options.row_length, kEvaluationTokens);
+  const int64_t choice = options.choices.empty() ? 0 : context.longest_choice;
+  const int64_t line = std::max({options.row_length, kEvaluationTokens, choice});
   double rows = pass(line / options.context) + vocabulary_workspace_bytes(context);
   if (options.context > 1) rows += gathered_bytes(c, line, bytes);
   // Ranks answer prompts of different lengths, each with all weights (Parameters::held).
   const bool sharded = context.recipe.run.sharding == "zero3" && context.num_ranks > 1;
   const double held = sharded ? static_cast<double>(bytes * num_parameters(c)) : 0;
-  double needles = 0;
-  for (int64_t length : options.needle_lengths) {
+  std::vector<int64_t> lengths = options.needle_lengths;  // of prompts
+  if (!options.tasks.empty()) {
+    for (int64_t length : chosen_lengths(options, context.task_lengths)) {
+      // Several are answered together, as far as the device has room (generation_cache_bytes).
+      lengths.push_back(std::max(length, tokens_answered_at_once(/*on_gpu=*/false)));
+    }
+  }
+  double prompts = 0;
+  for (int64_t length : lengths) {
     double cached = 0;
     for (Mixer mixer : c.mixers) {
       if (mixer != Mixer::kLightning) cached += 2.0 * static_cast<double>(c.kv_size(mixer) * bytes);
     }
     const GenerateOptions generate;
-    needles = std::max(needles, held + 1.5 * cached * static_cast<double>(length) +
+    prompts = std::max(prompts, held + 1.5 * cached * static_cast<double>(length) +
                                     pass(std::min(length, generate.prefill_chunk)));
   }
-  return std::max(rows, needles);
+  return std::max(rows, prompts);
 }
 
 StagePlan plan_forward(const PlanContext& context, int64_t tokens, int64_t row_length,

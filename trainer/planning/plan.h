@@ -72,8 +72,8 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
 // hybrid, in rows of `row_length` tokens on a rank.
 StagePlan plan_forward(const PlanContext& context, int64_t tokens, int64_t row_length,
                        bool student);
-// Passes of an evaluation, beside the model's parameters: rows, and a needle prompt's keys and
-// values with its prefill.
+// Passes of an evaluation, beside the model's parameters: rows, and keys and values of the prompts
+// that are answered together, with their prefill.
 struct EvaluateOptions;
 double evaluation_moment_bytes(const PlanContext& context, const EvaluateOptions& options);
 

@@ -77,6 +77,11 @@ void DataOptions::describe(Fields& fields) {
       [this](const std::string& name, Fields& inner) { sources[name].describe(inner); });
   fields.path("needles", needles, Need::kOptional,
               "Needle set made by data/prepare, for needle retrieval in evaluate; may be empty.");
+  fields.paths("choices", choices, Need::kOptional,
+               "Multiple-choice sets made by `data/prepare choices`; a set's name is its file's, "
+               "without folder and ending.");
+  fields.path("tasks", tasks, Need::kOptional,
+              "Prompts made by `data/prepare ruler`, for tasks in evaluate; may be empty.");
   fields.count("lanes", lanes, Need::kOptional,
                "Documents read side by side: rows take turns, so that neighbours in a batch come "
                "from different documents.",

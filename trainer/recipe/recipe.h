@@ -38,8 +38,10 @@ struct SourceOptions {
 
 struct DataOptions {
   std::map<std::string, SourceOptions> sources;
-  std::string needles;  // needle set for evaluation; may be empty
-  int64_t lanes = 64;   // documents read side by side (data/loader.h)
+  std::string needles;               // needle set for evaluation; may be empty
+  std::vector<std::string> choices;  // multiple-choice sets; a file's name is the set's
+  std::string tasks;                 // prompts answered by generation; may be empty
+  int64_t lanes = 64;                // documents read side by side (data/loader.h)
   void describe(Fields& fields);
 };
 

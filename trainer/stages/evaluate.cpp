@@ -7,6 +7,9 @@
 #include "data/eval_rows.h"
 #include "data/needles.h"
 #include "trainer/evaluation/evaluate.h"
+#include "trainer/evaluation/question_checks.h"
+#include "trainer/evaluation/tasks.h"
+#include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/recipe/field_values.h"
 #include "trainer/recipe/stage_options.h"
@@ -22,7 +25,9 @@ void EvaluateOptions::describe(Fields& fields) {
   fields.count("context", context, Need::kOptional,
                "Ranks that share each held-out row; a divisor of the number of ranks.",
                {1, 1 << 16});
-  fields.flag("kl", kl, Need::kOptional, "Also the KL to the teacher.");
+  fields.flag("kl", kl, Need::kOptional,
+              "Also the KL to the teacher, and the share of tokens whose likeliest id is the "
+              "teacher's.");
   fields.flag("sparse", sparse, Need::kOptional,
               "Documents of dense_len tokens and more use block-sparse attention.");
   fields.counts("needle_lengths", needle_lengths, Need::kOptional,
@@ -33,6 +38,17 @@ void EvaluateOptions::describe(Fields& fields) {
                "Needles for each length and depth.", {1, 1 << 20});
   fields.text("needle_source", needle_source, Need::kOptional,
               "Source that haystacks are cut from.");
+  fields.texts("choices", choices, Need::kOptional,
+               "Multiple-choice sets of data.choices, by name; empty: none.");
+  fields.count("choices_items", choices_items, Need::kOptional,
+               "Questions of each set (of each of its tasks), at most.", {1, 1 << 20});
+  fields.texts("tasks", tasks, Need::kOptional,
+               "Tasks of data.tasks by name (niah_single_1, vt, …), or all; empty: none.");
+  fields.counts("task_lengths", task_lengths, Need::kOptional,
+                "Lengths of data.tasks that are asked, in tokens; empty: all of them.",
+                {1, kMostRowTokens});
+  fields.count("task_items", task_items, Need::kOptional,
+               "Prompts for each task and length, at most.", {1, 1 << 20});
 }
 
 void EvaluateOptions::check(const Recipe& recipe, const std::string& path,
@@ -49,6 +65,7 @@ void EvaluateOptions::check(const Recipe& recipe, const std::string& path,
     problems.add(path + ".tokens",
                  fmt::format("{} is less than one row of {} tokens", tokens, row_length));
   }
+  check_questions(recipe, path, problems);
   if (needle_lengths.empty()) return;
   if (needle_source.empty()) {
     problems.add(path + ".needle_lengths", "needs needle_source, whose text the haystacks are");
@@ -81,6 +98,12 @@ class EvaluateStage : public Stage {
     StagePlan plan = plan_forward(context, tokens, options.row_length, true);
     plan.steps = 1;
     plan.batch_bytes = 16.0 * static_cast<double>(options.tokens);
+    for (const auto& [length, prompts] : context.task_lengths) {
+      if (options.tasks.empty() || chosen_lengths(options, {{length, prompts}}).empty()) continue;
+      const auto most = static_cast<double>(prompts * length);
+      plan.flops += most * (forward_flops(context.source, length, false) +
+                            forward_flops(context.hybrid, length, true));
+    }
     plan.activation_bytes = evaluation_moment_bytes(context, options);
     return plan;
   }
@@ -89,6 +112,7 @@ class EvaluateStage : public Stage {
     if (inputs.context) {
       check_context(path, options.context, inputs.context->num_ranks, options.row_length, problems);
     }
+    check_question_inputs(options, path, inputs, problems);
     if (options.needle_lengths.empty()) return;
     if (inputs.needles != nullptr) check_needle_lengths(*inputs.needles, problems);
     const auto haystack = inputs.sources.find(options.needle_source);
@@ -113,6 +137,8 @@ class EvaluateStage : public Stage {
   int64_t longest_row() const override {
     int64_t longest = options.sources.empty() ? 0 : options.row_length;
     for (int64_t length : options.needle_lengths) longest = std::max(longest, length);
+    if (options.tasks.empty()) return longest;
+    for (int64_t length : options.task_lengths) longest = std::max(longest, length);
     return longest;
   }
   int64_t step() const override { return done_ ? 1 : 0; }
@@ -151,7 +177,8 @@ class EvaluateStage : public Stage {
     int64_t longest = 0;
     for (int64_t i = 0; i < used; ++i) {
       longest = std::max(
-          longest, static_cast<int64_t>(needles[i].needle.size() + needles[i].question.size()));
+          longest, needles.num_start() +
+                       static_cast<int64_t>(needles[i].needle.size() + needles[i].question.size()));
     }
     for (int64_t length : options.needle_lengths) {
       if (length > longest) continue;
