@@ -54,7 +54,8 @@ def chat_text(folder, prompt):
     """The prompt as a user's turn, as the folder's chat template writes it."""
     require("transformers")
     from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True,
+                                              trust_remote_code=False)  # it never asks
     if not tokenizer.chat_template:
         raise RuntimeError(f"{folder}: no chat template; leave out --chat")
     turns = [{"role": "user", "content": prompt}]

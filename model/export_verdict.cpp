@@ -1,5 +1,5 @@
 // What stands between a hybrid and the people who would load it: first what the minicpm_sala format
-// cannot say, then what transformers (with the official modelling code) and SGLang refuse.
+// cannot say, then what SGLang refuses.
 #include <algorithm>
 #include <cmath>
 
@@ -8,7 +8,6 @@
 namespace sala {
 namespace {
 
-using Kind = RopeConfig::Kind;
 using Lines = std::vector<std::string>;
 
 std::string text(int64_t n) { return std::to_string(n); }
@@ -50,23 +49,6 @@ Lines find_refusals(const ModelConfig& c) {
   return lines;
 }
 
-Lines find_transformers_blockers(const ModelConfig& c) {
-  Lines lines;
-  if (c.num_heads * c.head_size != c.width) {
-    lines.emplace_back("heads * head_dim (" + text(c.num_heads) + " * " + text(c.head_size) +
-                       ") is not hidden_size (" + text(c.width) + ")");
-  }
-  const Kind kind = c.lightning_rope_config.kind;
-  if (kind == Kind::kLlama3 || kind == Kind::kYarn) {
-    lines.emplace_back("RoPE kind llama3 or yarn is unknown to the official code");
-  }
-  if (hybrid_config_json(c)["lightning_scale"].is_number()) {
-    lines.emplace_back("lightning_scale is a number; the official code would take 1");
-  }
-  if (c.pad_id >= c.vocab_size) lines.emplace_back("pad_token_id is outside the vocabulary");
-  return lines;
-}
-
 Lines find_sglang_blockers(const ModelConfig& c) {
   Lines lines;
   if (c.qkv_bias) lines.emplace_back("attention biases; SGLang drops them silently");
@@ -91,12 +73,6 @@ Lines find_sglang_blockers(const ModelConfig& c) {
 Lines find_notes(const ModelConfig& c) {
   Lines lines;
   const int64_t group = c.num_heads / c.num_kv_heads;
-  if (c.head_size != 128 || 16 % group != 0) {
-    lines.emplace_back(
-        "transformers: texts of dense_len (" + text(c.sparse.dense_len) +
-        ") tokens or more need head size 128 and a group size that divides 16; this has " +
-        text(c.head_size) + " and " + text(group));
-  }
   if (group != 16) {
     lines.emplace_back("SGLang: its sparse backend needs 16 query heads per KV head, this has " +
                        text(group) + "; choose a dense attention backend");
@@ -109,26 +85,25 @@ Lines find_notes(const ModelConfig& c) {
 ExportVerdict export_verdict(const ModelConfig& config) {
   ExportVerdict verdict;
   verdict.refusals = find_refusals(config);
-  verdict.transformers_blockers = find_transformers_blockers(config);
   verdict.sglang_blockers = find_sglang_blockers(config);
   verdict.notes = find_notes(config);
   return verdict;
 }
 
-std::vector<std::string> loader_lines(const ExportVerdict& verdict) {
+std::vector<std::string> loader_lines(const ExportVerdict& verdict, bool with_code) {
+  std::string blockers;
+  for (const std::string& blocker : verdict.sglang_blockers) {
+    blockers += (blockers.empty() ? "" : "; ") + blocker;
+  }
   Lines lines;
-  const auto add = [&](const std::string& loader, const std::string& needs, const Lines& blockers) {
-    std::string reasons;
-    for (const std::string& blocker : blockers) reasons += (reasons.empty() ? "" : "; ") + blocker;
-    lines.push_back(blockers.empty() ? loader + " loads it" + needs
-                                     : loader + " does not load it: " + reasons);
-  };
-  add("transformers",
-      " with the official modelling code: trust_remote_code=True, which fetches it from the hub; "
-      "transformers 4 (it was written for 4.56, 5 cannot import it); a CUDA GPU with flash-attn, "
-      "infllm_v2 and flash-linear-attention below 0.5",
-      verdict.transformers_blockers);
-  add("SGLang", " where it has minicpm_sala, on a CUDA GPU", verdict.sglang_blockers);
+  lines.emplace_back(
+      with_code
+          ? "transformers loads it: version 4.56 or later, or 5, with trust_remote_code=True; "
+            "offline, on any device"
+          : "transformers does not load it offline: the folder has no modelling code for it; "
+            "an export (sala-train RECIPE --export FOLDER) writes the code too");
+  lines.push_back(blockers.empty() ? "SGLang loads it where it has minicpm_sala, on a CUDA GPU"
+                                   : "SGLang does not load it: " + blockers);
   lines.insert(lines.end(), verdict.notes.begin(), verdict.notes.end());
   return lines;
 }

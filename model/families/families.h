@@ -26,16 +26,18 @@ ModelConfig parse_model_config(const nlohmann::json& config, const std::string& 
 // The hybrid's config.json, every flag explicit (release format of MiniCPM-SALA).
 nlohmann::json hybrid_config_json(const ModelConfig& config);
 
-// Why a hybrid cannot be written in the minicpm_sala format (empty = it can), and which of the two
-// loaders (transformers with the official modelling code, SGLang) will load it, with reasons why
-// not. Of a model of full attention, which keeps its own format, the verdict has nothing to say.
+// Why a hybrid cannot be written in the minicpm_sala format (empty = it can), and why SGLang will
+// not load it (empty = it will). transformers loads all of them, with the code that export writes
+// beside the weights. Of a model of full attention, which keeps its own format, the verdict has
+// nothing to say.
 struct ExportVerdict {
   std::vector<std::string> refusals;
-  std::vector<std::string> transformers_blockers, sglang_blockers;
+  std::vector<std::string> sglang_blockers;
   std::vector<std::string> notes;  // it loads, but with this limit or this option
 };
 ExportVerdict export_verdict(const ModelConfig& config);
 // The verdict for people: who loads the folder and what that takes, who does not and why, notes.
-std::vector<std::string> loader_lines(const ExportVerdict& verdict);
+// `with_code`: whether the folder has that code, or will have it.
+std::vector<std::string> loader_lines(const ExportVerdict& verdict, bool with_code = true);
 
 }  // namespace sala

@@ -87,14 +87,12 @@ int64_t dim_model_base(const ModelConfig& c) {
   return std::llround(c.logit_scale * static_cast<double>(c.width));
 }
 
+// Classes in the Python files that export writes beside config.json.
 json auto_map() {
-  const std::string repository = "openbmb/MiniCPM-SALA--";
-  const std::string model = repository + "modeling_minicpm_sala.MiniCPMSALA";
-  return {{"AutoConfig", repository + "configuration_minicpm_sala.MiniCPMSALAConfig"},
+  const std::string model = "modeling_minicpm_sala.MiniCPMSALA";
+  return {{"AutoConfig", "configuration_minicpm_sala.MiniCPMSALAConfig"},
           {"AutoModel", model + "Model"},
-          {"AutoModelForCausalLM", model + "ForCausalLM"},
-          {"AutoModelForSeq2SeqLM", model + "ForCausalLM"},
-          {"AutoModelForSequenceClassification", model + "ForSequenceClassification"}};
+          {"AutoModelForCausalLM", model + "ForCausalLM"}};
 }
 
 void add_constants(json& out) {
@@ -107,7 +105,7 @@ void add_constants(json& out) {
   out["pretraining_tp"] = 1;
   out["shift_labels"] = true;
   out["use_cache"] = true;
-  out["transformers_version"] = "4.56.1";  // what the official modelling code was written for
+  out["transformers_version"] = "4.56.1";  // the oldest that loads it
 }
 
 void add_mixers(const ModelConfig& c, json& out) {

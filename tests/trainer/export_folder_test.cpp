@@ -11,6 +11,7 @@
 #include "data/files/atomic_file.h"
 #include "tests/trainer/model_folders.h"
 #include "trainer/folder/export_target.h"
+#include "trainer/folder/inspect.h"
 
 namespace sala::test {
 namespace {
@@ -80,13 +81,38 @@ TEST_F(ExportFolder, TokenizerFilesTravel) {
   EXPECT_EQ(files.count("README.md"), 0u);
 }
 
+// transformers would else ask the model's code for the tokenizer's class.
+TEST_F(ExportFolder, ATokenizerWithoutAClassGetsOne) {
+  fs::create_directories(path("tokenizer"));
+  write_file_atomically(path("tokenizer/tokenizer.json"), "{}");
+  ExportOptions options;
+  options.source_folder = path("tokenizer");
+  const auto class_in = [&](const char* folder) {
+    export_to(path(folder), load(kGolden + "/hybrid/odd_length"), options);
+    const auto config = json::parse(read_text_file(path(folder) + "/tokenizer_config.json"));
+    EXPECT_EQ(config.value("eos_token", "none"), std::string(folder) == "a" ? "none" : "</s>");
+    return config["tokenizer_class"].get<std::string>();
+  };
+  EXPECT_EQ(class_in("a"), "PreTrainedTokenizerFast");
+  const std::string config = path("tokenizer/tokenizer_config.json");
+  write_file_atomically(config, R"({"eos_token": "</s>"})");
+  EXPECT_EQ(class_in("b"), "PreTrainedTokenizerFast");
+  write_file_atomically(config, R"({"eos_token": "</s>", "tokenizer_class": "LlamaTokenizer"})");
+  EXPECT_EQ(class_in("c"), "LlamaTokenizer");
+}
+
 TEST_F(ExportFolder, ExportSaysWhoLoadsIt) {
   const auto lines = export_to(path("a"), load(kGolden + "/hybrid/group1_bias"));
   ASSERT_GE(lines.size(), 2u);
   EXPECT_EQ(lines[0].find("exported to " + path("a") + ": minicpm_sala, "), 0u) << lines[0];
-  EXPECT_EQ(lines[1].find("transformers loads it with the official modelling code: "), 0u);
+  EXPECT_EQ(lines[1].find("transformers loads it: version 4.56 or later, or 5"), 0u) << lines[1];
   EXPECT_NE(lines[2].find("SGLang does not load it: attention biases"), std::string::npos)
       << lines[2];
+  EXPECT_NE(describe_folder(path("a")).find(lines[1]), std::string::npos);
+  const std::string bare = describe_folder(kGolden + "/hybrid/group1_bias");
+  EXPECT_NE(bare.find("transformers does not load it offline: the folder has no modelling code"),
+            std::string::npos)
+      << bare;
 }
 
 TEST_F(ExportFolder, ARefusedOrFailedExportLeavesNothing) {
@@ -133,6 +159,7 @@ TEST_F(ExportFolder, ModelsWithoutASwapKeepTheFormatOfTheirSource) {
     json before = options.source_config, after = read_config_json(path("a"));
     EXPECT_EQ(after.contains("dtype") ? after["dtype"] : after["torch_dtype"], "bfloat16") << name;
     for (const char* key : {"dtype", "torch_dtype"}) before.erase(key), after.erase(key);
+    if (first.config.is_hybrid()) before["auto_map"] = after["auto_map"];  // always our code
     EXPECT_EQ(before, after) << name;
     options.source_config = read_config_json(path("a"));
     options.source_folder = path("a");
@@ -241,7 +268,8 @@ TEST_F(ExportFolder, CarriesTheHashesOfItsFiles) {
   export_to(path("a"), load(kGolden + "/hybrid/odd_length"), options);
   EXPECT_EQ(std::system(("cd " + path("a") + " && sha256sum --quiet -c SHA256SUMS").c_str()), 0);
   const std::string sums = read_text_file(path("a/SHA256SUMS"));
-  for (const char* name : {"config.json", "model.safetensors", "README.md"}) {
+  for (const char* name : {"config.json", "model.safetensors", "README.md",
+                           "configuration_minicpm_sala.py", "modeling_minicpm_sala.py"}) {
     EXPECT_NE(sums.find(std::string("  ") + name + "\n"), sums.npos) << name;
   }
 }

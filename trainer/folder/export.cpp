@@ -16,6 +16,7 @@
 #include "model/weights/parts.h"
 #include "trainer/folder/export_target.h"
 #include "trainer/folder/hashes.h"
+#include "trainer/folder/transformers_code.h"
 
 namespace sala {
 namespace {
@@ -27,6 +28,8 @@ constexpr int64_t kBytesPerElement = 2;  // bf16
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kCard = "README.md";
 constexpr const char* kGeneration = "generation_config.json";
+constexpr const char* kTokenizer = "tokenizer.json";
+constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 
 // What belongs to a tokenizer, as the hub's folders name it, and what must go where the weights go.
 bool travels(const std::string& name, bool with_code) {
@@ -40,8 +43,8 @@ bool travels(const std::string& name, bool with_code) {
   return name.ends_with(".py") && (with_code || name.starts_with("tokenization"));
 }
 
-// Names of the source's files that the export gets too.
-std::vector<std::string> find_travellers(const ExportOptions& options) {
+// Names of the source's files that the export gets too. A hybrid has code of ours instead.
+std::vector<std::string> find_travellers(const ExportOptions& options, bool hybrid) {
   std::vector<std::string> names;
   if (options.source_folder.empty()) return names;
   std::error_code error;
@@ -51,7 +54,7 @@ std::vector<std::string> find_travellers(const ExportOptions& options) {
   }
   // config.json names classes in files beside it unless it says "repository--file.Class".
   const bool with_code =
-      options.source_config.is_object() && options.source_config.contains("auto_map");
+      !hybrid && options.source_config.is_object() && options.source_config.contains("auto_map");
   for (const auto& entry : fs::directory_iterator(options.source_folder)) {
     const std::string name = entry.path().filename().string();
     if (entry.is_directory(error) || !travels(name, with_code)) continue;
@@ -136,6 +139,23 @@ void write_weights(const std::string& folder,
   write_file_atomically(folder + "/" + kIndex, index.dump(2) + "\n");
 }
 
+// Without the name of a class here, transformers would ask the model's code for the tokenizer's,
+// and its user whether that may run. Empty: it is left as it is.
+std::string named_tokenizer(const std::string& source_folder,
+                            const std::vector<std::string>& travellers) {
+  const auto travels_along = [&](const char* name) {
+    return std::count(travellers.begin(), travellers.end(), name) > 0;
+  };
+  if (!travels_along(kTokenizer)) return "";
+  json config = json::object();
+  if (travels_along(kTokenizerConfig)) {
+    config = json::parse(read_text_file(source_folder + "/" + kTokenizerConfig), nullptr, false);
+    if (!config.is_object() || !config.value("tokenizer_class", json()).is_null()) return "";
+  }
+  config["tokenizer_class"] = "PreTrainedTokenizerFast";
+  return config.dump(2) + "\n";
+}
+
 std::string generation_config(const json& config) {
   json out;
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
@@ -146,7 +166,8 @@ std::string generation_config(const json& config) {
 }
 
 // The source's own, but for what is no longer so.
-json own_config(json config) {
+json own_config(json config, const ModelConfig& model) {
+  if (model.is_hybrid()) config["auto_map"] = hybrid_config_json(model)["auto_map"];
   if (!config.contains("dtype")) config["torch_dtype"] = "bfloat16";
   for (const char* key : {"dtype", "torch_dtype"}) {  // the newer name, the older one
     if (config.contains(key)) config[key] = "bfloat16";
@@ -180,12 +201,21 @@ std::vector<std::string> export_model(const ModelConfig& config, const std::vect
   check_expressible(config, options);
   check_parts(config, parts);
   const bool converted = options.source_config.is_null();
-  const json written = converted ? hybrid_config_json(config) : own_config(options.source_config);
+  const json written =
+      converted ? hybrid_config_json(config) : own_config(options.source_config, config);
   const auto shards = plan_shards(parts, options.max_shard_bytes);
-  const std::vector<std::string> travellers = find_travellers(options);
+  const std::vector<std::string> travellers = find_travellers(options, config.is_hybrid());
+  const std::vector<CodeFile> code =
+      config.is_hybrid() ? transformers_code() : std::vector<CodeFile>();
   std::vector<std::string> files = travellers;
+  for (const CodeFile& file : code) files.emplace_back(file.name);
   const bool generation = converted && std::count(files.begin(), files.end(), kGeneration) == 0;
   if (generation) files.emplace_back(kGeneration);
+  const std::string tokenizer =
+      config.is_hybrid() ? named_tokenizer(options.source_folder, travellers) : "";
+  if (!tokenizer.empty() && std::count(files.begin(), files.end(), kTokenizerConfig) == 0) {
+    files.emplace_back(kTokenizerConfig);
+  }
   if (!options.model_card.empty()) files.emplace_back(kCard);
   if (shards.size() > 1) files.emplace_back(kIndex);
   for (size_t i = 0; i < shards.size(); ++i) files.push_back(shard_name(i, shards.size()));
@@ -195,6 +225,10 @@ std::vector<std::string> export_model(const ModelConfig& config, const std::vect
   const std::string folder = target.folder() + "/";
   for (const std::string& name : travellers) {
     write_file_atomically(folder + name, read_text_file(options.source_folder + "/" + name));
+  }
+  if (!tokenizer.empty()) write_file_atomically(folder + kTokenizerConfig, tokenizer);
+  for (const CodeFile& file : code) {
+    write_file_atomically(folder + std::string(file.name), std::string(file.text));
   }
   if (generation) write_file_atomically(folder + kGeneration, generation_config(written));
   if (!options.model_card.empty()) write_file_atomically(folder + kCard, options.model_card);

@@ -1,5 +1,5 @@
-// Writing a model as a Hugging Face folder: a hybrid that a swap made as minicpm_sala, any other in
-// the format of its source.
+// Writing a model as a Hugging Face folder: a hybrid that a swap made as minicpm_sala, with the
+// Python code by which transformers loads it; any other in the format of its source.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -21,6 +21,7 @@
 #include "model/weights/parts.h"
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/folder/reader.h"
+#include "trainer/folder/transformers_code.h"
 #include "trainer/planning/flops.h"
 #include "trainer/journal/own_files.h"
 #include "trainer/journal/run_folder.h"
@@ -90,7 +91,7 @@ std::string mixer_line(const ModelConfig& c) {
 }
 
 // Who loads the folder's hybrid, or the one that a conversion would make of it.
-std::string export_lines(const ModelConfig& c) {
+std::string export_lines(const std::string& folder, const ModelConfig& c) {
   const ModelConfig hybrid =
       c.is_hybrid() ? c : hybrid_config(c, {0, c.num_layers - 1}, SparseConfig{}, false);
   const ExportVerdict verdict = export_verdict(hybrid);
@@ -99,7 +100,10 @@ std::string export_lines(const ModelConfig& c) {
   if (!verdict.refusals.empty()) {
     text += fmt::format("  cannot be written: {}\n", fmt::join(verdict.refusals, "; "));
   }
-  for (const std::string& line : loader_lines(verdict)) text += fmt::format("  {}\n", line);
+  const bool with_code = !c.is_hybrid() || has_transformers_code(folder);
+  for (const std::string& line : loader_lines(verdict, with_code)) {
+    text += fmt::format("  {}\n", line);
+  }
   return text;
 }
 
@@ -179,7 +183,7 @@ std::string describe_folder(const std::string& folder) {
     text += fmt::format("window      attends {} tokens back; treated as full attention\n",
                         c.sliding_window);
   }
-  return text + export_lines(c);
+  return text + export_lines(folder, c);
 }
 
 void inspect(const InspectOptions& o) {

@@ -78,8 +78,9 @@ std::string use(const ModelConfig& exported, bool own_code) {
   const bool trust = exported.is_hybrid() || own_code;
   return fmt::format(
       "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
-      "tokenizer = AutoTokenizer.from_pretrained(\".\")\n"
-      "model = AutoModelForCausalLM.from_pretrained(\".\", torch_dtype=\"bfloat16\"{})\n```\n",
+      "tokenizer = AutoTokenizer.from_pretrained(\".\"{})\n"
+      "model = AutoModelForCausalLM.from_pretrained(\".\", dtype=\"bfloat16\"{})\n```\n",
+      exported.is_hybrid() ? ", trust_remote_code=False" : "",  // else transformers 5 asks
       trust ? ", trust_remote_code=True" : "");
 }
 
@@ -97,8 +98,8 @@ std::string model_card(const Run& run, const ModelConfig& exported) {
         "attention (layers{}); the others are lightning attention.",
         source, kept_layers(exported).size(), exported.num_layers, kept);
     needs =
-        "The modelling code is that of openbmb/MiniCPM-SALA: transformers 4, and a CUDA GPU with "
-        "flash-attn, infllm_v2 and flash-linear-attention below 0.5.\n\n";
+        "The modelling code is in this folder: plain PyTorch for transformers 4.56 or later, or 5, "
+        "on any device.\n\n";
   }
   return fmt::format(
       "{}\n{} Tokens seen in training: {}.\n\n{}\n{}"
