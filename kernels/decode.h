@@ -1,8 +1,8 @@
 // The tensor door of the decode step: one new token for each of S sequences whose keys, values and
 // states are kept. Beside ops.h, whose letters and rules hold here; twins in
 // kernels/twins/decode.h. With bf16 on CUDA, head size 64 or 128 and at most 16 query heads per KV
-// head these are kernels of our own that take the lengths from the device: no call waits for it,
-// and a captured step may be replayed. Elsewhere compositions of LibTorch ops, a sequence at a
+// head these are kernels of our own that take the lengths from the device (selection on compute
+// capability 9.0 only: steps_on_device). Elsewhere compositions of LibTorch ops, a sequence at a
 // time.
 #pragma once
 
@@ -54,6 +54,9 @@ struct KeyCacheShape {
   const SparseConfig* sparse = nullptr;  // null: the layer never selects
 };
 KeyCache make_key_cache(const KeyCacheShape& shape);
+// Whether all that a step does with such a cache is done by kernels that take the lengths from the
+// device: then the step waits for nothing, and a captured one may be replayed.
+bool steps_on_device(const KeyCacheShape& shape);
 // What make_key_cache takes; at most 2 % more than that for short capacities.
 int64_t key_cache_bytes(const KeyCacheShape& shape);
 

@@ -166,10 +166,11 @@ void Run::load(StateReader& in) {
 }
 
 void Run::require_equal_copies() {
-  const bool equal = (!student || student->parameters.equals_first_copy()) &&
-                     (!aligned || aligned->equals_first_copy());
+  // Both are collectives, for every rank.
+  const bool student_is = !student || student->parameters.equals_first_copy();
+  const bool aligned_is = !aligned || aligned->equals_first_copy();
   world.together("comparing the copies of the model", [&] {
-    if (equal) return;
+    if (student_is && aligned_is) return;
     throw std::runtime_error(
         "weights are not those of the first group of ranks (run.shard_ranks): a device or a link "
         "fails without saying so; nothing was saved");

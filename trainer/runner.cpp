@@ -214,7 +214,7 @@ class Runner {
     }
     start_.reader.reset();
     saver_->prepare(stage);
-    profiler_.begin_stage(stage.name, stage.num_steps() - stage.step());
+    profiler_.begin_stage(stage.name, stage.trains() ? stage.num_steps() - stage.step() : 0);
     while (true) {
       world_.now_at(stage.name, stage.step());
       if (interrupted()) return stop(s, stage);
@@ -223,7 +223,7 @@ class Runner {
         evaluate_if_due(stage);
         profiler_.before_step();
         if (!stage.advance(*run_)) break;
-        if (const std::string table = profiler_.after_step(); !table.empty()) {
+        if (const auto table = profiler_.after_step(something_is_due(stage)); !table.empty()) {
           metrics_->note(table);
         }
         after_step(s, stage);
@@ -251,6 +251,12 @@ class Runner {
       metrics_->check();
     });
     return world_.any(stop_requested());
+  }
+
+  // Whether an evaluation or a checkpoint comes after the step that was just made.
+  static bool something_is_due(const Stage& stage) {
+    const auto due = [&](int64_t every) { return every > 0 && stage.step() % every == 0; };
+    return due(stage.evaluate_every) || due(stage.save_every);
   }
 
   // A stop that comes first is kept in its checkpoint: the evaluation is made at the next start.
@@ -335,7 +341,7 @@ class Runner {
   std::unique_ptr<Run> run_;
   Start start_;
   std::unique_ptr<Saver> saver_;
-  bool evaluation_due_ = false;  // of the step that was just made
+  bool evaluation_due_ = false;   // of the step that was just made
   std::unique_ptr<Report> page_;  // on rank 0
   std::chrono::steady_clock::time_point page_time_;
   bool page_failed_ = false;

@@ -85,7 +85,8 @@ class Stage {
   virtual void end(Run& run) = 0;      // hand the run on in its new state
   virtual void save(StateWriter& out) const = 0;
   virtual void load(StateReader& in) = 0;
-  virtual int64_t step() const = 0;  // steps done
+  virtual bool trains() const { return false; }  // whether its steps are training steps
+  virtual int64_t step() const = 0;              // steps done
   virtual int64_t num_steps() const = 0;
   virtual bool changes_model() const { return true; }
   // Of a run that had ended before: whether its results are still there. `model_is_final`: no later

@@ -110,6 +110,11 @@ void DecodeLengths::add_one_on_host() {
   for (int64_t& length : host) ++length;
 }
 
+bool steps_on_device(const KeyCacheShape& shape) {
+  return shape.device.is_cuda() && decode_kernels_run(shape) &&
+         (shape.sparse == nullptr || decode_select_kernels_run(shape));
+}
+
 KeyCache make_key_cache(const KeyCacheShape& shape) {
   TORCH_CHECK(shape.num_sequences > 0 && shape.capacity > 0,
               "decode cache: expected room for sequences and tokens, got ", shape.num_sequences,

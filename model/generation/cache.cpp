@@ -1,6 +1,8 @@
 // The shapes of what is kept, layer by layer.
 #include "model/generation/cache.h"
 
+#include <algorithm>
+
 namespace sala {
 
 namespace {
@@ -46,6 +48,12 @@ int64_t DecodeCache::num_bytes(const ModelConfig& c, const DecodeCacheShape& s) 
                  : key_cache_bytes(key_shape(c, mixer, s));
   }
   return total;
+}
+
+bool DecodeCache::steps_on_device(const ModelConfig& c) const {
+  return shape.device.is_cuda() && std::all_of(c.mixers.begin(), c.mixers.end(), [&](Mixer mixer) {
+           return mixer == Mixer::kLightning || sala::steps_on_device(key_shape(c, mixer, shape));
+         });
 }
 
 }  // namespace sala

@@ -31,6 +31,8 @@ struct DecodeCache {
   static int64_t num_bytes(const ModelConfig& config, const DecodeCacheShape& shape);
 
   int64_t num_sequences() const { return shape.num_sequences; }
+  // Whether a step waits for nothing on the host (kernels/decode.h), so that one may be captured.
+  bool steps_on_device(const ModelConfig& config) const;
 
   DecodeCacheShape shape;
   std::vector<LayerCache> layers;

@@ -54,7 +54,7 @@ void Greedy::step() {
   TORCH_CHECK(count_ > 0 && count_ < options_.max_new_tokens,
               "greedy decoding: expected a step after a prefill and up to ",
               options_.max_new_tokens, " ids, got one after ", count_);
-  if (!options_.graph || !cache_.shape.device.is_cuda() || count_ <= kPlainSteps) {
+  if (!options_.graph || !cache_.steps_on_device(model_.config()) || count_ <= kPlainSteps) {
     queue_step();
   } else if (!graph_.is_captured()) {
     graph_.capture(cache_.shape.device, [&] { queue_step(); });  // counts on the host

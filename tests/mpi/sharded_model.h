@@ -48,7 +48,8 @@ inline Parameters::Options options_of(Sharding sharding, at::ScalarType dtype, b
 // In groups of so many ranks, where they divide all of them.
 inline ParameterComms comms(Sharding sharding, int shard_ranks) {
   World& world = test_world();
-  const bool groups = sharding != Sharding::kNone && world.size() > 2 && shard_ranks > 0;
+  const bool groups = sharding != Sharding::kNone && shard_ranks > 0 &&
+                      world.size() > shard_ranks && world.size() % shard_ranks == 0;
   const World::ShardComms comms = world.shard_comms(groups ? shard_ranks : 0);
   return {comms.gather, comms.reduce, comms.copies};
 }

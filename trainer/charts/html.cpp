@@ -101,7 +101,7 @@ std::string HtmlTable::html() const {
       title, head, body);
 }
 
-std::string fact_list(const Facts& facts) {
+std::string fact_list(const FactList& facts) {
   std::string list;
   for (const auto& [name, value] : facts) {
     list += element("div", "", element("dt", "", escaped(name)) + element("dd", "", value)) + "\n";

@@ -36,7 +36,7 @@ struct HtmlTable {
 };
 
 // Names with values, one under the other; values are markup.
-using Facts = std::vector<std::pair<std::string, std::string>>;
-std::string fact_list(const Facts& facts);
+using FactList = std::vector<std::pair<std::string, std::string>>;
+std::string fact_list(const FactList& facts);
 
 }  // namespace sala

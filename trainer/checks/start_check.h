@@ -10,5 +10,7 @@ namespace sala {
 // (verify_stores.h; `verify_again`: also those known from before). Throws one error on all ranks;
 // false when a signal asked to stop.
 bool check_inputs(Run& run, bool verify_again);
+// The first part alone: no store is read. A SharedError on all ranks.
+void require_equal_files(Run& run);
 
 }  // namespace sala

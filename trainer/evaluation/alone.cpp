@@ -6,6 +6,7 @@
 #include "data/files/atomic_file.h"
 #include "trainer/checks/check_command.h"
 #include "trainer/checks/preflight.h"
+#include "trainer/checks/start_check.h"
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/folder/reader.h"
 #include "trainer/folder/shared_reading.h"
@@ -120,6 +121,7 @@ int evaluate_alone(Recipe& recipe, World& world, const AloneOptions& alone) {
   std::unique_ptr<Run> run;
   world.together("source model " + recipe.source,
                  [&] { run = std::make_unique<Run>(recipe, world, *metrics); });
+  require_equal_files(*run);
   Checkpoints checkpoints(recipe.run.folder, world, recipe.run.keep_checkpoints);
   if (is_model) {
     run->student = open_folder(*run, folder);

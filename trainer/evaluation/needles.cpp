@@ -30,6 +30,7 @@ std::vector<bool> found(const Model& model, Lender& weights, at::Device device,
   options.sparse = sparse;
   options.device = device;
   options.cache_bytes = generation_cache_bytes(device);
+  options.graph = true;  // the leases of held weights wait for nothing
   std::vector<Ids> prompts;
   for (const NeedlePrompt& needle : needles) {
     prompts.emplace_back(needle.ids.begin(), needle.ids.end());

@@ -123,8 +123,11 @@ class TaskEvaluation {
       options.max_new_tokens = std::max(options.max_new_tokens, (*set_)[number].max_new_tokens);
     }
     options.cache_bytes = generation_cache_bytes(run_.world.device());
-    const auto out = generate_batch(network_.model, weights, prompts, options);
+    options.graph = true;  // the leases of held weights wait for nothing
+    auto out = generate_batch(network_.model, weights, prompts, options);
     for (size_t i = 0; i < numbers.size(); ++i) {
+      const auto most = static_cast<size_t>((*set_)[numbers[i]].max_new_tokens);
+      out[i].resize(std::min(out[i].size(), most));
       scores_.data_ptr<double>()[numbers[i]] =
           answer_score((*set_)[numbers[i]], set_->text(out[i]));
     }

@@ -52,7 +52,7 @@ std::pair<Times, Times> times_of(const std::vector<kineto::KinetoEvent>& events,
     if (kind == range) ranges[event.name()].add(event);
     const bool is_kernel = on_gpu ? kind == libkineto::ActivityType::CONCURRENT_KERNEL
                                   : kind == libkineto::ActivityType::CPU_OP;
-    if (is_kernel) kernels[event.name().substr(0, 60)].add(event);
+    if (is_kernel) kernels[event.name()].add(event);
   }
   return {ranges, kernels};
 }
@@ -64,7 +64,7 @@ std::string table(const std::string& head, const Times& times, double steps, siz
   });
   std::string text = fmt::format("{:<60} {:>12} {:>10}", head, "ms a step", "calls");
   for (size_t i = 0; i < std::min(most, rows.size()); ++i) {
-    text += fmt::format("\n{:<60} {:>12.2f} {:>10.1f}", rows[i].first,
+    text += fmt::format("\n{:<60} {:>12.2f} {:>10.1f}", rows[i].first.substr(0, 60),
                         rows[i].second.milliseconds / steps,
                         static_cast<double>(rows[i].second.calls) / steps);
   }
@@ -82,11 +82,12 @@ void Profiler::begin_stage(const std::string& name, int64_t num_left) {
   forget();
   stage_ = name;
   step_ = 0;
-  first_ = std::min(kWarmUp, std::max<int64_t>(0, num_left - num_steps_));
+  count_ = std::min(num_steps_, num_left);
+  first_ = std::min(kWarmUp, num_left - count_);
 }
 
 void Profiler::before_step() {
-  if (num_steps_ == 0 || step_ != first_) return;
+  if (count_ == 0 || step_ != first_) return;
   synchronize(device_);
   const ProfilerConfig config(ProfilerState::KINETO);
   kineto::prepareProfiler(config, activities(device_));
@@ -94,13 +95,18 @@ void Profiler::before_step() {
   records_ = true;
 }
 
-std::string Profiler::after_step() {
+std::string Profiler::after_step(bool something_else_follows) {
   ++step_;
-  return records_ && step_ == first_ + num_steps_ ? finish() : "";
+  const bool last = step_ == first_ + count_ || something_else_follows;
+  return records_ && last ? finish() : "";
 }
 
 void Profiler::forget() {
-  if (std::exchange(records_, false)) kineto::disableProfiler();
+  if (!std::exchange(records_, false)) return;
+  try {
+    kineto::disableProfiler();
+  } catch (const std::exception&) {  // perhaps on the way out of another error
+  }
 }
 
 std::string Profiler::finish() {
@@ -116,7 +122,7 @@ std::string Profiler::finish() {
     text = fmt::format("profile: cannot write {}: {}", path, error.what());
   }
   const auto [ranges, kernels] = times_of(result->events(), device_.is_cuda());
-  const auto steps = static_cast<double>(num_steps_);
+  const auto steps = static_cast<double>(step_ - first_);
   text += "\n" + table("range (ranges nest)", ranges, steps, ranges.size());
   return text + "\n" + table(device_.is_cuda() ? "kernel" : "op", kernels, steps, kMostKernels);
 }

@@ -244,7 +244,9 @@ double evaluation_moment_bytes(const PlanContext& context, const EvaluateOptions
     }
     const GenerateOptions generate;
     prompts = std::max(prompts, held + 1.5 * cached * static_cast<double>(length) +
-                                    pass(std::min(length, generate.prefill_chunk)));
+                                    // Short prompts fill a chunk together.
+                                    pass(context.cuda ? generate.prefill_chunk
+                                                      : std::min(length, generate.prefill_chunk)));
   }
   return std::max(rows, prompts);
 }

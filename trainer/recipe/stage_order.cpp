@@ -149,6 +149,10 @@ void Recipe::check(Problems& problems) const {
                  "with sharding: none every rank holds all: leave it out, or "
                  "choose zero1 or zero3");
   }
+  if (problems.knows("run.shard_ranks") && run.shard_ranks == 1) {
+    problems.add("run.shard_ranks",
+                 "groups of one rank would hold all of the model: that is sharding: none");
+  }
   if (!problems.knows("stages")) return;
   const bool all = problems.knows("stages[*]");
   if (stages.empty() && all) {

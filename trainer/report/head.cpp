@@ -161,8 +161,8 @@ std::string stages_row(const Record& record) {
 
 std::string code(const std::string& text) { return element("code", "", escaped(text)); }
 
-Facts facts_of(const Record& record, const PageContext& context) {
-  Facts facts;
+FactList facts_of(const Record& record, const PageContext& context) {
+  FactList facts;
   const auto add = [&](const std::string& name, const std::string& markup) {
     if (!markup.empty()) facts.emplace_back(name, markup);
   };
@@ -193,7 +193,7 @@ Facts facts_of(const Record& record, const PageContext& context) {
     const double ranks = number_at(start, "ranks").value_or(1);
     add("again", code(fmt::format("launch/run_local.sh {0}/recipe.yaml -n {1} --set "
                                   "run.folder={0}_again",
-                                  context.folder, grouped(ranks))) +
+                                  context.folder, static_cast<int64_t>(ranks))) +
                      " <span class=\"unit\">(a new folder for an export stage too)</span>");
   }
   add("made with", escaped(text_at(start, "program")));

@@ -29,7 +29,7 @@ std::string text_at(const json& object, const std::string& key) {
 
 namespace {
 
-const json& member(const json& object, const std::string& key, json::value_t type) {
+const json& member(const json& object, std::string_view key, json::value_t type) {
   static const json kObject = json::object(), kArray = json::array();
   if (object.is_object()) {
     const auto found = object.find(key);
@@ -40,11 +40,11 @@ const json& member(const json& object, const std::string& key, json::value_t typ
 
 }  // namespace
 
-const json& object_at(const json& object, const std::string& key) {
+const json& object_at(const json& object, std::string_view key) {
   return member(object, key, json::value_t::object);
 }
 
-const json& array_at(const json& object, const std::string& key) {
+const json& array_at(const json& object, std::string_view key) {
   return member(object, key, json::value_t::array);
 }
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "trainer/charts/numbers.h"
@@ -20,8 +21,8 @@ Maybe number_at(const nlohmann::json& object, const std::string& key);
 int64_t count_at(const nlohmann::json& object, const std::string& key);     // -1 likewise
 std::string text_at(const nlohmann::json& object, const std::string& key);  // "" likewise
 // object[key], or `otherwise` an empty value of that kind where it has another one.
-const nlohmann::json& object_at(const nlohmann::json& object, const std::string& key);
-const nlohmann::json& array_at(const nlohmann::json& object, const std::string& key);
+const nlohmann::json& object_at(const nlohmann::json& object, std::string_view key);
+const nlohmann::json& array_at(const nlohmann::json& object, std::string_view key);
 
 struct StageRecord {
   std::string name;

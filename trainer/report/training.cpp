@@ -175,6 +175,7 @@ std::string held_out_chart(const Record& record, bool kl) {
     const auto& bins = series.bins();
     Line line{name, color, measured_points(name, series, bins.front().x, bins.back().x),
               bins.size() <= kMostNotes ? Line::Kind::kDotsAndLine : Line::Kind::kLine, false};
+    if (line.points.empty()) continue;  // metrics that somebody edited
     plot.summary += fmt::format("{}: from {} to {}. ", name, fixed(line.points.front().y, 3),
                                 fixed(line.points.back().y, 3));
     const double from = line.points.front().x, to = line.points.back().x;

@@ -107,9 +107,8 @@ class AlignStage : public Stage {
                    .clip_each_part = true,
                    .clock = &loop_->clock()});
     const double sum = std::accumulate(result.losses.begin(), result.losses.end(), 0.0);
-    nlohmann::json line = {{"lr", input.lr},
-                           {"layer_losses", result.losses},
-                           {"layer_grad_norms", result.part_norms}};
+    nlohmann::json line = {
+        {"lr", input.lr}, {"layer_losses", result.losses}, {"layer_grad_norms", result.part_norms}};
     if (loop_->step() == 0) line["parameters"] = loop_->parameter_counts(*run.aligned);
     loop_->finish(sum / static_cast<double>(config_.num_layers), result.finite, line);
     return true;
@@ -138,6 +137,7 @@ class AlignStage : public Stage {
     variance_ = in.json("align").at("variance").get<std::vector<double>>();
   }
 
+  bool trains() const override { return true; }
   int64_t longest_row() const override { return budget_.row_length; }
   int64_t step() const override { return loop_ ? loop_->step() : 0; }
   int64_t num_steps() const override { return budget_.num_steps(); }

@@ -21,6 +21,7 @@ class ModelTraining : public Stage {
   void end(Run& run) override;
   void save(StateWriter& out) const override;
   void load(StateReader& in) override;
+  bool trains() const override { return true; }
   int64_t longest_row() const override { return needs_teacher() ? budget_.row_length : 0; }
   int64_t step() const override { return loop_ ? loop_->step() : 0; }
   int64_t num_steps() const override { return budget_.num_steps(); }
