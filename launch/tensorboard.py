@@ -29,7 +29,8 @@ require("tensorboard")
 
 OWN_KEYS = {"stage", "step", "event", "time", "tokens", "options", "label", "model"}
 FACTS = {"start", "fork", "origin"}  # their numbers are no curves
-IN_WORDS = {"verdict", "divergence", "error", "checkpoint", "swap", "export", "step_without_targets"}
+IN_WORDS = {"verdict", "divergence", "spike", "error", "checkpoint", "swap", "export",
+            "step_without_targets"}
 POLL_SECONDS = 2
 
 

@@ -133,7 +133,8 @@ StepResult take_step(std::span<const Batch> micro_batches, const Passes& passes,
   const Range range("optimizer");
   StepResult result =
       global_result(losses, optimizer.part_square_sums(), trained.is_first_holder(), comm);
-  if (result.finite) {
+  result.updated = result.finite && (!options.accepts || options.accepts(result));
+  if (result.updated) {
     optimizer.step(options.lr, gradient_scales(result, options));
   } else {
     trained.zero_gradients();

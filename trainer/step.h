@@ -15,18 +15,21 @@
 
 namespace sala {
 
+struct StepResult {
+  std::vector<double> losses;  // global means, equal on all ranks
+  double grad_norm = 0;        // of the whole gradient, before clipping
+  std::vector<double> part_norms;
+  bool finite = true;   // false: nothing was updated, on any rank
+  bool updated = true;  // false: not finite, or not accepted
+};
+
 struct StepOptions {
   double lr = 0;
   double clip = 1.0;            // norm of the gradient above which it is scaled down; 0 = off
   bool clip_each_part = false;  // by each part's own norm, not by that of all (align)
   StepClock* clock = nullptr;
-};
-
-struct StepResult {
-  std::vector<double> losses;  // global means, equal on all ranks
-  double grad_norm = 0;        // of the whole gradient, before clipping
-  std::vector<double> part_norms;
-  bool finite = true;  // false: nothing was updated, on any rank
+  // Asked before the update, on every rank with the same finite result; false: no update.
+  std::function<bool(const StepResult&)> accepts = nullptr;
 };
 
 // Forward and backward of one micro-batch. Adds weight gradients to the trained parameters, tells

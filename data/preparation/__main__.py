@@ -48,25 +48,39 @@ def listed(read):
 seed = number_between(0, (1 << 53) - 1)
 
 
-def add_tokens_options(tokens):
+def add_store_options(command):
+    """Of what makes token stores."""
     cores = min(len(os.sched_getaffinity(0)), 1024)
+    command.add_argument("--out", required=True, metavar="PREFIX",
+                         help="makes PREFIX-00000.h5, PREFIX-00001.h5, ...")
+    command.add_argument("--eos", type=plain_text,
+                         help="id or token at a document's end (from the folder)")
+    command.add_argument("--shard-tokens", type=token_count, default=token_count("96M"),
+                         metavar="N", help="most tokens in a shard (96M); documents stay whole")
+    command.add_argument("--shuffle", type=seed, metavar="SEED", help="shuffle the documents")
+    command.add_argument("--skip-bad", action="store_true",
+                         help="leave out documents that cannot be read, and count them")
+    command.add_argument("--workers", type=number_between(1, 1024), default=cores,
+                         help="processes (all cores)")
+
+
+def add_tokens_options(tokens):
     tokens.add_argument("inputs", nargs="+", metavar="INPUT",
                         help="JSONL (also .xz, .gz, .zst), Parquet, text files, or folders")
-    tokens.add_argument("--out", required=True, metavar="PREFIX",
-                        help="makes PREFIX-00000.h5, PREFIX-00001.h5, ...")
     tokens.add_argument("--source", required=True, metavar="NAME", type=plain_text,
                         help="name in losses by source")
     tokens.add_argument("--field", default="text", help="JSONL field or Parquet column (text)")
-    tokens.add_argument("--eos", type=plain_text,
-                        help="id or token at a document's end (from the folder)")
-    tokens.add_argument("--shard-tokens", type=token_count, default=token_count("96M"),
-                        metavar="N", help="most tokens in a shard (96M); documents stay whole")
     tokens.add_argument("--limit-tokens", type=token_count, metavar="N", help="stop at N tokens")
-    tokens.add_argument("--shuffle", type=seed, metavar="SEED", help="shuffle the documents")
-    tokens.add_argument("--skip-bad", action="store_true",
-                        help="leave out documents that cannot be read, and count them")
-    tokens.add_argument("--workers", type=number_between(1, 1024), default=cores,
-                        help="processes (all cores)")
+
+
+def add_chat_options(chat):
+    chat.add_argument("inputs", nargs="+", metavar="INPUT",
+                      help='JSONL (also .xz, .gz, .zst), or folders: {"messages": [{"role", '
+                      '"content"}, ...]} a line')
+    chat.add_argument("--source", default="chat", metavar="NAME", type=plain_text,
+                      help="name in losses by source (chat)")
+    chat.add_argument("--field", default="messages", help="JSONL field of the list (messages)")
+    chat.set_defaults(limit_tokens=None)
 
 
 def add_ruler_options(ruler):
@@ -89,16 +103,21 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(prog="data/prepare", description="Text to token stores.")
     commands = parser.add_subparsers(dest="command", required=True)
     tokens = commands.add_parser("tokens", help="documents -> HDF5 token stores")
+    chat = commands.add_parser("chat", help="conversations -> token stores with a loss mask")
     needles = commands.add_parser("needles", help="facts, questions and answers for retrieval")
     choices = commands.add_parser("choices", help="multiple-choice questions")
     ruler = commands.add_parser("ruler", help="long-context tasks in the form of RULER")
-    for command in (tokens, needles, choices, ruler):
+    for command in (tokens, chat, needles, choices, ruler):
         command.add_argument("--tokenizer", required=True, metavar="FOLDER",
                              help="Hugging Face folder with tokenizer.json and config.json")
+    for command in (tokens, needles, choices, ruler):  # a chat's template writes BOS itself
         command.add_argument("--bos", type=plain_text, default="own",
                              help="id or token at the start of documents and prompts, or none "
                              "(what the tokenizer itself puts there, if anything)")
+    for command in (tokens, chat):
+        add_store_options(command)
     add_tokens_options(tokens)
+    add_chat_options(chat)
 
     needles.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
     needles.add_argument("--count", type=number_between(1, 1_000_000), default=64,
@@ -133,6 +152,8 @@ def complain(text):
 def run(args):
     if args.command == "tokens":
         from .tokens import prepare_tokens as prepare
+    elif args.command == "chat":
+        from .chat import prepare_chat as prepare
     elif args.command == "needles":
         from .needles import prepare_needles as prepare
     elif args.command == "ruler":

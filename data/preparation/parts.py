@@ -8,7 +8,6 @@ import xxhash
 from tqdm import tqdm
 
 from . import BadDocument, UserError, say
-from .documents import read_documents
 from .store import Store, write_store
 from .workers import Workers
 
@@ -41,12 +40,12 @@ class Part(NamedTuple):
     key: str  # the part's attribute `unit`
 
 
-def read_units(files, field, bar, left_out):
-    """Lists of Documents, each a work unit."""
+def read_units(read, files, field, bar, left_out):
+    """Lists of Documents, each a work unit. read(file, field): the file's Documents."""
     unit, chars = [], 0
     for file in files:
         before = 0
-        for document in read_documents(file, field):
+        for document in read(file, field):
             if isinstance(document, BadDocument):
                 left_out.add_bad(document)
                 continue
@@ -74,10 +73,13 @@ def unit_key(unit, settings_key):
 
 
 def encode_or_refuse(vocabulary, document):
+    """Ids (length), or ids and mask (2, length)."""
     try:
         return np.array(vocabulary.encode_document(document.text), np.int64)
     except (KeyboardInterrupt, MemoryError, SystemExit):
         raise
+    except BadDocument as error:
+        raise BadDocument(f"{document.where}: {error}") from error
     except BaseException as error:  # a panic of the tokenizers library is no Exception
         raise BadDocument(f"{document.where}: the tokenizer failed on this text ({error})") \
             from error
@@ -91,9 +93,11 @@ def tokenize_unit(vocabulary, part, source, skip_bad, unit):
             documents.append(encode_or_refuse(vocabulary, document))
         except BadDocument as error:
             left_out.add_bad(error)
-    offsets = np.cumsum([0] + [len(d) for d in documents])
-    ids = np.concatenate(documents) if documents else np.empty(0, np.int64)
-    write_store(part.path, ids, offsets, vocabulary, source, unit=part.key,
+    offsets = np.cumsum([0] + [d.shape[-1] for d in documents])
+    empty = np.empty((2, 0) if vocabulary.has_mask else 0, np.int64)
+    whole = np.concatenate(documents, axis=-1) if documents else empty
+    ids, mask = whole if vocabulary.has_mask else (whole, None)
+    write_store(part.path, ids, offsets, vocabulary, source, mask, unit=part.key,
                 bad_documents=np.int64(left_out.bad), first_bad=left_out.first_bad)
     return int(offsets[-1]), left_out
 
@@ -125,15 +129,15 @@ class Tally:
         self.left_out.first_bad = self.left_out.first_bad or left_out.first_bad
 
 
-def make_parts(options, files, vocabulary_args, settings_key, folder):
+def make_parts(options, read, files, make_vocabulary, settings_key, folder):
     """All parts, in order, and a LeftOut. Without shuffling stops when the token limit is
     reached."""
     limit = options.limit_tokens if options.shuffle is None else None
     tally, parts, num_kept = Tally(options.skip_bad), [], 0
     total = sum(f.stat().st_size for f in files)
-    with Workers(options.workers, tokenize_unit, vocabulary_args, tally.add) as workers, \
+    with Workers(options.workers, tokenize_unit, make_vocabulary, tally.add) as workers, \
             tqdm(total=total, unit="B", unit_scale=True, desc=options.source, disable=None) as bar:
-        for unit in read_units(files, options.field, bar, tally.left_out):
+        for unit in read_units(read, files, options.field, bar, tally.left_out):
             part = Part(str(folder / f"part-{len(parts):06d}.h5"), unit_key(unit, settings_key))
             parts.append(part)
             known = finished_part(part, options.skip_bad)

@@ -56,17 +56,21 @@ def shard_ranges(lengths, shard_tokens):
 
 
 def gather(parts, documents, vocabulary):
-    """The ids of documents, end to end. A cut one ends with EOS like the others."""
+    """The ids of documents, end to end, their offsets and, where there is one, their mask. A cut one
+    ends with EOS like the others."""
     offsets = np.cumsum(np.concatenate([[0], documents.length]))
     ids = np.empty(int(offsets[-1]), token_dtype(vocabulary.size))
+    mask = np.empty(len(ids), np.uint8) if vocabulary.has_mask else None
     by_part = np.argsort(documents.part, kind="stable")
     for chosen in np.split(by_part, np.flatnonzero(np.diff(documents.part[by_part])) + 1):
         with open_part(parts[documents.part[chosen[0]]]) as store:
             for d in chosen:
                 start, length = documents.start[d], documents.length[d]
                 ids[offsets[d]:offsets[d] + length] = store.tokens[start:start + length]
+                if mask is not None:
+                    mask[offsets[d]:offsets[d] + length] = store.mask[start:start + length]
     ids[offsets[1:] - 1] = vocabulary.eos
-    return ids, offsets
+    return ids, offsets, mask
 
 
 def write_shards(options, parts, vocabulary, folder, name):
@@ -75,8 +79,9 @@ def write_shards(options, parts, vocabulary, folder, name):
     shards = []
     for begin, end in shard_ranges(documents.length, options.shard_tokens):
         file = f"{name}-{len(shards):05d}.h5"
-        ids, offsets = gather(parts, Documents(*(v[begin:end] for v in documents)), vocabulary)
-        num_bytes, xxh3 = write_store(folder / file, ids, offsets, vocabulary, options.source)
+        ids, offsets, mask = gather(parts, Documents(*(v[begin:end] for v in documents)), vocabulary)
+        num_bytes, xxh3 = write_store(folder / file, ids, offsets, vocabulary, options.source,
+                                      mask)
         shards.append({"file": file, "num_tokens": len(ids), "num_documents": end - begin,
                        "num_bytes": num_bytes, "xxh3": xxh3})
     return shards

@@ -14,24 +14,29 @@ def token_dtype(vocab_size):
     return np.dtype("<u2") if vocab_size <= 65536 else np.dtype("<u4")
 
 
-def checksum(tokens, offsets):
+def checksum(tokens, offsets, mask=None):
     digest = xxhash.xxh3_64(np.ascontiguousarray(tokens))
     digest.update(np.ascontiguousarray(offsets))
+    if mask is not None:
+        digest.update(np.ascontiguousarray(mask))
     return digest.hexdigest()
 
 
-def write_store(path, tokens, offsets, vocabulary, source, **extra):
-    """tokens: (num_tokens,) ids; offsets: (num_documents + 1,) from 0 to num_tokens. Returns the
-    number of bytes and the checksum."""
+def write_store(path, tokens, offsets, vocabulary, source, mask=None, **extra):
+    """tokens: (num_tokens,) ids; offsets: (num_documents + 1,) from 0 to num_tokens; mask:
+    (num_tokens,) of 0 and 1, or none. Returns the number of bytes and the checksum."""
     if len(tokens) and int(tokens.max()) >= vocabulary.size:
         raise UserError(f"{vocabulary.folder}: the tokenizer gave id {int(tokens.max())}, "
                         f"config.json's vocab_size is {vocabulary.size}")
     tokens = np.ascontiguousarray(tokens, token_dtype(vocabulary.size))
     offsets = np.ascontiguousarray(offsets, "<i8")
-    xxh3 = checksum(tokens, offsets)
+    datasets = {"tokens": tokens, "document_offsets": offsets}
+    if mask is not None:
+        datasets["loss_mask"] = mask = np.ascontiguousarray(mask, np.uint8)
+    xxh3 = checksum(tokens, offsets, mask)
     # The file is made in memory: on a disk that is full, HDF5 ends the process when it closes.
     with h5py.File("store", "w", driver="core", backing_store=False) as file:
-        for name, data in (("tokens", tokens), ("document_offsets", offsets)):
+        for name, data in datasets.items():
             chunk = (min(len(data), CHUNK_ELEMENTS),) if len(data) else None
             file.create_dataset(name, data=data, chunks=chunk)
         file.attrs.update({
@@ -53,6 +58,7 @@ class Store:
         self.file = h5py.File(path, "r")
         self.tokens = self.file["tokens"]
         self.offsets = self.file["document_offsets"][:]
+        self.mask = self.file.get("loss_mask")
         self.attributes = dict(self.file.attrs)
 
     def __enter__(self):
@@ -62,7 +68,8 @@ class Store:
         self.file.close()
 
     def is_whole(self):
-        return self.attributes.get("xxh3") == checksum(self.tokens[:], self.offsets)
+        mask = None if self.mask is None else self.mask[:]
+        return self.attributes.get("xxh3") == checksum(self.tokens[:], self.offsets, mask)
 
     def document(self, index):
         return self.tokens[self.offsets[index]:self.offsets[index + 1]]

@@ -4,6 +4,7 @@ Parts (parts.py) are made in PREFIX.parts/, then shards of them (shards.py). Sha
 PREFIX-00000.h5, ... only when all are written and PREFIX.json, the listing, names them. PREFIX.lock
 keeps a second call out meanwhile.
 """
+import functools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from . import UserError, say
 from .atomic_file import sync, write_atomically
-from .documents import listed
+from .documents import listed, read_documents
 from .inputs import find_files
 from .lock import Lock
 from .parts import LeftOut, make_parts, read_units, unit_key
@@ -118,7 +119,7 @@ def settings_of(options, vocabulary):
             "vocab_size": vocabulary.size, "eos_id": vocabulary.eos, "bos_id": vocabulary.bos,
             "special_tokens": vocabulary.special_tokens_are, "skip_bad": options.skip_bad,
             "shard_tokens": options.shard_tokens, "limit_tokens": options.limit_tokens,
-            "shuffle": options.shuffle}
+            "shuffle": options.shuffle, **vocabulary.more_settings}
 
 
 def inputs_of(files):
@@ -135,11 +136,12 @@ def hash_of(keys):
 class Plan:
     """What a call is to make, and whether a listing is of the same."""
 
-    def __init__(self, options, files, vocabulary):
-        self.options, self.files = options, files
+    def __init__(self, options, read, files, vocabulary):
+        self.options, self.read, self.files = options, read, files
         self.settings = settings_of(options, vocabulary)
         self.inputs = inputs_of(files)
-        of_part = ("tokenizer_hash", "vocab_size", "eos_id", "bos_id", "special_tokens")
+        of_part = ("tokenizer_hash", "vocab_size", "eos_id", "bos_id", "special_tokens",
+                   *vocabulary.more_settings)
         self.part_settings = repr([self.settings[name] for name in of_part]).encode()
 
     def differences(self, listing):
@@ -157,7 +159,7 @@ class Plan:
         if not isinstance(inputs, list) or not texts or [i[1] for i in inputs] != sizes:
             return False
         keys = []
-        for unit in read_units(self.files, self.options.field, tqdm(disable=True),
+        for unit in read_units(self.read, self.files, self.options.field, tqdm(disable=True),
                                LeftOut(self.options.skip_bad)):
             keys.append(unit_key(unit, self.part_settings))
             if self.options.limit_tokens is not None and len(keys) == texts["units"]:
@@ -193,10 +195,10 @@ def finished(output, plan):
     return None
 
 
-def make_store(output, plan, vocabulary, vocabulary_args):
+def make_store(output, plan, vocabulary, make_vocabulary):
     output.begin_parts()
-    parts, left_out = make_parts(plan.options, plan.files, vocabulary_args, plan.part_settings,
-                                 output.parts)
+    parts, left_out = make_parts(plan.options, plan.read, plan.files, make_vocabulary,
+                                 plan.part_settings, output.parts)
     shards = write_shards(plan.options, parts, vocabulary, output.parts, output.name)
     plan.check_unchanged()
     listing = {"settings": plan.settings, "inputs": plan.inputs,
@@ -208,13 +210,19 @@ def make_store(output, plan, vocabulary, vocabulary_args):
 
 
 def prepare_tokens(options):
-    output = Output(options.out)
     files, skipped = find_files(options.inputs)
+    prepare_stores(options, files, skipped, read_documents,
+                   functools.partial(Vocabulary, options.tokenizer, options.eos, options.bos,
+                                     options.special_tokens))
+
+
+def prepare_stores(options, files, skipped, read, make_vocabulary):
+    """Stores of the documents that read(file, field) finds in the files."""
+    output = Output(options.out)
     if skipped.reasons:
         say(f"skipped: {skipped}")
-    vocabulary_args = (options.tokenizer, options.eos, options.bos, options.special_tokens)
-    vocabulary = Vocabulary(*vocabulary_args)
-    plan = Plan(options, files, vocabulary)
+    vocabulary = make_vocabulary()
+    plan = Plan(options, read, files, vocabulary)
     if listing := finished(output, plan):
         return report(output, listing, " (already complete)")
     output.make_folder()
@@ -223,6 +231,6 @@ def prepare_tokens(options):
         if listing and output.parts.is_dir() and not plan.differences(listing):
             output.put_in_place(listing)  # a call that was killed while it did
         if not (listing := finished(output, plan)):
-            listing = make_store(output, plan, vocabulary, vocabulary_args)
+            listing = make_store(output, plan, vocabulary, make_vocabulary)
         output.remove_parts()
     return report(output, listing)

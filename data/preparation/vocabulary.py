@@ -35,6 +35,9 @@ class Vocabulary:
     the tokenizer itself puts before a text, if it does; else an id or token). Text that spells a
     special token is ordinary text unless `special_tokens`."""
 
+    has_mask = False  # whether documents are [ids, mask] (chat.py)
+    more_settings = {}  # what else decides the ids
+
     def __init__(self, folder, eos=None, bos=None, special_tokens=False):
         self.folder = Path(folder)
         file = self.folder / "tokenizer.json"

@@ -9,7 +9,6 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 from . import UserError
-from .vocabulary import Vocabulary
 
 
 def attempt(call, *args):
@@ -24,14 +23,14 @@ def attempt(call, *args):
         return None, UserError(f"a worker process failed ({type(error).__name__}: {error})")
 
 
-def serve(pipe, make_part, vocabulary_args):
+def serve(pipe, make_part, make_vocabulary):
     """A worker's life."""
     def end_with_parent():  # a killed parent must not leave writers behind
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    vocabulary, error = attempt(Vocabulary, *vocabulary_args)
+    vocabulary, error = attempt(make_vocabulary)
     while True:
         unit = pipe.recv()
         pipe.send((None, error) if error else attempt(make_part, vocabulary, *unit))
@@ -77,10 +76,11 @@ class Worker:
 
 class Workers:
     """Calls make_part(vocabulary, *unit) for each unit given, and `done` with what it returned, in
-    no order. One worker means this process. Use inside a `with`."""
+    no order. Every process makes its own vocabulary. One worker means this process. Use inside a
+    `with`."""
 
-    def __init__(self, count, make_part, vocabulary_args, done):
-        self.count, self.make_part, self.vocabulary_args = count, make_part, vocabulary_args
+    def __init__(self, count, make_part, make_vocabulary, done):
+        self.count, self.make_part, self.make_vocabulary = count, make_part, make_vocabulary
         self.done = done
         self.idle, self.busy = [], []
         self.vocabulary = None
@@ -96,12 +96,12 @@ class Workers:
     def give(self, *unit):
         """Returns when a process has begun the unit."""
         if self.count == 1:
-            self.vocabulary = self.vocabulary or Vocabulary(*self.vocabulary_args)
+            self.vocabulary = self.vocabulary or self.make_vocabulary()
             self.done(self.make_part(self.vocabulary, *unit))
             return
         self.collect(block=False)
         if not self.idle and len(self.busy) < self.count:
-            self.idle.append(Worker(self.make_part, self.vocabulary_args))
+            self.idle.append(Worker(self.make_part, self.make_vocabulary))
         while not self.idle:
             self.collect(block=True)
         worker = self.idle.pop()

@@ -6,6 +6,7 @@ import os
 import sys
 import unittest
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -153,7 +154,8 @@ class ResumeTest(PrepareCase):
         parts.UNIT_CHARS = 2000
         options = Namespace(out="out", source="toy", field="text", limit_tokens=None,
                             shuffle=None, workers=1, skip_bad=False)
-        made, _ = parts.make_parts(options, [path], (self.folder / "model",), b"key", folder)
+        made, _ = parts.make_parts(options, read_documents, [path],
+                                   partial(Vocabulary, self.folder / "model"), b"key", folder)
         return [Path(part.path) for part in made]
 
     def test_parts_are_kept_if_whole_and_made_again_if_torn(self):

@@ -95,17 +95,19 @@ struct Trained {
 
 Trained train_once(const ModelConfig& config, const std::vector<Batch>& batches,
                    Recompute recompute = Recompute::kNone,
-                   const OptimizerOptions& options = optimizer_options()) {
+                   const OptimizerOptions& options = optimizer_options(), bool accepted = true) {
   Alone alone;
   auto network = random_network(config, alone);
   Optimizer optimizer(network->parameters, options);
   NextTokenLoss loss;
   Trained out;
-  out.result = take_step(batches,
-                         [&](const Batch& batch, bool last) {
-                           return model_passes(*network, loss, batch, last, {recompute, true});
-                         },
-                         network->parameters, optimizer, *alone.comm, {.lr = options.schedule.lr});
+  out.result = take_step(
+      batches,
+      [&](const Batch& batch, bool last) {
+        return model_passes(*network, loss, batch, last, {recompute, true});
+      },
+      network->parameters, optimizer, *alone.comm,
+      {.lr = options.schedule.lr, .accepts = [&](const StepResult&) { return accepted; }});
   out.weights = whole_parts(network->parameters);
   return out;
 }
@@ -187,6 +189,24 @@ TEST(TrainStep, MicroBatchesAddUpToTheBatch) {
   const Trained two = train_once(tiny(true), {cut(0, 90, {0, 40}), cut(90, 130, {0})});
   EXPECT_NEAR(one.result.losses[kLoss], two.result.losses[kLoss], 1e-6);
   EXPECT_NEAR(one.result.grad_norm, two.result.grad_norm, 1e-5 * one.result.grad_norm);
+}
+
+TEST(TrainStep, NothingChangesWhenAStepIsNotAccepted) {
+  const Batch batch = random_batch({0}, 30, 4);
+  const auto train = [&](bool accepted) {
+    return train_once(tiny(true), {batch}, Recompute::kNone, optimizer_options(), accepted);
+  };
+  const Trained refused = train(false), taken = train(true);
+  EXPECT_TRUE(refused.result.finite && !refused.result.updated && taken.result.updated);
+  EXPECT_EQ(refused.result.losses, taken.result.losses);
+  Alone alone;
+  const auto before = whole_parts(random_network(tiny(true), alone)->parameters);
+  bool changed = false;
+  for (size_t p = 0; p < before.size(); ++p) {
+    EXPECT_TRUE(at::equal(refused.weights[p], before[p])) << "part " << p;
+    changed = changed || !at::equal(taken.weights[p], before[p]);
+  }
+  EXPECT_TRUE(changed);
 }
 
 TEST(TrainStep, NothingChangesWhenALossIsNotFinite) {

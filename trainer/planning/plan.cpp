@@ -147,7 +147,7 @@ DiskPlan plan_disk(const PlanContext& context) {
     if (!recipe.problems.clean(stage->path)) continue;
     const std::string type = stage->type();
     aligned = aligned || type == "align";
-    swapped = swapped || type == "swap" || type == "train";
+    swapped = swapped || type == "swap" || type == "train" || type == "sft";
     if (swapped || aligned) disk.boundaries += swapped ? hybrid_bytes : mixer_bytes;
     if (type == "export") disk.exported += hybrid_bytes / 2;
     if (stage->save_every > 0) {

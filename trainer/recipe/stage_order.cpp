@@ -51,6 +51,9 @@ size_t find_before(const Stages& stages, const std::string& type, size_t end) {
   return stages.size();
 }
 
+// Stages that train the model of the stage before them, or the source itself.
+bool goes_on_training(const std::string& type) { return type == "train" || type == "sft"; }
+
 // Which stages must not come before, or must come after, another one. `all`: every stage of the
 // list is of a type that we know, so that one which is not there is missing.
 void check_order(const Stages& stages, bool all, Problems& problems) {
@@ -68,21 +71,22 @@ void check_order(const Stages& stages, bool all, Problems& problems) {
                                      "full-attention model",
                                      type, swap_at));
     }
-    if (type == "train" && swaps && i < swap) {
-      problems.add(path,
-                   fmt::format("train must come after swap ({}), which builds the hybrid from "
-                               "the source and would drop what was trained",
-                               swap_at));
+    if (goes_on_training(type) && swaps && i < swap) {
+      problems.add(path, fmt::format("{} must come after swap ({}), which builds the hybrid from "
+                                     "the source and would drop what was trained",
+                                     type, swap_at));
     }
     if (type == "distill" && i < swap && (swaps || all)) {
       problems.add(path, fmt::format("{} needs the hybrid: {}", type,
                                      swaps ? "move it behind swap" : "put a swap stage before it"));
     }
-    const bool made = i > swap || find_before(stages, "train", i) < i;
+    const bool made = i > swap || std::any_of(stages.begin(), stages.begin() + i, [](auto& stage) {
+                        return goes_on_training(stage->type());
+                      });
     if (type == "export" && !made && (swaps || all)) {
       problems.add(path,
-                   "export needs a model that was converted or trained: put it behind swap or "
-                   "train");
+                   "export needs a model that was converted or trained: put it behind swap, train "
+                   "or sft");
     }
   }
 }

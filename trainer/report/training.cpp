@@ -84,7 +84,7 @@ Meaning meaning_of(const Record& record, const StageRecord& stage) {
   std::string type = stage_type(record, stage.name);
   if (type.empty()) type = !stage.layer_losses.empty() ? "align" : stage.kl.empty() ? "train" : "";
   if (type == "align") return {"error of the mixers", "over the teacher's variance", false, false};
-  if (type == "train") return {"loss", "nats per token", true, false};
+  if (type == "train" || type == "sft") return {"loss", "nats per token", true, false};
   return {"loss", "KL to the teacher, nats per token", false, true};
 }
 

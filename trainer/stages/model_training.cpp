@@ -1,4 +1,4 @@
-// What distill and train share: student, optimizer, loop, one step at a time.
+// What distill, train and sft share: student, optimizer, loop, one step at a time.
 #include "trainer/stages/model_training.h"
 
 #include <fmt/format.h>
@@ -14,6 +14,11 @@ void ModelTraining::describe(Fields& fields) {
   optimizer_options_.describe(fields, Need::kOptional);
   loop_options_.describe(fields, *this);
   loop_options_.describe_model(fields);
+  fields.choice("on_spike", on_spike_, {"warn", "skip", "stop"}, Need::kOptional,
+                "When the loss or gradient norm of a step is more than twice the median of the "
+                "last 64 steps and ten times their median absolute deviation above it: say so; "
+                "skip the step, which counts for max_skips; or stop the run before it changes "
+                "anything.");
 }
 
 void ModelTraining::check(const Recipe& recipe, const std::string& path, Problems& problems) const {
@@ -52,8 +57,7 @@ void ModelTraining::begin(Run& run) {
   if (!needs_teacher()) run.drop_teacher();
   loss_ = make_loss(run);
   const ModelConfig config = run.student->model.config();
-  OptimizerOptions optimizer = optimizer_options_;
-  optimizer.schedule.lr = peak_lr(config);
+  const OptimizerOptions optimizer = optimizer_options(config);
   if (const std::string advice = lr_advice(config); !advice.empty()) run.metrics.note(advice);
   optimizer_ = std::make_unique<Optimizer>(run.student->parameters, optimizer);
   const bool sparse = loop_options_.attention == "sparse";
@@ -64,7 +68,7 @@ void ModelTraining::begin(Run& run) {
     return 3 * forward_flops(config, length, sparse) + teaching;
   };
   loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer, loop_options_,
-                                         flops_per_token);
+                                         flops_per_token, on_spike_);
   run.student->parameters.set_clock(&loop_->clock());
   if (needs_teacher()) run.teacher().parameters.set_clock(&loop_->clock());
 }
@@ -76,6 +80,12 @@ void ModelTraining::start_from_source(Run& run) {
   run.read_source(
       run.student->model.layouts(), [](size_t) { return true; },
       [&](size_t p, Weights& part) { parameters.set_whole(p, part.flat); });
+}
+
+OptimizerOptions ModelTraining::optimizer_options(const ModelConfig& config) const {
+  OptimizerOptions options = optimizer_options_;
+  options.schedule.lr = peak_lr(config);
+  return options;
 }
 
 double ModelTraining::peak_lr(const ModelConfig& config) const {
@@ -105,13 +115,18 @@ bool ModelTraining::advance(Run& run) {
   Network& student = *run.student;
   const PassOptions passes{loop_options_.recompute_level(), loop_options_.attention == "sparse",
                            &loop_->clock()};
-  const StepResult result =
-      take_step(input.micro_batches,
-                [&](const Batch& batch, bool last) {
-                  return model_passes(student, *loss_, batch, last, passes);
-                },
-                student.parameters, *optimizer_, loop_->comm(),
-                {.lr = input.lr, .clip = optimizer_options_.clip, .clock = &loop_->clock()});
+  const StepOptions options{.lr = input.lr,
+                            .clip = optimizer_options_.clip,
+                            .clock = &loop_->clock(),
+                            .accepts = [&](const StepResult& seen) {
+                              return loop_->accepts(seen.losses[kLoss], seen.grad_norm);
+                            }};
+  const StepResult result = take_step(
+      input.micro_batches,
+      [&](const Batch& batch, bool last) {
+        return model_passes(student, *loss_, batch, last, passes);
+      },
+      student.parameters, *optimizer_, loop_->comm(), options);
   nlohmann::json units = nlohmann::json::object();
   for (size_t p = 0; p < student.parameters.num_parts(); ++p) {
     if (optimizer_->trains(p)) units[student.parameters.layout(p)->name] = result.part_norms[p];

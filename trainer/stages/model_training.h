@@ -1,4 +1,5 @@
-// Stages that train the whole model with the training step; they differ in the loss.
+// Stages that train the whole model with the training step; they differ in the loss and in what
+// trains.
 #pragma once
 
 #include <memory>
@@ -29,10 +30,13 @@ class ModelTraining : public Stage {
  protected:
   virtual std::unique_ptr<Loss> make_loss(Run& run) const = 0;
   virtual bool needs_teacher() const = 0;
+  // For a model of this config: the recipe's, the rate by the model's size where it names none.
+  virtual OptimizerOptions optimizer_options(const ModelConfig& config) const;
 
   TokenBudget budget_;
   OptimizerOptions optimizer_options_;
   LoopOptions loop_options_;
+  std::string on_spike_ = "warn";  // warn | skip | stop: a step outside its band (SpikeWatch)
 
  private:
   static void start_from_source(Run& run);

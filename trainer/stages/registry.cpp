@@ -8,6 +8,7 @@
   X(swap)              \
   X(distill)           \
   X(train)             \
+  X(sft)               \
   X(evaluate)          \
   X(export)
 

@@ -22,12 +22,13 @@ std::vector<SourceSpec> source_specs(const Recipe& recipe,
 
 TrainingLoop::TrainingLoop(Run& run, const Stage& stage, const TokenBudget& budget,
                            const OptimizerOptions& optimizer, const LoopOptions& options,
-                           FlopsPerToken flops_per_token)
+                           FlopsPerToken flops_per_token, std::string on_spike)
     : run_(run),
       stage_(stage),
       budget_(budget),
       optimizer_(optimizer),
       options_(options),
+      on_spike_(std::move(on_spike)),
       flops_per_token_(std::move(flops_per_token)),
       num_steps_(budget.num_steps()),
       clock_(run.world.device()),
@@ -174,24 +175,48 @@ void TrainingLoop::finish(double loss, bool finite, nlohmann::json line) {
   progress.seconds_left = seconds_per_step_ * static_cast<double>(num_steps_ - step_);
   run_.metrics.progress(progress);
 
-  check_finite(finite);
+  if (!spike_.empty()) tell_spike();
+  check_skips(finite);
+  spike_.clear();
   if (finite) check_divergence(loss, *progress.lr);
   if (done()) tell_spent();
   if (done()) judge();
 }
 
-void TrainingLoop::check_finite(bool finite) {
-  skips_in_a_row_ = finite ? 0 : skips_in_a_row_ + 1;
-  if (finite) return;
-  run_.metrics.note(
-      fmt::format("stage {} step {}: loss or gradient is not finite on some rank; "
-                  "no parameter was changed on any rank",
-                  stage_.name, step_));
-  if (options_.on_nonfinite == "stop" || skips_in_a_row_ > options_.max_skips) {
-    throw SharedError(fmt::format(
-        "stage {} stopped at step {}: {} step(s) in a row with a non-finite loss or gradient "
-        "(on_nonfinite: {}, max_skips: {}); lower lr or look at the data of this step",
-        stage_.name, step_, skips_in_a_row_, options_.on_nonfinite, options_.max_skips));
+bool TrainingLoop::accepts(double loss, double grad_norm) {
+  spike_ = spikes_.add(loss, grad_norm);
+  return spike_.empty() || on_spike_ == "warn";
+}
+
+void TrainingLoop::tell_spike() {
+  const std::string what = fmt::format(
+      "stage {} step {}: spike: {}; {}", stage_.name, step_, spike_,
+      on_spike_ == "warn" ? "on_spike: warn goes on" : "no parameter was changed on any rank");
+  run_.metrics.event({{"event", "spike"},
+                      {"stage", stage_.name},
+                      {"step", step_},
+                      {"tokens", run_.tokens_seen},
+                      {"text", what}});
+  run_.metrics.note("warning: " + what);
+  if (on_spike_ != "stop") return;
+  throw SharedError(what + " (on_spike: stop); lower lr or look at the data of this step");
+}
+
+void TrainingLoop::check_skips(bool finite) {
+  const bool spiked = !spike_.empty() && on_spike_ == "skip";
+  skips_in_a_row_ = finite && !spiked ? 0 : skips_in_a_row_ + 1;
+  if (!finite) {
+    run_.metrics.note(
+        fmt::format("stage {} step {}: loss or gradient is not finite on some rank; "
+                    "no parameter was changed on any rank",
+                    stage_.name, step_));
+  }
+  if ((!finite && options_.on_nonfinite == "stop") || skips_in_a_row_ > options_.max_skips) {
+    throw SharedError(
+        fmt::format("stage {} stopped at step {}: {} step(s) in a row with a {} loss or gradient "
+                    "(on_nonfinite: {}, max_skips: {}); lower lr or look at the data of this step",
+                    stage_.name, step_, skips_in_a_row_, finite ? "spike of" : "non-finite",
+                    options_.on_nonfinite, options_.max_skips));
   }
 }
 
@@ -247,8 +272,10 @@ void TrainingLoop::tell_spent() const {
 }
 
 void TrainingLoop::save(StateWriter& out) const {
-  out.json("loop",
-           {{"step", step_}, {"skips_in_a_row", skips_in_a_row_}, {"watch", watch_.state()}});
+  out.json("loop", {{"step", step_},
+                    {"skips_in_a_row", skips_in_a_row_},
+                    {"watch", watch_.state()},
+                    {"spikes", spikes_.state()}});
 }
 
 void TrainingLoop::load(StateReader& in) {
@@ -256,6 +283,7 @@ void TrainingLoop::load(StateReader& in) {
   step_ = state.at("step").get<int64_t>();
   skips_in_a_row_ = state.at("skips_in_a_row").get<int64_t>();
   watch_.restore(state.at("watch"));
+  if (state.contains("spikes")) spikes_.restore(state.at("spikes"));
 }
 
 }  // namespace sala

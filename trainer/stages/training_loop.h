@@ -15,6 +15,7 @@
 #include "trainer/recipe/stage_options.h"
 #include "trainer/run.h"
 #include "trainer/stages/loss_watch.h"
+#include "trainer/stages/spike_watch.h"
 #include "trainer/step_clock.h"
 
 namespace sala {
@@ -30,7 +31,7 @@ class TrainingLoop {
  public:
   TrainingLoop(Run& run, const Stage& stage, const TokenBudget& budget,
                const OptimizerOptions& optimizer, const LoopOptions& options,
-               FlopsPerToken flops_per_token);
+               FlopsPerToken flops_per_token, std::string on_spike = "warn");
 
   bool done() const { return step_ >= num_steps_; }
   int64_t step() const { return step_; }
@@ -52,10 +53,14 @@ class TrainingLoop {
   // Parameters that train and that rules freeze, for the line of a stage's first step.
   nlohmann::json parameter_counts(const Parameters& parameters) const;
 
+  // Whether a step with this finite loss and gradient may change the model (on_spike). Before
+  // finish(), which says what was wrong with it.
+  bool accepts(double loss, double grad_norm);
+
   // Ends the step: counts it, keeps the data cursor, writes metrics, and after the last one judges
   // the stage. `line` holds the stage's own numbers. A step that is not finite was skipped by the
-  // caller on all ranks; too many in a row, on_nonfinite: stop, and a loss that left for good where
-  // it began (LossWatch) throw.
+  // caller on all ranks; too many in a row, on_nonfinite: stop, on_spike: stop, and a loss that
+  // left for good where it began (LossWatch) throw.
   void finish(double loss, bool finite, nlohmann::json line);
 
   // Ends a step whose loss has no target token on any rank: there is nothing to learn from it and
@@ -69,7 +74,8 @@ class TrainingLoop {
   void open_loader();
   int num_data_ranks() const;  // the ranks of a split sequence count as one
   void count_step();
-  void check_finite(bool finite);
+  void check_skips(bool finite);
+  void tell_spike();
   void check_divergence(double loss, double lr);
   void judge();
   void tell_spent() const;
@@ -80,6 +86,7 @@ class TrainingLoop {
   TokenBudget budget_;
   OptimizerOptions optimizer_;
   LoopOptions options_;
+  std::string on_spike_;
   FlopsPerToken flops_per_token_;
   std::map<int64_t, double> known_flops_;  // by length
   double step_flops_ = 0;
@@ -88,6 +95,8 @@ class TrainingLoop {
   std::unique_ptr<Comm> comm_, sequence_;  // the world's, counting what is waited for
   PhaseSeconds spent_{};                   // since this process began or resumed the stage
   LossWatch watch_;
+  SpikeWatch spikes_;
+  std::string spike_;  // of the step that goes on; empty: none
   std::unique_ptr<Loader> loader_;
   nlohmann::json state_after_;
   std::chrono::steady_clock::time_point started_;
