@@ -122,6 +122,18 @@ TEST(Stores, AStepWithoutTargetsIsPassedOver) {
   for (const auto& step : steps) EXPECT_TRUE(step.at("finite").get<bool>());
   EXPECT_NE(toy.log("run").find("no token of this step counts as a target"), std::string::npos);
   EXPECT_EQ(toy.log("run").find("not finite"), std::string::npos) << toy.log("run");
+
+  // A run that ends before such a step and one that ends with it have the same weights.
+  const int64_t step = passed.back().at("step");
+  ASSERT_GT(step, steps[0].at("step").get<int64_t>());
+  const std::string set = "--set stages.train.schedule=constant --set stages.train.warmup_steps=1";
+  for (int64_t last : {step - 1, step}) {
+    const std::string name = std::to_string(last);
+    ASSERT_EQ(toy.run(name, 2, set + " --set stages.train.tokens=" + std::to_string(64 * last)), 0)
+        << toy.log(name);
+  }
+  EXPECT_EQ(toy.last_manifest(std::to_string(step - 1)).at("tensors"),
+            toy.last_manifest(std::to_string(step)).at("tensors"));
 }
 
 TEST(Stores, WithoutAnyTargetAreRefusedBeforeTheFirstStep) {

@@ -270,7 +270,7 @@ TEST(RecipeErrors, ArithmeticIsDoneWithWhatCouldBeRead) {
       "bad.yaml:7:11: data.sources.web.file: unknown key; did you mean 'files'?\n"
       "bad.yaml:17:5: stages[2].swap: expected a mapping, but is a list\n"
       "bad.yaml:18:5: stages[3]: unknown type 'sort'; there are: align, score, swap, "
-      "distill, train, evaluate, export\n"
+      "distill, train, sft, evaluate, export\n"
       "bad.yaml:20:15: stages[4].distill.tokens: expected a whole number, optionally with K, M or "
       "G (1024-based), but is 'many'\n"
       "bad.yaml:22:21: stages[4].distill.batch_tokens: 5000 is not a multiple of row_length 2048: "

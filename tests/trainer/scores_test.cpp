@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 
+#include "data/questions/choice_set.h"
 #include "data/source.h"
 #include "tests/data/test_store.h"
 #include "tests/trainer/preflight_cases.h"
@@ -260,7 +261,7 @@ TEST(ScoreOptions, PlansCountEveryPass) {
   write_toy(folder);
   const auto recipe = read_toy(folder, kToyRecipe);
   const ModelConfig source = read_model_config(folder / "model");
-  const PlanContext context{*recipe, source, planned_hybrid(*recipe, source), 1, false};
+  const PlanContext context{*recipe, source, planned_hybrid(*recipe, source), 1, false, 0, {}};
   ScoreOptions options;
   options.data = {{"a", 1}};
   options.documents = 16;
@@ -289,9 +290,10 @@ TEST(ScoreOptions, AnOrderNamesAsManyLayersAsAreKept) {
   write_toy(folder);
   const auto recipe = read_toy(folder, edited(kToyRecipe, "keep: 2", "keep: 3"));
   const ModelConfig source = read_model_config(folder / "model");
-  const PlanContext context{*recipe, source, planned_hybrid(*recipe, source), 1, false};
+  const PlanContext context{*recipe, source, planned_hybrid(*recipe, source), 1, false, 0, {}};
   const std::map<std::string, Source> none;
-  const StageInputs inputs{*recipe, &context, none, nullptr, false};
+  const std::map<std::string, ChoiceSet> no_choices;
+  const StageInputs inputs{*recipe, &context, none, nullptr, no_choices, nullptr, false};
   ScoreOptions options;
   options.method = "file";
   const auto problem = [&](const std::string& order) {
