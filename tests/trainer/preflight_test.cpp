@@ -224,6 +224,8 @@ TEST(Check, EveryShippedRecipeCanRunOnceItsInputsAreThere) {
   write_model(folder, kSmollm2);
   write_store(folder / "a.h5", store_of({6000}));
   const CheckDevice device{true, "a large GPU", 0, 1e15};
+  const fs::path here = fs::current_path();  // where an export of the demo may lie
+  fs::current_path(folder / "");
   for (const std::string& file : shipped_recipes()) {
     const auto recipe = read_recipe(file);
     recipe->source = folder / "model";
@@ -239,6 +241,7 @@ TEST(Check, EveryShippedRecipeCanRunOnceItsInputsAreThere) {
         std::string::npos)
         << file << found.text;
   }
+  fs::current_path(here);
   const auto recipe = read_toy(folder, edited(kToyRecipe, "keep: 2", "keep: 8"));
   const Checked small = checked(*recipe, {true, "a small GPU", 1e9, 1e15});
   EXPECT_EQ(small.code, 2);
