@@ -64,7 +64,7 @@ def add_store_options(command):
                          help="processes (all cores)")
 
 
-def add_tokens_options(tokens):
+def add_text_options(tokens):
     tokens.add_argument("inputs", nargs="+", metavar="INPUT",
                         help="JSONL (also .xz, .gz, .zst), Parquet, text files, or folders")
     tokens.add_argument("--source", required=True, metavar="NAME", type=plain_text,
@@ -81,6 +81,13 @@ def add_chat_options(chat):
                       help="name in losses by source (chat)")
     chat.add_argument("--field", default="messages", help="JSONL field of the list (messages)")
     chat.set_defaults(limit_tokens=None)
+
+
+def add_recall_options(recall):
+    recall.add_argument("--lengths", type=listed(token_count), default=[512, 2048],
+                        metavar="N,N", help="shortest and longest document, in tokens, about "
+                        "(512,2K); at most the rows that they are for")
+    recall.add_argument("--seed", type=seed, default=1, help="seed of what is hidden (1)")
 
 
 def add_ruler_options(ruler):
@@ -103,20 +110,24 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(prog="data/prepare", description="Text to token stores.")
     commands = parser.add_subparsers(dest="command", required=True)
     tokens = commands.add_parser("tokens", help="documents -> HDF5 token stores")
+    recall = commands.add_parser("recall", help="documents with things hidden in them and asked "
+                                 "for -> token stores")
     chat = commands.add_parser("chat", help="conversations -> token stores with a loss mask")
     needles = commands.add_parser("needles", help="facts, questions and answers for retrieval")
     choices = commands.add_parser("choices", help="multiple-choice questions")
     ruler = commands.add_parser("ruler", help="long-context tasks in the form of RULER")
-    for command in (tokens, chat, needles, choices, ruler):
+    for command in (tokens, recall, chat, needles, choices, ruler):
         command.add_argument("--tokenizer", required=True, metavar="FOLDER",
                              help="Hugging Face folder with tokenizer.json and config.json")
-    for command in (tokens, needles, choices, ruler):  # a chat's template writes BOS itself
+    for command in (tokens, recall, needles, choices, ruler):  # a chat's template writes BOS itself
         command.add_argument("--bos", type=plain_text, default="own",
                              help="id or token at the start of documents and prompts, or none "
                              "(what the tokenizer itself puts there, if anything)")
-    for command in (tokens, chat):
+    for command in (tokens, recall, chat):
         add_store_options(command)
-    add_tokens_options(tokens)
+    for command in (tokens, recall):
+        add_text_options(command)
+    add_recall_options(recall)
     add_chat_options(chat)
 
     needles.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
@@ -152,6 +163,8 @@ def complain(text):
 def run(args):
     if args.command == "tokens":
         from .tokens import prepare_tokens as prepare
+    elif args.command == "recall":
+        from .recall.command import prepare_recall as prepare
     elif args.command == "chat":
         from .chat import prepare_chat as prepare
     elif args.command == "needles":
