@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/selection/loss.h"
 #include "model/batch.h"
 #include "model/config.h"
 #include "model/rope.h"
@@ -25,6 +26,14 @@ struct CachePass;  // model/generation/cache.h
 using MixerTap = std::function<void(int64_t layer, const at::Tensor& input,
                                     const at::Tensor& attention, const at::Tensor& output)>;
 
+// What the sparse layers' backward does for their choice of blocks (kernels/selection/loss.h), and
+// the sums of what it found: kNumSelectionSums fp64 on the device, undefined before the first
+// layer.
+struct SelectionTeaching {
+  SelectionLossOptions options;
+  at::Tensor sums;
+};
+
 // What a pass knows besides weights and activations. Made by Model::env once per micro-batch.
 struct Env {
   const Batch* batch = nullptr;
@@ -36,6 +45,7 @@ struct Env {
   bool sparse = false;                  // sparse layers: documents of dense_len and more go sparse
   const CachePass* cached = nullptr;    // tokens that are kept: generation
   const MixerTap* tap = nullptr;
+  SelectionTeaching* selection = nullptr;  // null: selection is not taught
 };
 
 class Unit {

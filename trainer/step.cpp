@@ -87,7 +87,9 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
     const Range range("loss before the forward (teacher)");
     loss.prepare(batch);
   }
-  const Env env = model.env(batch, options.sparse);
+  Env env = model.env(batch, options.sparse);
+  SelectionTeaching selection{options.selection, {}};
+  if (options.selection.weight > 0) env.selection = &selection;
   std::vector<Saved> saved(units.size());
 
   at::Tensor x;
@@ -115,7 +117,9 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
     saved[u] = {};
     for (size_t part : units[u]->parts) parameters.reduce(part, last);
   }
-  return losses;
+  if (!env.selection) return losses;
+  return at::cat(
+      {losses, selection.sums.defined() ? selection.sums : losses.new_zeros({kNumSelectionSums})});
 }
 
 StepResult take_step(std::span<const Batch> micro_batches, const Passes& passes,

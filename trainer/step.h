@@ -46,9 +46,11 @@ struct PassOptions {
   Recompute recompute = Recompute::kNone;
   bool sparse = true;  // sparse layers select blocks in long documents
   StepClock* clock = nullptr;
+  SelectionLossOptions selection;  // weight 0: the choice of blocks is not taught
 };
 
-// The passes of a whole model under a loss.
+// The passes of a whole model under a loss. Where selection is taught, its kNumSelectionSums sums
+// over all sparse layers follow the losses.
 at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool last,
                         const PassOptions& options);
 

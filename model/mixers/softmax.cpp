@@ -151,6 +151,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attend_backward(
                                          scale);
 }
 
+// Adds the gradient of the selection loss to dq and dk, in documents of any length: what is dense
+// while it trains is sparse where it grows.
+void teach_selection(const MixerCall& call, const Heads& heads, at::Tensor& dq, at::Tensor& dk) {
+  SelectionTeaching& teaching = *call.env.selection;
+  const at::Tensor sums =
+      block_select_loss(heads.q, heads.k, call.env.batch->docs, call.config.sparse,
+                        scale_of(call.config), teaching.options, dq, dk);
+  teaching.sums = teaching.sums.defined() ? teaching.sums + sums : sums;
+}
+
 }  // namespace
 
 at::Tensor attend_softmax(Mixer mixer, const MixerCall& call, const Heads& heads) {
@@ -196,7 +206,9 @@ Heads attend_softmax_backward(Mixer mixer, const MixerCall& call, const at::Tens
     dk.index_copy_(0, run.k_rows, dk_run);
     dv.index_copy_(0, run.k_rows, dv_run);
   }
-  return {dq, own_gradient(call, dk), own_gradient(call, dv)};
+  dk = own_gradient(call, dk);
+  if (mixer == Mixer::kSparse && call.env.selection) teach_selection(call, heads, dq, dk);
+  return {dq, dk, own_gradient(call, dv)};
 }
 
 }  // namespace sala

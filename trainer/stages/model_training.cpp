@@ -3,17 +3,40 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/recipe/amount_text.h"
 
 namespace sala {
 
+namespace {
+
+// Takes the sums of the selection loss off the end of a step's losses: their means over queries and
+// layers, for metrics.jsonl.
+nlohmann::json take_selection(std::vector<double>& losses) {
+  const double* sums = losses.data() + losses.size() - kNumSelectionSums;
+  nlohmann::json line = nlohmann::json::object();
+  if (const double count = sums[kSelectionCount]; count > 0) {
+    line["selection_kl"] = sums[kSelectionKl] / count;
+    line["selection_missed"] = sums[kSelectionMissed] / count;
+  }
+  losses.resize(losses.size() - kNumSelectionSums);
+  return line;
+}
+
+}  // namespace
+
 void ModelTraining::describe(Fields& fields) {
   budget_.describe(fields);
   optimizer_options_.describe(fields, Need::kOptional);
   loop_options_.describe(fields, *this);
   loop_options_.describe_model(fields);
+  fields.number("selection_weight", selection_weight_, Need::kOptional,
+                "Weight of a loss that teaches the sparse layers' choice of blocks: KL from what "
+                "full attention looks at to the blocks' scores, at every 31st token. 0 = none. A "
+                "model that was never sparse chooses little better than chance without it.");
   fields.choice("on_spike", on_spike_, {"warn", "skip", "stop"}, Need::kOptional,
                 "When the loss or gradient norm of a step is more than twice the median of the "
                 "last 64 steps and ten times their median absolute deviation above it: say so; "
@@ -24,6 +47,16 @@ void ModelTraining::describe(Fields& fields) {
 void ModelTraining::check(const Recipe& recipe, const std::string& path, Problems& problems) const {
   const bool usable = budget_.check(path, recipe, problems);
   optimizer_options_.check(path, usable ? budget_.num_steps() : 0, problems);
+  if (selection_weight_ < 0) {
+    problems.add(path + ".selection_weight",
+                 fmt::format("must be 0 or more, but is {}", selection_weight_));
+  }
+  if (selection_weight_ > 0 && loop_options_.context > 1) {
+    problems.add(path + ".selection_weight",
+                 fmt::format("needs whole sequences on a rank, but context is {}: teach selection "
+                             "in a stage of shorter rows (context: 1)",
+                             loop_options_.context));
+  }
 }
 
 void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) const {
@@ -105,6 +138,17 @@ std::string ModelTraining::lr_advice(const ModelConfig& config) const {
       name, lr, lr / safe, size, safe);
 }
 
+SelectionLossOptions ModelTraining::selection(const ModelConfig& config,
+                                              int64_t num_target_tokens) const {
+  SelectionLossOptions options;
+  const auto layers = std::count(config.mixers.begin(), config.mixers.end(), Mixer::kSparse);
+  if (layers == 0) return options;
+  // The mean over layers and, as every stride-th token stands for its neighbours, over the step.
+  options.weight = selection_weight_ * static_cast<double>(options.query_stride) /
+                   static_cast<double>(layers * num_target_tokens);
+  return options;
+}
+
 bool ModelTraining::advance(Run& run) {
   if (loop_->done()) return false;
   TrainingLoop::Input input = loop_->next();
@@ -114,19 +158,22 @@ bool ModelTraining::advance(Run& run) {
   }
   Network& student = *run.student;
   const PassOptions passes{loop_options_.recompute_level(), loop_options_.attention == "sparse",
-                           &loop_->clock()};
+                           &loop_->clock(),
+                           selection(student.model.config(), input.num_target_tokens)};
   const StepOptions options{.lr = input.lr,
                             .clip = optimizer_options_.clip,
                             .clock = &loop_->clock(),
                             .accepts = [&](const StepResult& seen) {
                               return loop_->accepts(seen.losses[kLoss], seen.grad_norm);
                             }};
-  const StepResult result = take_step(
+  StepResult result = take_step(
       input.micro_batches,
       [&](const Batch& batch, bool last) {
         return model_passes(student, *loss_, batch, last, passes);
       },
       student.parameters, *optimizer_, loop_->comm(), options);
+  const nlohmann::json selected =
+      passes.selection.weight > 0 ? take_selection(result.losses) : nlohmann::json::object();
   nlohmann::json units = nlohmann::json::object();
   for (size_t p = 0; p < student.parameters.num_parts(); ++p) {
     if (optimizer_->trains(p)) units[student.parameters.layout(p)->name] = result.part_norms[p];
@@ -137,6 +184,7 @@ bool ModelTraining::advance(Run& run) {
                          {"loss_by_source", loop_->by_source(result.losses)},
                          {"grad_norm", result.grad_norm},
                          {"grad_norms", units}};
+  line.update(selected);
   if (loop_->step() == 0) line["parameters"] = loop_->parameter_counts(student.parameters);
   loop_->finish(result.losses[kLoss], result.finite, line);
   return true;

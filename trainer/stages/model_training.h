@@ -36,11 +36,14 @@ class ModelTraining : public Stage {
   TokenBudget budget_;
   OptimizerOptions optimizer_options_;
   LoopOptions loop_options_;
+  double selection_weight_ = 0;
   std::string on_spike_ = "warn";  // warn | skip | stop: a step outside its band (SpikeWatch)
 
  private:
   static void start_from_source(Run& run);
   double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
+  // Of this step, for a model of this config.
+  SelectionLossOptions selection(const ModelConfig& config, int64_t num_target_tokens) const;
   // One line when the rate came from the model's size or is far above it; empty otherwise.
   std::string lr_advice(const ModelConfig& config) const;
 

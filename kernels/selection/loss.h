@@ -1,0 +1,43 @@
+// A loss that teaches block selection to choose what full attention would look at. Selection itself
+// has no gradient: means of 32 keys hide a token that stands out, and where a model was never
+// taught to make them speak for their blocks, lists of long documents are little better than
+// chance. As in SeerAttention (arXiv:2410.13276) and the indexer of DeepSeek-V3.2, the target is
+// attention itself, without gradient; here it trains the queries and keys that there are, and no
+// weights are added.
+//
+// For a query and a KV head, over the blocks b that it may choose (neither forced nor ahead):
+//   t_b = sum over the block's keys of softmax(q k), mean over the G query heads; m = sum_b t_b
+//   w   = sum over the G heads of softmax(q c) over the seen windows with compressed keys c
+//   M_b = max of w over the windows that touch block b (as ops.h, with the exact normaliser)
+//   loss = sum_b t_b (log(t_b / m) - log(M_b / sum_b' M_b')),
+// a KL weighted by the mass that lies on such blocks at all.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "kernels/ops.h"
+
+namespace sala {
+
+struct SelectionLossOptions {
+  double weight = 0;  // of one query's loss, mean over the KV heads, in the gradients
+  // Queries at positions stride - 1, 2 stride - 1, ... of each document. A prime visits all places
+  // within a block alike.
+  int64_t query_stride = 31;
+};
+
+// What block_select_loss returns (3) fp64 on the device: sums over queries and means over KV heads.
+enum SelectionSum {
+  kSelectionKl,      // the loss, without `weight`
+  kSelectionMissed,  // attention's mass on blocks that block_select would leave out
+  kSelectionCount,   // queries
+  kNumSelectionSums
+};
+
+// q (T, NH, HS), k (T, NKV, HS) of whole documents; adds the gradients to dq and dk, of their
+// shapes and types. A composition of LibTorch ops in slabs of queries; the same bits at every call.
+at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Documents& docs,
+                             const SparseConfig& config, double scale,
+                             const SelectionLossOptions& options, at::Tensor& dq, at::Tensor& dk);
+
+}  // namespace sala

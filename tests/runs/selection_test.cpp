@@ -1,0 +1,76 @@
+// Runs that teach block selection: its loss falls, and number of ranks, sharding and recompute
+// change nothing; without the key nothing is there of it.
+#include <gtest/gtest.h>
+
+#include "tests/runs/toy_run.h"
+
+namespace sala::test {
+
+namespace {
+
+// Blocks of 16 tokens, six of a list forced or local.
+const std::string kStages =
+    "  - align: {tokens: 10240, row_length: 64, batch_tokens: 512, data: {a: 1, b: 2}, lr: 3e-3}\n"
+    "  - swap: {layers: [0, 2]}\n"
+    "  - distill: {tokens: 20480, row_length: 256, batch_tokens: 512, data: {a: 1, b: 1}, "
+    "lr: 2e-3, micro_tokens: 256}\n";
+const std::string kSmallBlocks =
+    "--set model.sparse.kernel_size=8 --set model.sparse.kernel_stride=4 "
+    "--set model.sparse.block_size=16 --set model.sparse.window_size=32 "
+    "--set model.sparse.topk=3 --set model.sparse.dense_len=64 ";
+const std::string kTaught = kSmallBlocks + "--set stages.distill.selection_weight=1 ";
+
+std::vector<nlohmann::json> steps(const ToyRun& toy, const std::string& name) {
+  std::vector<nlohmann::json> found;
+  for (const auto& event : toy.events(name, "step")) {
+    if (event.at("stage") == "distill") found.push_back(event);
+  }
+  return found;
+}
+
+double mean_of(const std::vector<nlohmann::json>& steps, size_t begin, size_t end) {
+  double sum = 0;
+  size_t count = 0;
+  for (size_t i = begin; i < end; ++i) {
+    if (!steps[i].contains("selection_kl")) continue;
+    sum += steps[i].at("selection_kl").get<double>();
+    ++count;
+  }
+  return sum / static_cast<double>(count);
+}
+
+}  // namespace
+
+TEST(SelectionRuns, LossFallsAndRanksShardingAndRecomputeAgree) {
+  ToyRun toy({.stages = kStages, .save_every = 0});
+  ASSERT_EQ(toy.run("plain", 1, kSmallBlocks), 0) << toy.log("plain");
+  ASSERT_EQ(toy.run("one", 1, kTaught), 0) << toy.log("one");
+  ASSERT_EQ(toy.run("full", 1, kTaught + "--set stages.distill.recompute=full"), 0)
+      << toy.log("full");
+  ASSERT_EQ(toy.run("two", 2, kTaught + "--set run.sharding=zero3"), 0) << toy.log("two");
+  const auto plain = steps(toy, "plain"), one = steps(toy, "one"), two = steps(toy, "two");
+  EXPECT_FALSE(plain.front().contains("selection_kl"));
+  EXPECT_EQ(plain.front().at("kl"), one.front().at("kl"));  // of the forward alone
+  EXPECT_NE(plain.front().at("grad_norm"), one.front().at("grad_norm"));
+  EXPECT_EQ(one, steps(toy, "full"));
+  ASSERT_EQ(one.size(), 40u);
+  EXPECT_LT(mean_of(one, 32, 40), 0.9 * mean_of(one, 0, 8));
+  ASSERT_EQ(two.size(), one.size());
+  for (size_t i = 0; i < one.size(); ++i) {
+    for (const char* key : {"loss", "grad_norm", "selection_kl"}) {
+      if (!one[i].contains(key)) continue;
+      const double expected = one[i].at(key).get<double>();
+      EXPECT_NEAR(two[i].at(key).get<double>(), expected, 2e-4 * expected) << key << " " << i;
+    }
+  }
+}
+
+TEST(SelectionRuns, NeedWholeSequences) {
+  ToyRun toy({.stages = kStages, .save_every = 0});
+  EXPECT_EQ(toy.run("split", 2, kTaught + "--set stages.distill.context=2"), 2);
+  EXPECT_NE(toy.log("split").find("selection_weight: needs whole sequences on a rank"),
+            std::string::npos)
+      << toy.log("split");
+}
+
+}  // namespace sala::test
