@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/paths.h"
 #include "kernels/rows/launch.h"
 
 #ifdef SALA_CUDA
@@ -17,17 +18,27 @@
 
 namespace sala {
 
-inline bool kernels_take(const at::Tensor& x) {
+// Whether the kernels of `op` run for a tensor like x; on a GPU what it lacks is told (paths.h).
+inline bool kernels_take(const char* op, const at::Tensor& x) {
 #ifdef SALA_CUDA
-  return x.is_cuda() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+  if (!x.is_cuda()) return false;
+  const bool taken = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+  return kernels_run(op, taken ? std::string() : c10::str("bf16 or fp32, got ", x.scalar_type()));
 #else
+  static_cast<void>(op);
   static_cast<void>(x);
   return false;
 #endif
 }
 
-inline bool row_kernels_take(const at::Tensor& x, int64_t C) {
-  return kernels_take(x) && C > 0 && C * x.element_size() <= kMaxRowBytes;
+// Likewise, for rows of C elements that the kernels hold in registers.
+inline bool row_kernels_take(const char* op, const at::Tensor& x, int64_t C,
+                             int64_t most_bytes = kMaxRowBytes) {
+  if (C < 1 || !kernels_take(op, x)) return false;
+  const int64_t bytes = C * static_cast<int64_t>(x.element_size());
+  return kernels_run(op, bytes <= most_bytes
+                             ? std::string()
+                             : c10::str("rows of at most ", most_bytes, " bytes, got ", bytes));
 }
 
 #ifdef SALA_CUDA

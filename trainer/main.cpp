@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "kernels/paths.h"
 #include "trainer/checks/check_command.h"
 #include "trainer/evaluation/alone.h"
 #include "trainer/ranks/environment.h"
@@ -82,6 +83,15 @@ int after_output(int code) {
   return 1;
 }
 
+// Which ways ops may go, and that the log says which they go.
+void set_rules_of(const sala::RunOptions& run) {
+  sala::PathRules rules{.strict = run.kernels == "strict"};
+  rules.tell = [](const std::string& line, bool slow) {
+    slow ? spdlog::warn("{}", line) : spdlog::info("{}", line);
+  };
+  sala::set_path_rules(std::move(rules));
+}
+
 // Mistakes of the call and the recipe are the world's: said once where all ranks make the same,
 // with the rank where only some do, and no rank waits for one that has left.
 int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake) {
@@ -101,6 +111,7 @@ int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake)
       recipe->problems.raise();
     });
     world.use_device(recipe->run.device);
+    set_rules_of(recipe->run);
     code_of_errors = 1;
     code = a.alone.folder.empty() ? sala::run_recipe(*recipe, world, a.runner)
                                   : sala::evaluate_alone(*recipe, world, a.alone);

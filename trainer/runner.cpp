@@ -51,6 +51,7 @@ class Runner {
     open_metrics();
     world_.together("source model " + recipe_.source,
                     [&] { run_ = std::make_unique<Run>(recipe_, world_, *metrics_); });
+    if (!exports()) require_attention_kernels(*run_, planned_hybrid(recipe_, run_->source));
     // An export reads no data.
     if (!exports() && !check_inputs(*run_, options_.verify_data)) {
       metrics_->note("stopped on a signal before the first step; run the same command again");

@@ -7,6 +7,7 @@
 
 #include "kernels/attention/block_sparse_launch.h"
 #include "kernels/cuda_doors.h"
+#include "kernels/paths.h"
 
 namespace sala {
 
@@ -66,16 +67,24 @@ struct Columns {
   }
 };
 
-// What the kernels lack for a call; empty: nothing.
-std::string missing(const at::Tensor& q, const at::Tensor& k, int64_t block_size, double scale) {
+// What a call lacks of what the kernels need; empty: nothing.
+std::string lacking(const at::Tensor& q, const at::Tensor& k, int64_t block_size, double scale) {
   const c10::cuda::CUDAGuard guard(q.device());
-  if (q.size(2) != 64 && q.size(2) != 128) return "head size 64 or 128";
+  const int64_t group = q.size(1) / k.size(1);
+  if (q.scalar_type() != at::kBFloat16) return c10::str("bf16, got ", q.scalar_type());
+  if (q.size(2) != 64 && q.size(2) != 128) {
+    return c10::str("head size 64 or 128, got ", q.size(2));
+  }
   if (!block_sparse_kernels_fit(q.size(2))) {
     return "a GPU of compute capability 8.0 or later with more shared memory";
   }
-  if (q.size(1) / k.size(1) > kSparseMaxGroup) return "at most 16 query heads per KV head";
-  if (block_size != kSparseBlock) return "blocks of 64 tokens";
-  if (!(scale > 0)) return "a positive scale";
+  if (group > kSparseMaxGroup) {
+    return c10::str("at most ", kSparseMaxGroup, " query heads per KV head, got ", group);
+  }
+  if (block_size != kSparseBlock) {
+    return c10::str("blocks of ", kSparseBlock, " tokens, got ", block_size);
+  }
+  if (!(scale > 0)) return c10::str("a positive scale, got ", scale);
   return {};
 }
 
@@ -83,13 +92,8 @@ std::string missing(const at::Tensor& q, const at::Tensor& k, int64_t block_size
 
 bool block_sparse_kernels_run(const at::Tensor& q, const at::Tensor& k, int64_t block_size,
                               double scale) {
-  if (!q.is_cuda() || q.scalar_type() != at::kBFloat16) return false;
-  const std::string lacking = missing(q, k, block_size, scale);
-  if (!lacking.empty()) {
-    TORCH_WARN_ONCE("block_sparse_attention: its kernels need ", lacking,
-                    "; a composition of LibTorch calls, many times slower, runs instead");
-  }
-  return lacking.empty();
+  return q.is_cuda() &&
+         kernels_run("block_sparse_attention", lacking(q, k, block_size, scale));
 }
 
 std::tuple<at::Tensor, at::Tensor> block_sparse_forward_cuda(

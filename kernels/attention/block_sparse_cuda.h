@@ -11,7 +11,7 @@
 namespace sala {
 
 // bf16 on compute capability 8.0 and later, head sizes 64 and 128, groups up to 16, blocks of 64,
-// scale > 0. Says once, for a bf16 tensor on a GPU, what it lacks.
+// scale > 0. On a GPU what is lacking is told (kernels/paths.h).
 bool block_sparse_kernels_run(const at::Tensor& q, const at::Tensor& k, int64_t block_size,
                               double scale);
 

@@ -20,12 +20,19 @@
 #include "kernels/attention/query_slabs.h"
 #include "kernels/check.h"
 #include "kernels/ops.h"
+#include "kernels/paths.h"
 
 namespace sala {
 namespace {
 
+constexpr const char* kOp = "dense_attention";
+
 bool use_flash(const at::Tensor& q) {
-  if (!q.is_cuda() || q.scalar_type() != at::kBFloat16) return false;
+  if (!q.is_cuda()) return false;
+  const bool bf16 = q.scalar_type() == at::kBFloat16;
+  if (!kernels_run(kOp, bf16 ? std::string() : c10::str("bf16, got ", q.scalar_type()))) {
+    return false;
+  }
   TORCH_CHECK(q.size(2) % 8 == 0 && q.size(2) <= 256,
               "dense_attention: the flash kernel takes head sizes that are multiples of 8 up to ",
               "256, got ", q.size(2));
@@ -56,8 +63,7 @@ bool use_cudnn(const at::Tensor& q, const Documents& q_docs, const Documents& k_
   }
   const std::string lacking = cudnn_lacks(q);
   if (!lacking.empty()) {
-    TORCH_WARN_ONCE("dense_attention: the variable-length flash kernel runs where cuDNN would be ",
-                    "faster: ", lacking);
+    tell_way(kOp, "the variable-length flash kernel where cuDNN would be faster: " + lacking);
   }
   return lacking.empty();
 }

@@ -69,9 +69,11 @@ at::Tensor decode_select(const at::Tensor& q, const KeyCache& cache, const Decod
   const at::NoGradGuard no_grad;
   check_queries(q, cache, lengths, "decode_select");
   TORCH_CHECK(cache.compressed.defined(), "decode_select: expected a cache with compressed keys");
-  if (cache.compressed.tiles.defined()) {
-    return decode_select_cuda(q, cache, lengths, config, scale);
-  }
+  // The cache was made for the one or the other.
+  const bool takes = decode_select_kernels_run(q, cache, config);
+  TORCH_CHECK(takes == cache.compressed.tiles.defined(), "decode_select: expected compressed keys ",
+              takes ? "in tiles" : "by windows", ", as make_key_cache makes them for this call");
+  if (takes) return decode_select_cuda(q, cache, lengths, config, scale);
   const int64_t NKV = cache.k.size(2);
   const at::ScalarType wide = accumulate_type(q);
   at::Tensor blocks = first_blocks(lengths, NKV, config, q.device());
@@ -96,7 +98,7 @@ at::Tensor decode_attention(const at::Tensor& q, const KeyCache& cache,
                   (blocks.scalar_type() == at::kInt && blocks.is_contiguous() &&
                    blocks.dim() == 3 && blocks.size(0) == NKV && blocks.size(1) == q.size(0)),
               "decode_attention: expected int32 blocks (", NKV, ", ", q.size(0), ", K)");
-  if (decode_kernels_run(q, cache) && config.block_size % 16 == 0 && scale > 0) {
+  if (decode_attention_kernels_run(q, cache, config, scale)) {
     return decode_attention_cuda(q, cache, lengths, blocks, config, scale);
   }
   at::Tensor o = at::empty_like(q);

@@ -166,7 +166,7 @@ void append_keys(KeyCache& cache, const DecodeLengths& lengths, const at::Tensor
     TORCH_CHECK(length > 0 && length <= cache.capacity(), "append_keys: expected 1 to ",
                 cache.capacity(), " tokens of each sequence, got ", length);
   }
-  if (decode_kernels_run(k, cache)) {
+  if (append_kernel_runs(k, cache)) {
     append_keys_cuda(cache, lengths, k, v, config);
     return;
   }

@@ -8,6 +8,7 @@
 #include "kernels/cuda_doors.h"
 #include "kernels/decode/launch.h"
 #include "kernels/lightning/launch.h"
+#include "kernels/paths.h"
 #include "kernels/selection/cuda.h"
 #include "kernels/selection/launch.h"
 #include "kernels/to_device.h"
@@ -31,13 +32,32 @@ CompressedTiles compressed_tiles(int64_t capacity, const SparseConfig& config) {
 
 namespace {
 
-bool takes(at::Device device, at::ScalarType dtype, int64_t group, int64_t head_size) {
-  if (!device.is_cuda() || dtype != at::kBFloat16 || group < 1 || group > kDecodeMaxGroup ||
-      (head_size != 64 && head_size != 128)) {
-    return false;
-  }
+// What a step on a GPU lacks of what the kernels need; empty: nothing.
+std::string lacking(at::Device device, at::ScalarType dtype, int64_t group, int64_t head_size) {
   const c10::cuda::CUDAGuard guard(device);
-  return lightning_arch() != LightningArch::kNone;
+  if (dtype != at::kBFloat16) return c10::str("bf16, got ", dtype);
+  if (lightning_arch() == LightningArch::kNone) return "a GPU of compute capability 8.0 or later";
+  if (head_size != 64 && head_size != 128) {
+    return c10::str("head size 64 or 128, got ", head_size);
+  }
+  if (group < 1 || group > kDecodeMaxGroup) {
+    return c10::str("at most ", kDecodeMaxGroup, " query heads per KV head, got ", group);
+  }
+  return {};
+}
+std::string lacking(const at::Tensor& q, const KeyCache& cache) {
+  return lacking(q.device(), q.scalar_type(), q.size(1) / cache.k.size(2), q.size(2));
+}
+
+// The same for selection, of a step that lacks nothing else.
+std::string lacking_for_selection(at::Device device, int64_t capacity, const SparseConfig& config) {
+  const c10::cuda::CUDAGuard guard(device);
+  if (lightning_arch() != LightningArch::kHopper) return "a GPU of compute capability 9.0";
+  const int64_t blocks = capacity / config.block_size;
+  if (blocks >= kSelectMaxBlocks) {
+    return c10::str("room for fewer than ", kSelectMaxBlocks, " blocks, got ", blocks);
+  }
+  return {};
 }
 
 // What the score kernels know of the sequences: one query each.
@@ -74,18 +94,37 @@ int select_parts(int64_t num_tiles, int64_t fine_tiles) {
 }  // namespace
 
 bool decode_kernels_run(const KeyCacheShape& shape) {
-  return takes(shape.device, shape.dtype, shape.num_heads / shape.num_kv_heads, shape.head_size);
-}
-
-bool decode_kernels_run(const at::Tensor& q, const KeyCache& cache) {
-  return takes(q.device(), q.scalar_type(), q.size(1) / cache.k.size(2), q.size(2));
+  return shape.device.is_cuda() &&
+         lacking(shape.device, shape.dtype, shape.num_heads / shape.num_kv_heads, shape.head_size)
+             .empty();
 }
 
 bool decode_select_kernels_run(const KeyCacheShape& shape) {
-  if (shape.sparse == nullptr || !decode_kernels_run(shape)) return false;
-  const c10::cuda::CUDAGuard guard(shape.device);
-  return lightning_arch() == LightningArch::kHopper &&
-         shape.capacity / shape.sparse->block_size < kSelectMaxBlocks;
+  return shape.sparse != nullptr && decode_kernels_run(shape) &&
+         lacking_for_selection(shape.device, shape.capacity, *shape.sparse).empty();
+}
+
+bool append_kernel_runs(const at::Tensor& k, const KeyCache& cache) {
+  return k.is_cuda() && kernels_run("append_keys", lacking(k, cache));
+}
+
+bool decode_attention_kernels_run(const at::Tensor& q, const KeyCache& cache,
+                                  const SparseConfig& config, double scale) {
+  if (!q.is_cuda()) return false;
+  std::string missing = lacking(q, cache);
+  if (config.block_size % 16 != 0) {
+    missing = c10::str("blocks of a multiple of 16 tokens, got ", config.block_size);
+  }
+  if (!(scale > 0)) missing = c10::str("a positive scale, got ", scale);
+  return kernels_run("decode_attention", missing);
+}
+
+bool decode_select_kernels_run(const at::Tensor& q, const KeyCache& cache,
+                               const SparseConfig& config) {
+  if (!q.is_cuda()) return false;
+  std::string missing = lacking(q, cache);
+  if (missing.empty()) missing = lacking_for_selection(q.device(), cache.capacity(), config);
+  return kernels_run("decode_select", missing);
 }
 
 void compress_keys_cuda(KeyCache& cache, int64_t s, int64_t num_tokens,
@@ -198,8 +237,14 @@ at::Tensor decode_attention_cuda(const at::Tensor& q_any, const KeyCache& cache,
 #else
 
 bool decode_kernels_run(const KeyCacheShape&) { return false; }
-bool decode_kernels_run(const at::Tensor&, const KeyCache&) { return false; }
 bool decode_select_kernels_run(const KeyCacheShape&) { return false; }
+bool append_kernel_runs(const at::Tensor&, const KeyCache&) { return false; }
+bool decode_attention_kernels_run(const at::Tensor&, const KeyCache&, const SparseConfig&, double) {
+  return false;
+}
+bool decode_select_kernels_run(const at::Tensor&, const KeyCache&, const SparseConfig&) {
+  return false;
+}
 void compress_keys_cuda(KeyCache&, int64_t, int64_t, const SparseConfig&) {
   TORCH_CHECK(false, "write_keys: this build has no CUDA");
 }

@@ -9,9 +9,15 @@ namespace sala {
 
 // bf16 on compute capability 8.0 and later, head sizes 64 and 128, groups up to 16.
 bool decode_kernels_run(const KeyCacheShape& shape);
-bool decode_kernels_run(const at::Tensor& q, const KeyCache& cache);
 // These, compute capability 9.0 and at most 32K blocks.
 bool decode_select_kernels_run(const KeyCacheShape& shape);
+
+// The same of a call: on a GPU what it lacks is told (kernels/paths.h).
+bool append_kernel_runs(const at::Tensor& k, const KeyCache& cache);
+bool decode_attention_kernels_run(const at::Tensor& q, const KeyCache& cache,
+                                  const SparseConfig& config, double scale);
+bool decode_select_kernels_run(const at::Tensor& q, const KeyCache& cache,
+                               const SparseConfig& config);
 
 // Tiles of 128 compressed keys that one KV head of a sequence has room for.
 struct CompressedTiles {

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda_doors.h"
 #include "kernels/lightning/launch.h"
+#include "kernels/paths.h"
 
 namespace sala {
 
@@ -46,15 +47,26 @@ at::Tensor empty_states(const at::Tensor& q, const Documents& docs) {
   return at::empty({docs.count(), q.size(1), q.size(2), q.size(2)}, q.options().dtype(at::kFloat));
 }
 
+// What every lightning kernel needs and q lacks; empty: nothing.
+std::string lacking_device_or_heads(const at::Tensor& q) {
+  const c10::cuda::CUDAGuard guard(q.device());
+  if (lightning_arch() == LightningArch::kNone) return "a GPU of compute capability 8.0 or later";
+  if (q.size(1) > kLightningMaxHeads) {
+    return c10::str("at most ", kLightningMaxHeads, " heads, got ", q.size(1));
+  }
+  return {};
+}
+
 }  // namespace
 
 bool lightning_kernels_run(const at::Tensor& q) {
-  if (!q.is_cuda() || q.scalar_type() != at::kBFloat16 || q.size(1) > kLightningMaxHeads ||
-      (q.size(2) != 64 && q.size(2) != 128)) {
-    return false;
+  if (!q.is_cuda()) return false;
+  std::string lacking = lacking_device_or_heads(q);
+  if (q.size(2) != 64 && q.size(2) != 128) {
+    lacking = c10::str("head size 64 or 128, got ", q.size(2));
   }
-  const c10::cuda::CUDAGuard guard(q.device());
-  return lightning_arch() != LightningArch::kNone;
+  if (q.scalar_type() != at::kBFloat16) lacking = c10::str("bf16, got ", q.scalar_type());
+  return kernels_run("lightning_attention", lacking);
 }
 
 std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
@@ -112,13 +124,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
 }
 
 bool lightning_step_runs(const at::Tensor& q) {
-  if (!q.is_cuda() || (q.scalar_type() != at::kBFloat16 && q.scalar_type() != at::kFloat) ||
-      q.size(2) % 4 != 0 || q.size(2) > kLightningStepMaxHeadSize ||
-      q.size(1) > kLightningMaxHeads) {
-    return false;
+  if (!q.is_cuda()) return false;
+  std::string lacking = lacking_device_or_heads(q);
+  if (q.size(2) % 4 != 0 || q.size(2) > kLightningStepMaxHeadSize) {
+    lacking = c10::str("head sizes that are multiples of 4 up to ", kLightningStepMaxHeadSize,
+                       ", got ", q.size(2));
   }
-  const c10::cuda::CUDAGuard guard(q.device());
-  return lightning_arch() != LightningArch::kNone;
+  if (q.scalar_type() != at::kBFloat16 && q.scalar_type() != at::kFloat) {
+    lacking = c10::str("bf16 or fp32, got ", q.scalar_type());
+  }
+  return kernels_run("lightning_attention, one token of each document", lacking);
 }
 
 std::tuple<at::Tensor, at::Tensor> lightning_step(const at::Tensor& q, const at::Tensor& k,

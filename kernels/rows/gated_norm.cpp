@@ -68,7 +68,7 @@ std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const
   check_same_columns(z, o, "gated_norm", "z");
   if (weight.defined()) check_weight(weight, o, "gated_norm");
 #ifdef SALA_CUDA
-  if (row_kernels_take(o, o.size(1))) return forward_cuda(o, z, weight, eps);
+  if (row_kernels_take("gated_norm", o, o.size(1))) return forward_cuda(o, z, weight, eps);
 #endif
   at::Tensor y = at::sigmoid(z.contiguous());  // so that columns give the bits of their copy
   if (!weight.defined()) return {y.mul_(o), at::Tensor()};
@@ -89,7 +89,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
   at::Tensor dz = dz_out.defined() ? dz_out : at::empty(z.sizes(), z.options());
   check_same_columns(dz, o, "gated_norm backward", "dz_out");
 #ifdef SALA_CUDA
-  if (row_kernels_take(o, o.size(1))) return backward_cuda(dy, o, z, weight, rstd, dz);
+  if (row_kernels_take("gated_norm", o, o.size(1))) return backward_cuda(dy, o, z, weight, rstd, dz);
 #endif
   const at::Tensor gate = at::sigmoid(z.contiguous());
   at::Tensor dn = at::mul(dy, gate);

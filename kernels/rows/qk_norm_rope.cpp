@@ -59,8 +59,10 @@ void check_angles(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
 
 #ifdef SALA_CUDA
 bool head_kernels_take(const at::Tensor& x) {
-  const int64_t HS = x.size(2);
-  return kernels_take(x) && HS > 0 && HS % 2 == 0 && HS * x.element_size() <= kMaxHeadBytes;
+  if (x.is_cuda() && x.size(2) % 2 != 0) {
+    return kernels_run("qk_norm_rope", c10::str("an even head size, got ", x.size(2)));
+  }
+  return row_kernels_take("qk_norm_rope", x, x.size(2), kMaxHeadBytes);
 }
 
 const float* floats_or_null(const at::Tensor& x) {

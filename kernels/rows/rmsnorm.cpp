@@ -108,7 +108,7 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_forward(const at::Tensor& x, const at
   const auto stat_type = accumulate_type(x);
   at::Tensor y = at::empty_like(x);
 #ifdef SALA_CUDA
-  if (row_kernels_take(x, C)) return {y, forward_cuda(x, {}, 1, weight, eps, {}, y)};
+  if (row_kernels_take("rmsnorm", x, C)) return {y, forward_cuda(x, {}, 1, weight, eps, {}, y)};
 #endif
   if (use_loops(x)) {
     at::Tensor rstd = at::empty(x.sizes().slice(0, x.dim() - 1), x.options());
@@ -133,7 +133,7 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const 
   check_weight(weight, x, "rmsnorm backward");
   check_statistic(rstd, x.sizes().slice(0, x.dim() - 1), x, "rmsnorm backward", "rstd");
 #ifdef SALA_CUDA
-  if (row_kernels_take(x, C)) return backward_cuda(dy, {}, x, weight, rstd);
+  if (row_kernels_take("rmsnorm", x, C)) return backward_cuda(dy, {}, x, weight, rstd);
 #endif
   if (use_loops(x)) {
     at::Tensor dx = at::empty_like(x);
@@ -163,7 +163,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward(const at::Ten
   TORCH_CHECK(x.dim() >= 1, "add_rmsnorm: expected x with at least one dimension, got a scalar");
   check_same(y, x, "add_rmsnorm", "y");
 #ifdef SALA_CUDA
-  if (row_kernels_take(x, x.size(-1))) {
+  if (row_kernels_take("add_rmsnorm", x, x.size(-1))) {
     check_weight(weight, x, "add_rmsnorm");
     at::Tensor sum = at::empty_like(x), norm = at::empty_like(x);
     at::Tensor statistic = forward_cuda(x, y, residual_scale, weight, eps, sum, norm);
@@ -182,7 +182,7 @@ std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward(const at::Tensor& du, co
   check_input(h, -1, "add_rmsnorm backward", "h");
   if (dh.defined()) check_same(dh, h, "add_rmsnorm backward", "dh");
 #ifdef SALA_CUDA
-  if (row_kernels_take(h, h.size(-1))) {
+  if (row_kernels_take("add_rmsnorm", h, h.size(-1))) {
     check_same(du, h, "add_rmsnorm backward", "du");
     check_weight(weight, h, "add_rmsnorm backward");
     check_statistic(rstd, h.sizes().slice(0, h.dim() - 1), h, "add_rmsnorm backward", "rstd");

@@ -46,7 +46,7 @@ at::Tensor swiglu_forward(const at::Tensor& gate, const at::Tensor& up) {
   check_columns(gate, -1, "swiglu", "gate");
   check_same_columns(up, gate, "swiglu", "up");
 #ifdef SALA_CUDA
-  if (kernels_take(gate)) {
+  if (kernels_take("swiglu", gate)) {
     const c10::cuda::CUDAGuard guard(gate.device());
     Swiglu op = describe(gate, up);
     if (!kernel_takes(op, gate, up)) return swiglu_forward(gate.contiguous(), up.contiguous());
@@ -74,7 +74,7 @@ std::tuple<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const a
   };
   at::Tensor d_gate = out(d_gate_out, "d_gate_out"), d_up = out(d_up_out, "d_up_out");
 #ifdef SALA_CUDA
-  if (kernels_take(gate)) {
+  if (kernels_take("swiglu", gate)) {
     const c10::cuda::CUDAGuard guard(gate.device());
     Swiglu op = describe(gate, up, d_gate, d_up);
     if (!kernel_takes(op, gate, up, d_gate, d_up)) {

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda_doors.h"
 #include "kernels/lightning/launch.h"
+#include "kernels/paths.h"
 #include "kernels/selection/launch.h"
 #include "kernels/to_device.h"
 
@@ -55,17 +56,24 @@ int slab_tiles(int64_t num_tiles, int64_t NKV, int64_t bytes_per_tile, int64_t w
   return static_cast<int>(std::clamp<int64_t>(tiles, 1, std::max<int64_t>(num_tiles, 1)));
 }
 
-// What the kernels lack for a call; empty: nothing.
-std::string missing(const at::Tensor& q, const at::Tensor& k, const Documents& k_docs,
+// What a call lacks of what the kernels need; empty: nothing.
+std::string lacking(const at::Tensor& q, const at::Tensor& k, const Documents& k_docs,
                     const SparseConfig& config, double scale) {
   const c10::cuda::CUDAGuard guard(q.device());
+  const int64_t group = q.size(1) / k.size(1);
+  const int64_t most_blocks = tiles_of(k_docs.longest, config.block_size);
+  if (q.scalar_type() != at::kBFloat16) return c10::str("bf16, got ", q.scalar_type());
   if (lightning_arch() != LightningArch::kHopper) return "a GPU of compute capability 9.0";
-  if (q.size(2) != 64 && q.size(2) != 128) return "head size 64 or 128";
-  if (q.size(1) / k.size(1) > kSelectMaxGroup) return "at most 16 query heads per KV head";
-  if (tiles_of(k_docs.longest, config.block_size) > kSelectMaxBlocks) {
-    return "documents of at most 32K blocks";
+  if (q.size(2) != 64 && q.size(2) != 128) {
+    return c10::str("head size 64 or 128, got ", q.size(2));
   }
-  if (!(scale > 0)) return "a positive scale";
+  if (group > kSelectMaxGroup) {
+    return c10::str("at most ", kSelectMaxGroup, " query heads per KV head, got ", group);
+  }
+  if (most_blocks > kSelectMaxBlocks) {
+    return c10::str("documents of at most ", kSelectMaxBlocks, " blocks, got ", most_blocks);
+  }
+  if (!(scale > 0)) return c10::str("a positive scale, got ", scale);
   return {};
 }
 
@@ -73,13 +81,7 @@ std::string missing(const at::Tensor& q, const at::Tensor& k, const Documents& k
 
 bool block_select_kernels_run(const at::Tensor& q, const at::Tensor& k, const Documents& k_docs,
                               const SparseConfig& config, double scale) {
-  if (!q.is_cuda() || q.scalar_type() != at::kBFloat16) return false;
-  const std::string lacking = missing(q, k, k_docs, config, scale);
-  if (!lacking.empty()) {
-    TORCH_WARN_ONCE("block_select: its kernels need ", lacking,
-                    "; a composition of LibTorch calls, many times slower, runs instead");
-  }
-  return lacking.empty();
+  return q.is_cuda() && kernels_run("block_select", lacking(q, k, k_docs, config, scale));
 }
 
 at::Tensor block_select_cuda(const at::Tensor& q_any, const at::Tensor& k_any,

@@ -1,6 +1,9 @@
-// The bytes of the data, before anything is trained.
+// The bytes of the data and the device's kernels, before anything is trained.
 #include "trainer/checks/start_check.h"
 
+#include "kernels/attention/block_sparse_cuda.h"
+#include "kernels/lightning/cuda.h"
+#include "kernels/selection/cuda.h"
 #include "trainer/checks/input_identity.h"
 #include "trainer/checks/verify_stores.h"
 #include "trainer/ranks/agreement.h"
@@ -28,6 +31,20 @@ void require_equal_files(Run& run) {
   Facts facts;
   run.world.together("", [&] { facts = small_files(run); });
   require_equal_facts(run.world, facts);
+}
+
+void require_attention_kernels(Run& run, const ModelConfig& hybrid) {
+  const at::Device device = run.world.device();
+  if (run.recipe.run.kernels != "strict" || !device.is_cuda() || !hybrid.is_hybrid()) return;
+  run.world.together("run.kernels", [&] {
+    const auto options = at::TensorOptions(device).dtype(run.world.compute_dtype());
+    const at::Tensor q = at::empty({1, hybrid.num_heads, hybrid.head_size}, options);
+    const at::Tensor k = at::empty({1, hybrid.num_kv_heads, hybrid.head_size}, options);
+    // Under strict rules each throws where it would say no.
+    lightning_kernels_run(q);
+    block_select_kernels_run(q, k, Documents::single(1, device), hybrid.sparse, 1);
+    block_sparse_kernels_run(q, k, hybrid.sparse.block_size, 1);
+  });
 }
 
 bool check_inputs(Run& run, bool verify_again) {

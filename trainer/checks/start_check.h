@@ -1,5 +1,5 @@
 // What a run checks before its first step beside trainer/checks/preflight.h: that the data is
-// whole.
+// whole, and where run.kernels asks for it that the device's kernels take the hybrid.
 #pragma once
 
 #include "trainer/run.h"
@@ -12,5 +12,9 @@ namespace sala {
 bool check_inputs(Run& run, bool verify_again);
 // The first part alone: no store is read. A SharedError on all ranks.
 void require_equal_files(Run& run);
+
+// kernels: strict, on a GPU: a SharedError where a kernel of the hybrid's attention does not take
+// its heads, or documents of dense_len tokens, on this device; not only when a stage comes to it.
+void require_attention_kernels(Run& run, const ModelConfig& hybrid);
 
 }  // namespace sala

@@ -16,8 +16,9 @@ int64_t stage_of(const std::string& path) {
 
 // What files hold is compared by content (trainer/checks/input_identity.h), so they may be moved.
 bool is_free(const std::string& path) {
-  for (const char* free : {"source", "run.folder", "run.device", "run.sharding", "run.shard_ranks",
-                           "run.keep_checkpoints", "data.needles", "data.tasks"}) {
+  for (const char* free :
+       {"source", "run.folder", "run.device", "run.sharding", "run.shard_ranks", "run.kernels",
+        "run.keep_checkpoints", "data.needles", "data.tasks"}) {
     if (path == free) return true;
   }
   if (path.starts_with("data.choices")) return true;

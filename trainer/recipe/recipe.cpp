@@ -49,6 +49,10 @@ void RunOptions::describe(Fields& fields) {
       "hold copies, whose gradients are summed once a step. With as many as a node has "
       "GPUs, weights travel inside nodes only. A divisor of the number of ranks; 0 = all.",
       {0, 1 << 16});
+  fields.choice("kernels", kernels, {"auto", "strict"}, Need::kOptional,
+                "On GPUs. auto: the fastest way that was measured for a call; where an op's own "
+                "kernels do not take it, LibTorch calls do the same, many times slower, and the "
+                "log warns. strict: that is an error, which says what the kernels need.");
   fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
                "Newest checkpoints kept; the ones at stage boundaries are always kept.",
                {1, 1 << 20});
