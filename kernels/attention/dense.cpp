@@ -3,10 +3,10 @@
 //   CPU, nq = nk     LibTorch's CPU flash kernel, one call per document
 //   everything else  query slabs per document (dense_slabs.h), scores in fp32 or fp64
 //
-// A forward that no backward follows, over a row that is one document of a round length, is
-// cuDNN's: 1.0 ms instead of 1.8 at 8K on an H100, 247 instead of 422 at 128K (32/2 heads of 128).
-// cuDNN makes a plan of 60 to 100 ms for every new length, and at every call for packed documents;
-// those, and whatever is trained, stay with the flash kernel.
+// Documents of one round length are cuDNN's (dense_cudnn.h) where no backward follows, or where
+// results need not be the same bits at every call: its forward takes 1.0 ms instead of 1.8 at 8K on
+// an H100, 247 instead of 422 at 128K (32/2 heads of 128). The flash backward adds parts of dq in a
+// fixed order unless nobody asks for that.
 //
 // With P = exp(scale q k^T - lse) and D = rowsum(dO * O): dV = P^T dO, dS = P * (dO V^T - D),
 // dQ = scale dS K, dK = scale dS^T Q.
@@ -16,6 +16,7 @@
 
 #include <string>
 
+#include "kernels/attention/dense_cudnn.h"
 #include "kernels/attention/dense_slabs.h"
 #include "kernels/attention/query_slabs.h"
 #include "kernels/check.h"
@@ -39,42 +40,13 @@ bool use_flash(const at::Tensor& q) {
   return true;
 }
 
+// Of a pass that is trained.
+bool trains_with_cudnn(const at::Tensor& q, const Documents& q_docs, const Documents& k_docs) {
+  return !deterministic_paths() && dense_cudnn_gains(q, q_docs, k_docs);
+}
+
 bool use_cpu_flash(const at::Tensor& q, const Documents& q_docs, const Documents& k_docs) {
   return q.is_cpu() && q_docs.offsets == k_docs.offsets && accumulate_type(q) == q.scalar_type();
-}
-
-constexpr int64_t kCudnnTokens = 2048;  // the shortest that gains
-constexpr int64_t kCudnnRound = 1024;   // few lengths are multiples, so few plans are made
-constexpr int64_t kCudnnElements = int64_t{1} << 31;  // of q; not tried beyond
-
-// What cuDNN lacks for a row that would gain from it; empty: nothing.
-std::string cudnn_lacks(const at::Tensor& q) {
-  if (!at::globalContext().userEnabledCuDNNSDP()) return "LibTorch's switch for it is off";
-  if (!at::globalContext().hasCuDNN()) return "this LibTorch has no cuDNN";
-  if (q.size(2) > 128) return "it takes head sizes up to 128";
-  return {};
-}
-
-bool use_cudnn(const at::Tensor& q, const Documents& q_docs, const Documents& k_docs) {
-  const int64_t T = q.size(0);
-  if (!use_flash(q) || q_docs.count() != 1 || k_docs.num_tokens() != T || T < kCudnnTokens ||
-      T % kCudnnRound != 0 || q.numel() >= kCudnnElements) {
-    return false;
-  }
-  const std::string lacking = cudnn_lacks(q);
-  if (!lacking.empty()) {
-    tell_way(kOp, "the variable-length flash kernel where cuDNN would be faster: " + lacking);
-  }
-  return lacking.empty();
-}
-
-at::Tensor cudnn_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                         double scale) {
-  const auto batch_of_one = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
-  const auto result = at::_cudnn_attention_forward(
-      batch_of_one(q), batch_of_one(k), batch_of_one(v), {}, {}, {}, q.size(0), k.size(0),
-      /*compute_log_sumexp=*/false, 0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
-  return std::get<0>(result).squeeze(0).transpose(0, 1).contiguous();
 }
 
 // One document of (T, N, HS) as (NKV, N / NKV, n, HS): KV heads play the batch.
@@ -126,12 +98,12 @@ void cpu_flash_backward(const at::Tensor& d_o, const at::Tensor& q, const at::Te
 // allocation fill itself with NaN, which is turned off alongside.
 class DeterministicGuard {
  public:
-  DeterministicGuard()
+  explicit DeterministicGuard(bool deterministic)
       : on_(at::globalContext().deterministicAlgorithms()),
         warn_only_(at::globalContext().deterministicAlgorithmsWarnOnly()),
         fill_(at::globalContext().deterministicFillUninitializedMemory()) {
     at::globalContext().setDeterministicFillUninitializedMemory(false);
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
   }
   ~DeterministicGuard() {
     at::globalContext().setDeterministicAlgorithms(on_, warn_only_);
@@ -154,6 +126,10 @@ std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, 
   check_same(v, k, "dense_attention", "v");
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
+    if (trains_with_cudnn(q, q_docs, k_docs)) {
+      tell_way(kOp, "cuDNN where it is trained, for documents of one round length");
+      return dense_cudnn_forward(q, k, v, q_docs, scale, /*want_lse=*/true);
+    }
     const auto result = at::_flash_attention_forward(
         q, k, v, q_docs.offsets_i32, k_docs.offsets_i32, q_docs.longest, k_docs.longest, 0.0,
         /*is_causal=*/true, /*return_debug_mask=*/false, scale);
@@ -177,7 +153,13 @@ at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, cons
   check_queries_and_keys(q, k, q_docs, k_docs, "dense_attention");
   check_same(v, k, "dense_attention", "v");
   const at::NoGradGuard no_grad;
-  if (use_cudnn(q, q_docs, k_docs)) return cudnn_forward(q, k, v, scale);
+  if (use_flash(q)) {
+    if (dense_cudnn_gains(q, q_docs, k_docs)) {
+      tell_way(kOp, "cuDNN where no backward follows, for documents of one round length");
+      return std::get<0>(dense_cudnn_forward(q, k, v, q_docs, scale, /*want_lse=*/false));
+    }
+    tell_way(kOp, "the variable-length flash kernel where no backward follows, for others");
+  }
   return std::get<0>(dense_attention_forward(q, k, v, q_docs, k_docs, scale));
 }
 
@@ -193,7 +175,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
   check_statistic(lse, {q.size(1), q.size(0)}, q, op, "lse");
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
-    const DeterministicGuard deterministic;
+    if (trains_with_cudnn(q, q_docs, k_docs)) {
+      return dense_cudnn_backward(d_o, q, k, v, o, lse, q_docs, scale);
+    }
+    const bool deterministic = deterministic_paths();
+    tell_way(kOp, deterministic ? "the flash kernel where it is trained, with a fixed order of sums"
+                                : "the flash kernel where it is trained, with any order of sums");
+    const DeterministicGuard guard(deterministic);
     const at::Tensor no_dropout = at::empty({2}, q.options().dtype(at::kUInt64));
     return at::_flash_attention_backward(d_o, q, k, v, o, lse, q_docs.offsets_i32,
                                          k_docs.offsets_i32, q_docs.longest, k_docs.longest, 0.0,

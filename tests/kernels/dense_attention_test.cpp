@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "kernels/ops.h"
+#include "kernels/paths.h"
 #include "kernels/twins/twins.h"
 #include "tests/kernels/attention_cases.h"
 
@@ -91,12 +93,37 @@ TEST_P(DenseAttention, OfADocumentDoesNotDependOnItsNeighbours) {
   }
 }
 
-// On a GPU the longer row is cuDNN's, the others the flash kernel's.
+// On a GPU documents of one round length are cuDNN's then, the others the flash kernel's.
+TEST_P(DenseAttention, InAnyOrderAgreesWithTheFixedOrder) {
+  for (const DocumentCase& c : {DocumentCase{{0, 40}, 300}, {{0}, 2048}, {{0, 3072}, 6144}}) {
+    if (!device().is_cuda() && c.num_tokens > 300) continue;  // the same code there
+    SCOPED_TRACE(::testing::Message() << c.num_tokens << " tokens");
+    const Documents docs = c.on(device());
+    const at::Tensor q = random({c.num_tokens, 6, 64}), k = random({c.num_tokens, 2, 64}),
+                     v = random(k.sizes()), d_o = random(q.sizes());
+    const auto run = [&]() -> std::vector<at::Tensor> {
+      const auto [o, lse] = dense_attention_forward(q, k, v, docs, docs, 0.125);
+      const auto [dq, dk, dv] = dense_attention_backward(d_o, q, k, v, o, lse, docs, docs, 0.125);
+      return {o, dq, dk, dv, lse};
+    };
+    const std::vector<at::Tensor> fixed = run();
+    PathRules before = set_path_rules({.deterministic = false});
+    const std::vector<at::Tensor> any = run();
+    set_path_rules(std::move(before));
+    for (size_t i = 0; i < fixed.size(); ++i) {
+      EXPECT_TRUE(any[i].is_contiguous());
+      EXPECT_TRUE(close(any[i], fixed[i])) << "result " << i;
+    }
+  }
+}
+
+// On a GPU documents of one round length are cuDNN's, the others the flash kernel's.
 TEST_P(DenseAttention, OutputAloneIsThatOfTheForward) {
   const std::vector<std::tuple<int64_t, int64_t, int64_t>> heads{{4, 2, 64}, {6, 1, 128}};
   for (const auto& [NH, NKV, HS] : heads) {
     for (const DocumentCase& c :
-         {DocumentCase{{0}, 129}, {{0, 1, 4, 21}, 90}, {{0, 500}, 2048}, {{0}, 2048}}) {
+         {DocumentCase{{0}, 129}, {{0, 1, 4, 21}, 90}, {{0, 500}, 2048}, {{0}, 2048},
+          {{0, 2048}, 4096}}) {
       if (!device().is_cuda() && c.num_tokens > 129) continue;  // the same code there
       SCOPED_TRACE(::testing::Message()
                    << c.num_tokens << " x " << NH << "/" << NKV << " x " << HS);

@@ -1,7 +1,9 @@
 // sala-bench: lightning attention, its decode step, and dense attention.
 #include <cmath>
+#include <utility>
 
 #include "kernels/ops.h"
+#include "kernels/paths.h"
 #include "trainer/bench/op.h"
 
 namespace sala {
@@ -83,6 +85,27 @@ BenchRun dense_run(const BenchShape& s, bool backward) {
   };
 }
 
+// While one lives, results may differ from call to call.
+class AnyOrder {
+ public:
+  AnyOrder() : before_(set_path_rules({.deterministic = false})) {}
+  ~AnyOrder() { set_path_rules(std::move(before_)); }
+  AnyOrder(const AnyOrder&) = delete;
+  AnyOrder& operator=(const AnyOrder&) = delete;
+
+ private:
+  PathRules before_;
+};
+
+BenchRun dense_any_order_run(const BenchShape& s, bool backward) {
+  const AnyOrder any_order;
+  const BenchRun run = dense_run(s, backward);
+  return [run]() -> BenchTensors {
+    const AnyOrder any_order;
+    return run();
+  };
+}
+
 BenchRun dense_output_run(const BenchShape& s) {
   const at::Tensor q = s.normal_heads(), k = at::randn_like(q), v = at::randn_like(q);
   const Documents docs = s.packed();
@@ -112,6 +135,10 @@ std::vector<BenchOp> attention_bench_ops() {
        prepare_run<dense_run, false>, kDenseTokens},
       {"dense_attention", "bwd", kHeads, head_shape_text, head_bytes(8), causal_flops(5),
        prepare_run<dense_run, true>, kDenseTokens},
+      {"dense_any_order", "fwd", kHeads, head_shape_text, head_bytes(4), causal_flops(2),
+       prepare_run<dense_any_order_run, false>, kDenseTokens},
+      {"dense_any_order", "bwd", kHeads, head_shape_text, head_bytes(8), causal_flops(5),
+       prepare_run<dense_any_order_run, true>, kDenseTokens},
       {"dense_output", "fwd", kHeads, head_shape_text, head_bytes(4), causal_flops(2),
        dense_output_run, kDenseTokens},
   };

@@ -18,7 +18,7 @@ int64_t stage_of(const std::string& path) {
 bool is_free(const std::string& path) {
   for (const char* free :
        {"source", "run.folder", "run.device", "run.sharding", "run.shard_ranks", "run.kernels",
-        "run.keep_checkpoints", "data.needles", "data.tasks"}) {
+        "run.deterministic", "run.keep_checkpoints", "data.needles", "data.tasks"}) {
     if (path == free) return true;
   }
   if (path.starts_with("data.choices")) return true;
