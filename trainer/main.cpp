@@ -85,8 +85,7 @@ int after_output(int code) {
 
 // Which ways ops may go, and that the log says which they go.
 void set_rules_of(const sala::RunOptions& run) {
-  sala::PathRules rules{.strict = run.kernels == "strict",
-                        .deterministic = run.deterministic};
+  sala::PathRules rules{.strict = run.kernels == "strict", .deterministic = run.deterministic};
   rules.tell = [](const std::string& line, bool slow) {
     slow ? spdlog::warn("{}", line) : spdlog::info("{}", line);
   };

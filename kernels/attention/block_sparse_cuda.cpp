@@ -92,8 +92,7 @@ std::string lacking(const at::Tensor& q, const at::Tensor& k, int64_t block_size
 
 bool block_sparse_kernels_run(const at::Tensor& q, const at::Tensor& k, int64_t block_size,
                               double scale) {
-  return q.is_cuda() &&
-         kernels_run("block_sparse_attention", lacking(q, k, block_size, scale));
+  return q.is_cuda() && kernels_run("block_sparse_attention", lacking(q, k, block_size, scale));
 }
 
 std::tuple<at::Tensor, at::Tensor> block_sparse_forward_cuda(

@@ -67,10 +67,8 @@ std::tuple<at::Tensor, at::Tensor> dense_cudnn_forward(const at::Tensor& q, cons
 std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_cudnn_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& o, const at::Tensor& lse, const Documents& docs, double scale) {
-  const at::Tensor lse_BHn1 = lse.view({q.size(1), docs.count(), docs.longest})
-                                  .transpose(0, 1)
-                                  .contiguous()
-                                  .unsqueeze(-1);
+  const at::Tensor lse_BHn1 =
+      lse.view({q.size(1), docs.count(), docs.longest}).transpose(0, 1).contiguous().unsqueeze(-1);
   const at::Tensor no_dropout = at::empty({}, q.options().dtype(at::kLong));
   const auto [dq, dk, dv] = at::_cudnn_attention_backward(
       batched(d_o, docs), batched(q, docs), batched(k, docs), batched(v, docs), batched(o, docs),

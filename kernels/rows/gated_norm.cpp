@@ -89,7 +89,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
   at::Tensor dz = dz_out.defined() ? dz_out : at::empty(z.sizes(), z.options());
   check_same_columns(dz, o, "gated_norm backward", "dz_out");
 #ifdef SALA_CUDA
-  if (row_kernels_take("gated_norm", o, o.size(1))) return backward_cuda(dy, o, z, weight, rstd, dz);
+  if (row_kernels_take("gated_norm", o, o.size(1)))
+    return backward_cuda(dy, o, z, weight, rstd, dz);
 #endif
   const at::Tensor gate = at::sigmoid(z.contiguous());
   at::Tensor dn = at::mul(dy, gate);

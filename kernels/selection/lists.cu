@@ -182,7 +182,7 @@ constexpr int kAllThreads = 128;
 // A warp per query.
 __global__ void __launch_bounds__(kAllThreads)
     all_kernel(const __grid_constant__ SelectInput input, int* lists) {
-  const int query = (blockIdx.x * kAllThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
+  const int query = blockIdx.x * (kAllThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (query >= input.num_queries) return;
   const int doc = find_entry(input.q_offsets, input.num_docs, query);
   const int before_end = input.q_offsets[doc + 1] - query;

@@ -121,9 +121,11 @@ TEST_P(DenseAttention, InAnyOrderAgreesWithTheFixedOrder) {
 TEST_P(DenseAttention, OutputAloneIsThatOfTheForward) {
   const std::vector<std::tuple<int64_t, int64_t, int64_t>> heads{{4, 2, 64}, {6, 1, 128}};
   for (const auto& [NH, NKV, HS] : heads) {
-    for (const DocumentCase& c :
-         {DocumentCase{{0}, 129}, {{0, 1, 4, 21}, 90}, {{0, 500}, 2048}, {{0}, 2048},
-          {{0, 2048}, 4096}}) {
+    for (const DocumentCase& c : {DocumentCase{{0}, 129},
+                                  {{0, 1, 4, 21}, 90},
+                                  {{0, 500}, 2048},
+                                  {{0}, 2048},
+                                  {{0, 2048}, 4096}}) {
       if (!device().is_cuda() && c.num_tokens > 129) continue;  // the same code there
       SCOPED_TRACE(::testing::Message()
                    << c.num_tokens << " x " << NH << "/" << NKV << " x " << HS);

@@ -20,8 +20,8 @@ struct RunOptions {
   std::string device = "auto";    // auto | cpu | cuda
   std::string sharding = "none";  // none | zero1 | zero3 (trainer/parameters.h)
   int64_t shard_ranks = 0;  // that share out one copy of the model; 0 = all (World::shard_comms)
-  std::string kernels = "auto";   // auto | strict (kernels/paths.h)
-  bool deterministic = true;      // kernels/paths.h
+  std::string kernels = "auto";  // auto | strict (kernels/paths.h)
+  bool deterministic = true;     // kernels/paths.h
   int64_t keep_checkpoints = 2;  // newest ones kept besides every stage boundary
   void describe(Fields& fields);
 };
