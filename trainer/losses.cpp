@@ -2,6 +2,7 @@
 #include "trainer/losses.h"
 
 #include "model/forward.h"
+#include "trainer/teacher/cut.h"
 
 namespace sala {
 
@@ -21,22 +22,28 @@ at::Tensor with_sources(std::vector<at::Tensor> sums, const at::Tensor& loss_T,
   return at::stack(sums);
 }
 
+at::Tensor distillation_sums(const VocabLoss& loss, const at::Tensor& weight_T,
+                             const Batch& batch) {
+  return with_sources(
+      {loss.loss_sum, weighted_sum(loss.kl_T, weight_T), weighted_sum(loss.ce_T, weight_T)},
+      loss.loss_T, batch);
+}
+
 }  // namespace
 
 at::Tensor NextTokenLoss::forward_backward(const LeasedHead& head, const at::Tensor& x,
                                            const Batch& batch, at::Tensor& dx,
                                            const at::Tensor& d_head) {
   const at::Tensor weight = batch.loss_weight / batch.global_weight;
-  const VocabLoss loss =
-      linear_cross_entropy(x, head.model.head_weight(head.lease), batch.targets, weight,
-                           head.model.config().logit_scale, &dx, d_head);
+  const VocabLoss loss = linear_cross_entropy(x, head.model.head_weight(head.lease), batch.targets,
+                                              weight, head.model.config().logit_scale, &dx, d_head);
   return with_sources({loss.loss_sum, at::zeros_like(loss.loss_sum), loss.loss_sum}, loss.loss_T,
                       batch);
 }
 
 void DistillLoss::prepare(const Batch& batch) {
-  x_teacher_ = hidden(teacher_.model, teacher_.parameters,
-                      teacher_.model.env(batch, /*sparse=*/false));
+  x_teacher_ =
+      hidden(teacher_.model, teacher_.parameters, teacher_.model.env(batch, /*sparse=*/false));
 }
 
 at::Tensor DistillLoss::forward_backward(const LeasedHead& head, const at::Tensor& x,
@@ -44,14 +51,31 @@ at::Tensor DistillLoss::forward_backward(const LeasedHead& head, const at::Tenso
                                          const at::Tensor& d_head) {
   const Lease teacher_head = teacher_.parameters.lease(teacher_.model.head_parts());
   const at::Tensor weight = batch.loss_weight / batch.global_weight;
-  const VocabLoss loss = linear_kl(
-      x, head.model.head_weight(head.lease), head.model.config().logit_scale, x_teacher_,
-      teacher_.model.head_weight(teacher_head), teacher_.model.config().logit_scale, batch.targets,
-      weight, config_, &dx, d_head);
+  const VocabLoss loss =
+      linear_kl(x, head.model.head_weight(head.lease), head.model.config().logit_scale, x_teacher_,
+                teacher_.model.head_weight(teacher_head), teacher_.model.config().logit_scale,
+                batch.targets, weight, config_, &dx, d_head);
   x_teacher_.reset();
-  return with_sources(
-      {loss.loss_sum, weighted_sum(loss.kl_T, weight), weighted_sum(loss.ce_T, weight)},
-      loss.loss_T, batch);
+  return distillation_sums(loss, weight, batch);
+}
+
+TopkDistillLoss::TopkDistillLoss(std::unique_ptr<CutTeacher> teacher, DistillConfig config)
+    : teacher_(std::move(teacher)), config_(config) {}
+TopkDistillLoss::~TopkDistillLoss() = default;
+void TopkDistillLoss::begin_step(const StepRows& rows) { teacher_->begin_step(rows); }
+void TopkDistillLoss::end_step() { teacher_->end_step(); }
+void TopkDistillLoss::flush() { teacher_->flush(); }
+void TopkDistillLoss::prepare(const Batch& batch) { words_ = teacher_->of(batch); }
+
+at::Tensor TopkDistillLoss::forward_backward(const LeasedHead& head, const at::Tensor& x,
+                                             const Batch& batch, at::Tensor& dx,
+                                             const at::Tensor& d_head) {
+  const at::Tensor weight = batch.loss_weight / batch.global_weight;
+  const VocabLoss loss =
+      linear_topk_kl(x, head.model.head_weight(head.lease), head.model.config().logit_scale, words_,
+                     batch.targets, weight, config_, &dx, d_head);
+  words_ = {};
+  return distillation_sums(loss, weight, batch);
 }
 
 }  // namespace sala

@@ -4,10 +4,16 @@
 
 #include <ATen/ATen.h>
 
+#include <memory>
+
 #include "kernels/ops.h"
+#include "kernels/topk.h"
 #include "trainer/network.h"
 
 namespace sala {
+
+class CutTeacher;  // trainer/teacher/cut.h
+struct StepRows;   // data/loader.h
 
 // A model's vocabulary projection while it is leased.
 struct LeasedHead {
@@ -23,6 +29,11 @@ inline constexpr size_t kLoss = 0, kKl = 1, kCe = 2, kBySource = 3;
 class Loss {
  public:
   virtual ~Loss() = default;
+  // Around a step's passes, on all ranks together; `rows` are this rank's.
+  virtual void begin_step(const StepRows& /*rows*/) {}
+  virtual void end_step() {}
+  // What it keeps for later runs becomes durable. May throw on one rank alone.
+  virtual void flush() {}
   // Before the model's own forward pass: what needs other models' weights.
   virtual void prepare(const Batch& /*batch*/) {}
   // x (T, C): final-norm output. Fills dx and adds the vocabulary projection's gradient to d_head
@@ -53,6 +64,24 @@ class DistillLoss : public Loss {
   Network& teacher_;
   DistillConfig config_;
   at::Tensor x_teacher_;  // (T, C) of the batch that was prepared
+};
+
+// The same with a cut teacher (kernels/topk.h), which may have been asked in an earlier run.
+class TopkDistillLoss : public Loss {
+ public:
+  TopkDistillLoss(std::unique_ptr<CutTeacher> teacher, DistillConfig config);
+  ~TopkDistillLoss() override;
+  void begin_step(const StepRows& rows) override;
+  void end_step() override;
+  void flush() override;
+  void prepare(const Batch& batch) override;
+  at::Tensor forward_backward(const LeasedHead& head, const at::Tensor& x, const Batch& batch,
+                              at::Tensor& dx, const at::Tensor& d_head) override;
+
+ private:
+  std::unique_ptr<CutTeacher> teacher_;
+  DistillConfig config_;
+  TopkTeacher words_;  // on the batch that was prepared
 };
 
 }  // namespace sala

@@ -1,7 +1,7 @@
-// Plain-loop twins of the ops of kernels/ops.h: same arguments and results, CPU only, obvious
-// loops, sums in fp64, rounding to the tensor's dtype exactly where the op's definition rounds.
-// They define what the ops compute and are slow on purpose. Those of lightning and sparse attention
-// are in kernels/twins/attention.h.
+// Plain-loop twins of the ops of kernels/ops.h and kernels/topk.h: same arguments and results, CPU
+// only, obvious loops, sums in fp64, rounding to the tensor's dtype exactly where the op's
+// definition rounds. They define what the ops compute and are slow on purpose. Those of lightning
+// and sparse attention are in kernels/twins/attention.h.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,6 +10,7 @@
 
 #include "kernels/documents.h"
 #include "kernels/ops.h"
+#include "kernels/topk.h"
 
 namespace sala {
 
@@ -68,6 +69,12 @@ VocabLoss linear_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_
                          double teacher_logit_scale, const at::Tensor& targets,
                          const at::Tensor& weight, const DistillConfig& config,
                          at::Tensor* dx = nullptr, const at::Tensor& d_w = {});
+TopkTeacher linear_topk_twin(const at::Tensor& x, const at::Tensor& w, double logit_scale,
+                             double temperature, int64_t k);
+VocabLoss linear_topk_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_scale,
+                              const TopkTeacher& teacher, const at::Tensor& targets,
+                              const at::Tensor& weight, const DistillConfig& config,
+                              at::Tensor* dx = nullptr, const at::Tensor& d_w = {});
 
 void adamw_step_twin(at::Tensor& master, at::Tensor& m, at::Tensor& v, const at::Tensor& grad,
                      at::Tensor copy, const AdamW& options);

@@ -1,7 +1,9 @@
-// The two losses over the vocabulary in plain loops, one token at a time.
+// The losses over the vocabulary in plain loops, one token at a time.
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 
 #include "kernels/check.h"
 #include "kernels/twins/twins.h"
@@ -111,6 +113,85 @@ VocabLoss linear_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_
       if (wanted >= 0) dz[i] += a * (std::exp(log_hard[i]) - (i == wanted));
       dz[i] *= share[t];
     }
+    loss[t] = (1 - a) * kl[t] + a * ce[t];
+    loss_sum += share[t] * loss[t];
+    head.add_gradient(t, dz);
+  }
+  head.write(x, dx, d_w);
+  VocabLoss result;
+  result.loss_sum = at::scalar_tensor(loss_sum, at::kDouble);
+  result.loss_T = tensor_of(loss, {T}, accumulate_type(x));
+  result.kl_T = tensor_of(kl, {T}, accumulate_type(x));
+  if (targets.defined()) result.ce_T = tensor_of(ce, {T}, accumulate_type(x));
+  return result;
+}
+
+TopkTeacher linear_topk_twin(const at::Tensor& x, const at::Tensor& w, double logit_scale,
+                             double temperature, int64_t k) {
+  const int64_t T = x.size(0), V = w.size(0);
+  const Head head(x, w, logit_scale);
+  Row ids(T * k), log_top(T * k), log_tail(T);
+  for (int64_t t = 0; t < T; ++t) {
+    const Row log_p = log_softmax(head.logits(t), temperature);
+    std::vector<int64_t> order(V);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return log_p[a] > log_p[b]; });
+    double tail = 0;
+    for (int64_t i = 0; i < V; ++i) {
+      if (i >= k) {
+        tail += std::exp(log_p[order[i]]);
+        continue;
+      }
+      ids[t * k + i] = static_cast<double>(order[i]);
+      log_top[t * k + i] = log_p[order[i]];
+    }
+    log_tail[t] = std::log(tail);
+  }
+  return {tensor_of(ids, {T, k}, at::kLong), tensor_of(log_top, {T, k}, accumulate_type(x)),
+          tensor_of(log_tail, {T}, accumulate_type(x))};
+}
+
+VocabLoss linear_topk_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_scale,
+                              const TopkTeacher& teacher, const at::Tensor& targets,
+                              const at::Tensor& weight, const DistillConfig& config, at::Tensor* dx,
+                              const at::Tensor& d_w) {
+  const int64_t T = x.size(0), V = w.size(0), k = teacher.ids.size(1);
+  const double temperature = config.temperature, a = config.ce_weight;
+  const auto target = values_of(targets), share = values_of(weight);
+  const auto ids = values_of(teacher.ids), log_top = values_of(teacher.log_p);
+  const auto log_tail = values_of(teacher.log_tail);
+  const auto gap = [](double log_p, double log_q) {
+    return std::isinf(log_p) ? 0 : std::exp(log_p) * (log_p - log_q);
+  };
+  Head head(x, w, logit_scale);
+  Row loss(T), kl(T), ce(T);
+  double loss_sum = 0;
+  for (int64_t t = 0; t < T; ++t) {
+    const Row log_q = log_softmax(head.logits(t), temperature);
+    const Row log_hard = log_softmax(head.logits(t), 1);
+    std::vector<int64_t> place(V, -1);  // among the teacher's ids; -1: in the tail
+    for (int64_t i = 0; i < k; ++i) place[static_cast<int64_t>(ids[t * k + i])] = i;
+    double q_tail = 0;
+    for (int64_t i = 0; i < V; ++i) q_tail += place[i] < 0 ? std::exp(log_q[i]) : 0;
+    kl[t] = gap(log_tail[t], std::log(q_tail));
+    const int64_t wanted = targets.defined() ? static_cast<int64_t>(target[t]) : -1;
+    if (wanted >= 0) ce[t] = -log_hard[wanted];
+    Row dz(V);
+    for (int64_t i = 0; i < V; ++i) {
+      const double q = std::exp(log_q[i]);
+      if (place[i] < 0) {
+        dz[i] = (q_tail - std::exp(log_tail[t])) * q / q_tail;
+      } else {
+        const double log_p = log_top[t * k + place[i]];
+        kl[t] += gap(log_p, log_q[i]);
+        dz[i] = q - std::exp(log_p);
+      }
+      dz[i] *= (1 - a) * temperature;
+      if (wanted >= 0) dz[i] += a * (std::exp(log_hard[i]) - (i == wanted));
+      dz[i] *= share[t];
+    }
+    kl[t] *= temperature * temperature;
     loss[t] = (1 - a) * kl[t] + a * ce[t];
     loss_sum += share[t] * loss[t];
     head.add_gradient(t, dz);

@@ -1,4 +1,4 @@
-// The loop over chunks of tokens behind both losses over the vocabulary.
+// The loop over chunks of tokens behind the losses over the vocabulary.
 
 #include "kernels/vocabulary/chunks.h"
 
@@ -68,17 +68,18 @@ void check_vocab_inputs(const char* op, const VocabHead& head, const at::Tensor&
               low < 0 ? low : high);
 }
 
-VocabLoss vocab_loss(const VocabHead& student, const VocabHead* teacher, const at::Tensor& targets,
-                     const at::Tensor& weight, const VocabRule& rule, at::Tensor* dx,
-                     const at::Tensor& d_w) {
+VocabLoss vocab_loss(const VocabHead& student, const VocabTeacher& teacher,
+                     const at::Tensor& targets, const at::Tensor& weight, const VocabRule& rule,
+                     at::Tensor* dx, const at::Tensor& d_w) {
   const at::NoGradGuard no_grad;
   const auto& [x, w] = student;
   const int64_t T = x.size(0);
   const auto options = x.options().dtype(accumulate_type(x));
   VocabLoss result;
   result.loss_T = at::empty({T}, options);
-  if (teacher != nullptr) result.kl_T = at::empty({T}, options);
-  if (teacher != nullptr && targets.defined()) result.ce_T = at::empty({T}, options);
+  const bool distils = teacher.whole != nullptr || teacher.topk != nullptr;
+  if (distils) result.kl_T = at::empty({T}, options);
+  if (distils && targets.defined()) result.ce_T = at::empty({T}, options);
   if (dx != nullptr) *dx = at::empty_like(x);
   const int64_t chunk = vocab_chunk_tokens(w, T);
   for (int64_t begin = 0; begin < T; begin += chunk) {
@@ -87,12 +88,17 @@ VocabLoss vocab_loss(const VocabHead& student, const VocabHead* teacher, const a
     };
     // Freed at the end of each turn: the next one gets the same memory from the allocator.
     at::Tensor teacher_logits;
-    if (teacher != nullptr) {
-      teacher_logits = chunk_logits(rows_of(teacher->x), teacher->w).to(options.dtype());
+    if (teacher.whole != nullptr) {
+      teacher_logits =
+          chunk_logits(rows_of(teacher.whole->x), teacher.whole->w).to(options.dtype());
     }
     VocabRows rows{
         chunk_logits(rows_of(x), w), teacher_logits,       rows_of(targets),    rows_of(weight),
         rows_of(result.loss_T),      rows_of(result.kl_T), rows_of(result.ce_T)};
+    if (teacher.topk != nullptr) {
+      rows.top = {rows_of(teacher.topk->ids), rows_of(teacher.topk->log_p),
+                  rows_of(teacher.topk->log_tail)};
+    }
     const at::Tensor d_logits = vocab_rows(rows, rule, dx != nullptr, x.scalar_type());
     if (dx != nullptr) chunk_backward(d_logits, rows_of(x), w, rows_of(*dx), d_w);
   }

@@ -1,4 +1,4 @@
-// What the two losses over the vocabulary share: their inputs' checks, and the loop over chunks of
+// What the losses over the vocabulary share: their inputs' checks, and the loop over chunks of
 // tokens: logits by a matrix product, the rows' losses and gradients (kernels/vocabulary/rows.h),
 // and the two products that carry the gradient back to x and w.
 #pragma once
@@ -29,10 +29,16 @@ at::Tensor chunk_logits(const at::Tensor& x, const at::Tensor& w);
 void check_vocab_inputs(const char* op, const VocabHead& head, const at::Tensor& targets,
                         const at::Tensor& weight, const at::Tensor& d_w);
 
-// Loss of `student` against `teacher` (or none: targets alone) and its gradients, as the ops
-// promise. Inputs have been checked.
-VocabLoss vocab_loss(const VocabHead& student, const VocabHead* teacher, const at::Tensor& targets,
-                     const at::Tensor& weight, const VocabRule& rule, at::Tensor* dx,
-                     const at::Tensor& d_w);
+// One of both, or none: targets alone.
+struct VocabTeacher {
+  const VocabHead* whole = nullptr;
+  const TopkTeacher* topk = nullptr;
+};
+
+// Loss of `student` against `teacher` and its gradients, as the ops promise. Inputs have been
+// checked.
+VocabLoss vocab_loss(const VocabHead& student, const VocabTeacher& teacher,
+                     const at::Tensor& targets, const at::Tensor& weight, const VocabRule& rule,
+                     at::Tensor* dx, const at::Tensor& d_w);
 
 }  // namespace sala

@@ -14,7 +14,7 @@ VocabLoss linear_cross_entropy(const at::Tensor& x, const at::Tensor& w, const a
   const VocabHead head{x, w};
   check_vocab_inputs(op, head, targets, weight, d_w);
   const VocabRule rule{logit_scale, 1.0, {.temperature = 1.0, .ce_weight = 1.0}};
-  return vocab_loss(head, nullptr, targets, weight, rule, dx, d_w);
+  return vocab_loss(head, {}, targets, weight, rule, dx, d_w);
 }
 
 }  // namespace sala

@@ -39,7 +39,7 @@ VocabLoss linear_kl(const at::Tensor& x, const at::Tensor& w, double logit_scale
   check_vocab_inputs("linear_kl", student, targets, weight, d_w);
   check_teacher(student, teacher, targets, config);
   const VocabRule rule{logit_scale, teacher_logit_scale, config};
-  return vocab_loss(student, &teacher, targets, weight, rule, dx, d_w);
+  return vocab_loss(student, {.whole = &teacher}, targets, weight, rule, dx, d_w);
 }
 
 }  // namespace sala

@@ -1,4 +1,5 @@
-// Rows of logits on the CPU as LibTorch operations, on CUDA as one launch of rows.cu.
+// Rows of logits on the CPU as LibTorch operations, on CUDA as one launch of rows.cu; against a cut
+// teacher topk_rows.cpp in both places.
 
 #include "kernels/vocabulary/rows.h"
 
@@ -113,6 +114,7 @@ at::Tensor kl_cpu(const VocabRows& rows, const VocabRule& rule, bool want_gradie
 
 at::Tensor vocab_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient,
                       at::ScalarType gradient_type) {
+  if (rows.top.defined()) return topk_rows(rows, rule, want_gradient);
   if (rows.logits.is_cuda()) return rows_cuda(rows, rule, want_gradient, gradient_type);
   if (!rows.teacher_logits.defined()) return cross_entropy_cpu(rows, rule, want_gradient);
   return kl_cpu(rows, rule, want_gradient);

@@ -5,16 +5,18 @@
 #include <ATen/ATen.h>
 
 #include "kernels/ops.h"
+#include "kernels/topk.h"
 
 namespace sala {
 
-// n tokens. What is defined among the last three is filled.
+// n tokens. What is defined among loss, kl and ce is filled.
 struct VocabRows {
   at::Tensor logits;          // (n, V) fp32/fp64: x W^T, before any scale; may be overwritten
   at::Tensor teacher_logits;  // likewise; undefined: next-token loss alone
   at::Tensor targets;         // (n) int64, or undefined
   at::Tensor weight;          // (n)
   at::Tensor loss, kl, ce;    // (n) in the logits' dtype: outputs, before weights
+  TopkTeacher top = {};       // of the n tokens: a cut teacher instead of teacher_logits
 };
 
 struct VocabRule {
@@ -27,5 +29,16 @@ struct VocabRule {
 // bf16 or fp32 gradient).
 at::Tensor vocab_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient,
                       at::ScalarType gradient_type);
+// vocab_rows where the teacher is cut; the gradient has the logits' dtype.
+at::Tensor topk_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient);
+
+// softmax(z) of n rows, split at k ids of each.
+struct CutRows {
+  at::Tensor log_top;      // (n, k) at the ids
+  at::Tensor log_tail;     // (n, 1) of all others together; -inf where k = V
+  at::Tensor inside_tail;  // (n, V) softmax over the others alone, 0 at the ids
+  at::Tensor log_sum;      // (n, 1) of exp(z)
+};
+CutRows cut_rows(at::Tensor z, const at::Tensor& ids);  // z (n, V) is overwritten
 
 }  // namespace sala

@@ -27,6 +27,7 @@ const std::map<std::string, std::set<std::string>> kRoomMayInclude = {
     {"kernels/lightning", {"", "gpu"}},
     {"data/files", {""}},
     {"data/stores", {"", "files"}},
+    {"data/teacher", {"", "files"}},
     {"trainer/recipe", {""}},
     {"trainer/ranks", {"", "recipe"}},
     {"trainer/sharding", {}},
@@ -34,6 +35,7 @@ const std::map<std::string, std::set<std::string>> kRoomMayInclude = {
     {"trainer/charts", {}},
     {"trainer/report", {"charts", "journal"}},
     {"trainer/checkpoint", {"", "ranks"}},
+    {"trainer/teacher", {"", "recipe", "journal"}},
 };
 
 // A header (or the start of one) and the only files that may include it.

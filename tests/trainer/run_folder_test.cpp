@@ -151,7 +151,7 @@ TEST(RunLock, AFolderThatCannotBeMadeIsNamed) {
   const ScratchFolder run = scratch("file");
   std::ofstream(run.path + "/file") << "x";
   const std::string error = refusal(run.path + "/file/run");
-  EXPECT_EQ(error.rfind(run.path + "/file/run: cannot make the run folder", 0), 0u) << error;
+  EXPECT_EQ(error.rfind(run.path + "/file/run: cannot make the folder", 0), 0u) << error;
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 // sala-bench: losses over the vocabulary and the optimizer.
+#include <algorithm>
+
 #include "kernels/ops.h"
+#include "kernels/topk.h"
 #include "trainer/bench/op.h"
 
 namespace sala {
@@ -55,6 +58,27 @@ BenchRun kl_run(const BenchShape& s, bool gradients) {
   };
 }
 
+int64_t cut_of(const BenchShape& s) { return std::min<int64_t>(64, s.vocab); }
+
+BenchRun topk_run(const BenchShape& s) {
+  const LossInputs in(s, false);
+  return [=, k = cut_of(s)]() -> BenchTensors {
+    const TopkTeacher teacher = linear_topk(in.x, in.w, 1.0, 1.0, k);
+    return {teacher.ids, teacher.log_p, teacher.log_tail};
+  };
+}
+
+BenchRun topk_kl_run(const BenchShape& s) {
+  const LossInputs in(s, true), other(s, false);
+  const TopkTeacher teacher = linear_topk(other.x, other.w, 1.0, 1.0, cut_of(s));
+  return [=]() -> BenchTensors {
+    at::Tensor dx;
+    const VocabLoss loss = linear_topk_kl(in.x, in.w, 1.0, teacher, in.targets, in.weight,
+                                          DistillConfig(), &dx, in.d_w);
+    return {loss.loss_T, dx};
+  };
+}
+
 template <int kHeads, bool kGradients>
 double bytes(const BenchShape& s) {
   return loss_bytes(s, kHeads, kGradients);
@@ -94,6 +118,10 @@ std::vector<BenchOp> training_bench_ops() {
        prepare_run<kl_run, false>, kLossTokens},
       {"linear_kl", "fwd+bwd", kTokens, loss_text, bytes<2, true>, product_flops(4),
        prepare_run<kl_run, true>, kLossTokens},
+      {"linear_topk", "fwd", kTokens, loss_text, bytes<1, false>, product_flops(1), topk_run,
+       kLossTokens},
+      {"linear_topk_kl", "fwd+bwd", kTokens, loss_text, bytes<1, true>, product_flops(3),
+       topk_kl_run, kLossTokens},
       {"adamw",
        "step",
        BenchSweep::kOnce,

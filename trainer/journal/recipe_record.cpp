@@ -24,7 +24,7 @@ bool is_free(const std::string& path) {
   if (path.starts_with("data.choices")) return true;
   if (path.starts_with("data.sources.") && path.ends_with(".files")) return true;
   for (const char* free : {".save_every", ".evaluate_every", ".micro_tokens", ".context",
-                           ".recompute", ".export.folder"}) {
+                           ".recompute", ".export.folder", ".teacher_cache"}) {
     if (is_stage(path) && path.ends_with(free)) return true;
   }
   return false;

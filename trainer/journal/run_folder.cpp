@@ -41,7 +41,7 @@ constexpr const char* kLockStart = "{\"host\":";
 
 // Only a lock file of ours may be written over: one that was let go of (empty), whose holder died
 // (its text), or that a power loss tore (a part of it, or zeros).
-void check_lock_is_ours(const std::string& path, int file) {
+void check_lock_is_ours(const std::string& path, const std::string& key, int file) {
   char text[16] = "";
   const ssize_t length = pread(file, text, std::strlen(kLockStart), 0);
   const std::string start(text, static_cast<size_t>(std::max<ssize_t>(length, 0)));
@@ -49,12 +49,13 @@ void check_lock_is_ours(const std::string& path, int file) {
   if (length >= 0 && (zeros || std::string(kLockStart).starts_with(start))) return;
   throw std::runtime_error(path +
                            ": expected the lock file of a run, found another file; move it "
-                           "elsewhere or choose another run.folder");
+                           "elsewhere or choose another " +
+                           key);
 }
 
 [[noreturn]] void refuse(const std::string& path, const nlohmann::json& holder,
                          const std::string& advice) {
-  throw std::runtime_error(path + ": the run folder is in use by process " +
+  throw std::runtime_error(path + ": the folder is in use by process " +
                            std::to_string(holder.value("pid", 0)) + " on " +
                            holder.value("host", "an unknown host") + " (batch job " +
                            holder.value("job", "unknown") + "); " + advice);
@@ -62,25 +63,26 @@ void check_lock_is_ours(const std::string& path, int file) {
 
 // Without locks in the file system: a process of this host can be asked, one of another host
 // cannot.
-void check_holder_without_locks(const std::string& path, const nlohmann::json& holder) {
+void check_holder_without_locks(const std::string& path, const std::string& key,
+                                const nlohmann::json& holder) {
   if (!holder.contains("pid")) return;
   if (holder.value("host", "") != host_name()) {
     refuse(path, holder, "this file system has no locks: delete this file if that run is dead");
   }
   const pid_t pid = holder.value("pid", 0);
   if (pid != getpid() && (kill(pid, 0) == 0 || errno == EPERM)) {
-    refuse(path, holder, "wait for it, stop it, or choose another run.folder");
+    refuse(path, holder, "wait for it, stop it, or choose another " + key);
   }
 }
 
 }  // namespace
 
-RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
+RunLock::RunLock(const std::string& folder, const std::string& key) : path_(folder + "/lock") {
   try {
     make_folder_durably(folder);
   } catch (const FileError& error) {
-    throw std::runtime_error(folder + ": cannot make the run folder: " +
-                             std::strerror(error.code()) + "; choose another run.folder");
+    throw std::runtime_error(folder + ": cannot make the folder: " + std::strerror(error.code()) +
+                             "; choose another " + key);
   }
   file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
   if (file_ < 0) {
@@ -88,13 +90,13 @@ RunLock::RunLock(const std::string& folder) : path_(folder + "/lock") {
                              "; check the folder's permissions, and that it is no link");
   }
   try {
-    check_lock_is_ours(path_, file_);
+    check_lock_is_ours(path_, key, file_);
     const nlohmann::json holder = read_holder(file_);
     if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) {
-        refuse(path_, holder, "wait for it, stop it, or choose another run.folder");
+        refuse(path_, holder, "wait for it, stop it, or choose another " + key);
       }
-      check_holder_without_locks(path_, holder);
+      check_holder_without_locks(path_, key, holder);
     }
     const std::string text =
         nlohmann::json{{"host", host_name()}, {"pid", getpid()}, {"job", batch_job()}}.dump() +

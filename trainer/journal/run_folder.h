@@ -7,11 +7,11 @@
 namespace sala {
 
 // Creates FOLDER and takes FOLDER/lock (flock plus host, pid and batch job in the file). Throws
-// when another live process holds it, naming host, pid and job; a stale lock of a dead process is
-// taken over. Rank 0 only.
+// when another live process holds it, naming host, pid and job, and the recipe's key of the folder;
+// a stale lock of a dead process is taken over. Rank 0 only.
 class RunLock {
  public:
-  explicit RunLock(const std::string& folder);
+  explicit RunLock(const std::string& folder, const std::string& key = "run.folder");
   ~RunLock();
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;

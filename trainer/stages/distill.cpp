@@ -1,8 +1,14 @@
-// Distillation: KL between the teacher's and the hybrid's full next-token distributions, all
-// tokens.
+// Distillation: KL between the teacher's and the hybrid's next-token distributions, all tokens:
+// full ones, or with the teacher cut to its likeliest ids, whose words a cache may keep for later
+// runs.
 #include <fmt/format.h>
 
+#include "data/source.h"
+#include "trainer/checks/input_identity.h"
+#include "trainer/checks/target_folder.h"
+#include "trainer/recipe/amount_text.h"
 #include "trainer/stages/model_training.h"
+#include "trainer/teacher/cut.h"
 
 namespace sala {
 
@@ -18,6 +24,15 @@ class DistillStage : public ModelTraining {
                   "Softens both distributions; the KL is multiplied by its square.");
     fields.number("ce_weight", config_.ce_weight, Need::kOptional,
                   "Share of next-token loss in the loss, 0 to 1; the rest is KL.");
+    fields.count("topk", cut_.topk, Need::kOptional,
+                 "Cuts the teacher to its likeliest ids of each token, and one bucket for all "
+                 "others; 0 = the whole vocabulary.",
+                 {0, 1 << 20});
+    fields.choice("topk_values", cut_.values, {"fp16", "fp32"}, Need::kOptional,
+                  "Type that a cut teacher's log-probabilities are rounded to, kept or not.");
+    fields.path("teacher_cache", cut_.cache, Need::kOptional,
+                "Folder that keeps what the cut teacher says of every row. What is missing there "
+                "is asked and added; with nothing missing no teacher is loaded. Needs topk.");
   }
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
@@ -30,16 +45,142 @@ class DistillStage : public ModelTraining {
       problems.add(path + ".ce_weight",
                    fmt::format("must be between 0 and 1, but is {}", config_.ce_weight));
     }
+    if (cut_.cache.empty()) return;
+    if (cut_.topk == 0) {
+      problems.add(path + ".teacher_cache",
+                   "keeps a teacher that is cut: name topk, the ids kept of each token (64 is "
+                   "usual)");
+    }
+    for (const auto& stage : recipe.stages) {
+      const auto* other = dynamic_cast<const DistillStage*>(stage.get());
+      if (!other || other == this || other->cut_.cache.empty()) continue;
+      if (!lies_in(other->cut_.cache, cut_.cache)) continue;
+      problems.add(path + ".teacher_cache",
+                   fmt::format("stage {} keeps its teacher there too, on other rows: each needs a "
+                               "folder of its own",
+                               other->name));
+    }
+  }
+
+  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+    ModelTraining::check_inputs(inputs, problems);
+    if (!inputs.context) return;
+    const int64_t vocab_size = inputs.context->source.vocab_size;
+    if (cut_.topk > vocab_size) {
+      problems.add(path + ".topk", fmt::format("{} is more than the {} ids of the vocabulary",
+                                               cut_.topk, vocab_size));
+    }
+    if (!cut_.cache.empty()) look_at_cache(inputs, problems);
+  }
+
+  StagePlan plan(const PlanContext& context) const override {
+    StagePlan plan = ModelTraining::plan(context);
+    if (cut_.topk == 0) return plan;
+    // On the device: a micro-batch's words as the loss wants them; with a cache, those of a step as
+    // they are stored, there or on the host.
+    const TopkFormat format = format_for(context.source.vocab_size);
+    const auto ranks = static_cast<double>(context.num_ranks);
+    const double step_tokens = static_cast<double>(budget_.batch_tokens) / ranks;
+    plan.batch_bytes += 12.0 * static_cast<double>(budget_.micro_rows() * budget_.row_length) *
+                        static_cast<double>(cut_.topk);
+    if (cut_.cache.empty()) return plan;
+    plan.batch_bytes += 2 * step_tokens * static_cast<double>(format.bytes_per_token());
+    const int64_t missing = num_stage_tokens() - tokens_held_;
+    if (!plan.advice.empty()) plan.advice += "\n";
+    plan.advice += fmt::format(
+        "stage {}: {} holds the teacher's words on {} of {} tokens, {} bytes each: {}; {} free",
+        name, cut_.cache, tokens_held_, num_stage_tokens(), format.bytes_per_token(),
+        needs_teacher() ? bytes_text(cache_bytes(format, missing)) + " to come"
+                        : "no teacher is loaded",
+        bytes_text(free_bytes(cut_.cache)));
+    return plan;
+  }
+
+  int64_t longest_row() const override { return budget_.row_length; }
+
+  void begin(Run& run) override {
+    if (!cut_.cache.empty()) open_cache(run);
+    ModelTraining::begin(run);
   }
 
  protected:
-  std::unique_ptr<Loss> make_loss(Run& run) const override {
-    return std::make_unique<DistillLoss>(run.teacher(), config_);
+  std::unique_ptr<Loss> make_loss(Run& run) override {
+    Network* teacher = needs_teacher() ? &run.teacher() : nullptr;
+    if (cut_.topk == 0) return std::make_unique<DistillLoss>(*teacher, config_);
+    return std::make_unique<TopkDistillLoss>(
+        std::make_unique<CutTeacher>(run.world, teacher, std::move(cache_),
+                                     format_for(run.source.vocab_size), config_.temperature,
+                                     budget_.row_length),
+        config_);
   }
-  bool needs_teacher() const override { return true; }
+  bool needs_teacher() const override { return tokens_held_ < num_stage_tokens(); }
 
  private:
+  int64_t num_stage_tokens() const { return budget_.num_steps() * budget_.batch_tokens; }
+
+  TopkFormat format_for(int64_t vocab_size) const {
+    return {cut_.topk, vocab_size, cut_.values == "fp16", ""};
+  }
+
+  static double cache_bytes(const TopkFormat& format, int64_t num_tokens) {
+    return static_cast<double>(num_tokens) * static_cast<double>(format.bytes_per_token());
+  }
+
+  // As far as it can be told without reading weights and rows.
+  void look_at_cache(const StageInputs& inputs, Problems& problems) const {
+    const std::string key = path + ".teacher_cache";
+    std::map<std::string, std::string> fingerprints;
+    for (const auto& [source, weight] : budget_.data) {
+      const auto found = inputs.sources.find(source);
+      if (found == inputs.sources.end()) return;  // it has a problem of its own
+      fingerprints[source] = found->second.fingerprint();
+    }
+    const ModelConfig& source = inputs.context->source;
+    auto facts = cache_facts(inputs.recipe, budget_, cut_, config_.temperature, source.vocab_size,
+                             fingerprints);
+    facts["teacher"]["config"] = hash_of_file(inputs.recipe.source + "/config.json");
+    CacheListing listing = list_cache(cut_.cache);
+    if (const std::string other = why_other_cache(cut_.cache, listing.facts, facts);
+        !other.empty()) {
+      return problems.add(key, other);
+    }
+    tokens_held_ =
+        CacheReader(cut_.cache, std::move(listing)).index().num_tokens_before(num_stage_tokens());
+    if (!inputs.writes || !needs_teacher()) return;
+    if (const std::string why_not = why_not_writable(cut_.cache); !why_not.empty()) {
+      return problems.add(key, why_not);
+    }
+    const double missing =
+        cache_bytes(format_for(source.vocab_size), num_stage_tokens() - tokens_held_);
+    if (const double free = free_bytes(cut_.cache); missing > free) {
+      problems.add(key, fmt::format("what is missing there takes {}, but {} are free",
+                                    bytes_text(missing), bytes_text(free)));
+    }
+  }
+
+  void open_cache(Run& run) {
+    nlohmann::json facts;
+    run.world.together("teacher cache " + cut_.cache, [&] {
+      std::map<std::string, std::string> fingerprints;
+      for (const SourceSpec& spec : source_specs(run.recipe, budget_.data)) {
+        fingerprints[spec.name] = Source(spec, run.tokenizer, *run.stores).fingerprint();
+      }
+      facts = cache_facts(run.recipe, budget_, cut_, config_.temperature, run.source.vocab_size,
+                          fingerprints);
+      facts["teacher"] = teacher_facts(run.inputs);
+    });
+    cache_ = std::make_unique<TeacherCache>(run.world, cut_.cache, facts, num_stage_tokens());
+    tokens_held_ = cache_->num_tokens_held();
+    run.metrics.note(
+        fmt::format("stage {}: {} holds the teacher's words on {} of {} tokens: {}", name,
+                    cut_.cache, tokens_held_, num_stage_tokens(),
+                    needs_teacher() ? "the others are asked and added" : "no teacher is loaded"));
+  }
+
   DistillConfig config_;
+  TopkOptions cut_;
+  mutable int64_t tokens_held_ = 0;      // of the stage's, in the cache, when it was last looked at
+  std::unique_ptr<TeacherCache> cache_;  // from begin() until the loss takes it
 };
 
 }  // namespace

@@ -166,6 +166,7 @@ bool ModelTraining::advance(Run& run) {
                             .accepts = [&](const StepResult& seen) {
                               return loop_->accepts(seen.losses[kLoss], seen.grad_norm);
                             }};
+  loss_->begin_step(input.rows);
   StepResult result = take_step(
       input.micro_batches,
       [&](const Batch& batch, bool last) {
@@ -174,6 +175,7 @@ bool ModelTraining::advance(Run& run) {
       student.parameters, *optimizer_, loop_->comm(), options);
   const nlohmann::json selected =
       passes.selection.weight > 0 ? take_selection(result.losses) : nlohmann::json::object();
+  loss_->end_step();
   nlohmann::json units = nlohmann::json::object();
   for (size_t p = 0; p < student.parameters.num_parts(); ++p) {
     if (optimizer_->trains(p)) units[student.parameters.layout(p)->name] = result.part_norms[p];
@@ -191,6 +193,7 @@ bool ModelTraining::advance(Run& run) {
 }
 
 void ModelTraining::end(Run& run) {
+  run.world.together("", [&] { loss_->flush(); });
   run.student->parameters.set_clock(nullptr);
   if (needs_teacher()) run.teacher().parameters.set_clock(nullptr);
   loop_.reset();
@@ -200,6 +203,7 @@ void ModelTraining::end(Run& run) {
 }
 
 void ModelTraining::save(StateWriter& out) const {
+  loss_->flush();  // a run that goes on from here does not come to these rows again
   loop_->save(out);
   optimizer_->save(out);
 }

@@ -23,13 +23,12 @@ class ModelTraining : public Stage {
   void save(StateWriter& out) const override;
   void load(StateReader& in) override;
   bool trains() const override { return true; }
-  int64_t longest_row() const override { return needs_teacher() ? budget_.row_length : 0; }
   int64_t step() const override { return loop_ ? loop_->step() : 0; }
   int64_t num_steps() const override { return budget_.num_steps(); }
 
  protected:
-  virtual std::unique_ptr<Loss> make_loss(Run& run) const = 0;
-  virtual bool needs_teacher() const = 0;
+  virtual std::unique_ptr<Loss> make_loss(Run& run) = 0;
+  virtual bool needs_teacher() const { return false; }  // the source model in its steps
   // For a model of this config: the recipe's, the rate by the model's size where it names none.
   virtual OptimizerOptions optimizer_options(const ModelConfig& config) const;
 

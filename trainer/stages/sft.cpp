@@ -58,8 +58,7 @@ class SftStage : public ModelTraining {
   }
 
  protected:
-  std::unique_ptr<Loss> make_loss(Run&) const override { return std::make_unique<NextTokenLoss>(); }
-  bool needs_teacher() const override { return false; }
+  std::unique_ptr<Loss> make_loss(Run&) override { return std::make_unique<NextTokenLoss>(); }
 
   OptimizerOptions optimizer_options(const ModelConfig& config) const override {
     OptimizerOptions options = ModelTraining::optimizer_options(config);

@@ -10,8 +10,7 @@ class TrainStage : public ModelTraining {
   std::string type() const override { return "train"; }
 
  protected:
-  std::unique_ptr<Loss> make_loss(Run&) const override { return std::make_unique<NextTokenLoss>(); }
-  bool needs_teacher() const override { return false; }
+  std::unique_ptr<Loss> make_loss(Run&) override { return std::make_unique<NextTokenLoss>(); }
 };
 
 }  // namespace

@@ -71,6 +71,7 @@ TrainingLoop::Input TrainingLoop::next() {
       {static_cast<double>(rows.num_target_tokens),
        budget_.data.size() > 1 ? static_cast<int64_t>(budget_.data.size()) : 0},
       run_.world.device(), sequence_.get());
+  input.rows = std::move(rows);
   return input;
 }
 

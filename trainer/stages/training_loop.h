@@ -41,6 +41,7 @@ class TrainingLoop {
     std::vector<Batch> micro_batches;  // this rank's, as many as every other's
     double lr = 0;
     int64_t num_target_tokens = 0;  // of all ranks
+    StepRows rows;                  // what the micro-batches were made of
   };
   Input next();
   // What a step counts its time with, and the communicator for its sums.
