@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 #include <utility>
 
@@ -26,6 +27,18 @@ std::string part_name(std::int64_t number, int rank) {
   char name[64];
   std::snprintf(name, sizeof name, "part-%08lld-%05d.h5", static_cast<long long>(number), rank);
   return name;
+}
+
+// Adds what can be done to what is wrong with a part.
+template <class Work>
+auto with_advice(const Work& work) {
+  try {
+    return work();
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(std::string(error.what()) +
+                             "; a damaged part of a teacher cache may be deleted: its tokens are "
+                             "asked again");
+  }
 }
 
 bool is_part(const std::string& name) { return name.starts_with("part-") && name.ends_with(".h5"); }
@@ -103,8 +116,10 @@ CacheListing list_cache(const std::string& folder) {
                                " is missing beside the parts of a teacher cache: restore it, or "
                                "delete the folder");
     }
-    const TopkPart part(folder + "/" + name, format_of(listing.facts));
-    listing.parts.push_back({name, part.pieces()});
+    listing.parts.push_back(
+        {name, with_advice([&] {
+           return TopkPart(folder + "/" + name, format_of(listing.facts)).pieces();
+         })});
     listing.next_number =
         std::max<std::int64_t>(listing.next_number, std::atoll(name.c_str() + 5) + 1);
   }
@@ -158,11 +173,13 @@ CacheReader::CacheReader(std::string folder, CacheListing listing)
 
 const TopkTokens& CacheReader::piece(const TopkIndex::Place& place) {
   if (last_.count() > 0 && last_part_ == place.part && last_piece_ == place.piece) return last_;
-  if (!open_.contains(place.part)) {
-    if (open_.size() >= kMostOpenParts) open_.clear();
-    open_.emplace(place.part, TopkPart(folder_ + "/" + listing_.parts[place.part].name, format_));
-  }
-  last_ = open_.at(place.part).read(place.piece);
+  last_ = with_advice([&] {
+    if (!open_.contains(place.part)) {
+      if (open_.size() >= kMostOpenParts) open_.clear();
+      open_.emplace(place.part, TopkPart(folder_ + "/" + listing_.parts[place.part].name, format_));
+    }
+    return open_.at(place.part).read(place.piece);
+  });
   last_part_ = place.part;
   last_piece_ = place.piece;
   return last_;

@@ -3,7 +3,8 @@
 //   teacher.json            whose words it holds, of which rows, cut how: its facts
 //   part-NUMBER-RANK.h5     data/teacher/part.h; numbers rise, a part is never written to again
 //
-// Whatever the moment of a crash, each part is whole or not there.
+// Whatever the moment of a crash, each part is whole or not there. Errors are std::runtime_error
+// with one line that names the file and says what to do.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 #include "data/teacher/index.h"
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 
 namespace sala {

@@ -132,7 +132,7 @@ TopkPart::TopkPart(const std::string& path, const TopkFormat& format)
     fail("expected a part of a teacher cache, found another HDF5 file; move it elsewhere");
   }
   if (file_.attribute_string("cache") != format.cache) {
-    fail("belongs to another teacher cache; move it back or delete it");
+    fail("belongs to another teacher cache; move it back");
   }
   check_datasets();
   const std::int64_t count = file_.shape("pieces")[0];
@@ -145,13 +145,13 @@ TopkPart::TopkPart(const std::string& path, const TopkFormat& format)
     const auto& [begin, tokens] = pieces_.back();
     if (begin < 0 || begin > INT64_MAX / 2 || tokens < 1 || tokens > kPieceTokens) {
       fail("is damaged: a piece of " + std::to_string(tokens) + " tokens from " +
-           std::to_string(begin) + " on; delete it: its tokens are asked again");
+           std::to_string(begin) + " on");
     }
     first_row_.push_back(first_row_.back() + tokens);
   }
   if (first_row_.back() != file_.num_elements("ids")) {
     fail("is damaged: its pieces have " + std::to_string(first_row_.back()) + " tokens, its ids " +
-         std::to_string(file_.num_elements("ids")) + "; delete it: its tokens are asked again");
+         std::to_string(file_.num_elements("ids")));
   }
 }
 
@@ -163,19 +163,22 @@ void TopkPart::check_datasets() const {
   const auto is = [&](const std::string& name, ElementType type, std::size_t dimensions) {
     return file_.exists(name) && file_.type(name) == type && file_.shape(name).size() == dimensions;
   };
-  const char* const again = " is not as its attributes say; delete it: its tokens are asked again";
+  const auto refuse = [&](const char* name) {
+    fail(std::string("is damaged: dataset `") + name + "` is missing, or of another type or size");
+  };
   if (!is("pieces", ElementType::kI64, 2) || file_.shape("pieces")[1] != 2) {
-    fail(std::string("dataset `pieces`") + again);
+    refuse("pieces");
   }
   if (!is("xxh3", ElementType::kI64, 1) || file_.shape("xxh3")[0] != file_.shape("pieces")[0]) {
-    fail(std::string("dataset `xxh3`") + again);
+    refuse("xxh3");
   }
-  if (!is("ids", ElementType::kI32, 1)) fail(std::string("dataset `ids`") + again);
+  if (!is("ids", ElementType::kI32, 1)) refuse("ids");
   const std::int64_t num_tokens = file_.shape("ids")[0];
+  if (file_.shape("pieces")[0] > num_tokens) refuse("pieces");
   for (const Column& column : columns_of(format_)) {
     const auto shape = shape_of(column, num_tokens);
     if (!is(column.name, column.type, shape.size()) || file_.shape(column.name) != shape) {
-      fail(std::string("dataset `") + column.name + "`" + again);
+      refuse(column.name);
     }
   }
 }
@@ -189,7 +192,7 @@ TopkTokens TopkPart::read(std::size_t piece) const {
   }
   if (checksum_of(tokens, columns) != checksums_[piece]) {
     fail("is damaged: the checksum of tokens " + std::to_string(begin) + " to " +
-         std::to_string(begin + count) + " is another; delete it: its tokens are asked again");
+         std::to_string(begin + count) + " is another");
   }
   return tokens;
 }

@@ -2,7 +2,7 @@
 // rows. data/FORMAT.md has the bytes. A file is written once, in one go, and has its name when it
 // is whole.
 //
-// Errors: std::runtime_error with one line that names the file and what to do.
+// Errors: std::runtime_error with one line that names the file and what is wrong with it.
 #pragma once
 
 #include <ATen/ATen.h>
