@@ -9,6 +9,7 @@
 #include "kernels/paths.h"
 #include "trainer/checks/check_command.h"
 #include "trainer/evaluation/alone.h"
+#include "trainer/fork.h"
 #include "trainer/ranks/environment.h"
 #include "trainer/ranks/launch_folder.h"
 #include "trainer/ranks/stop_signals.h"
@@ -29,6 +30,16 @@ struct Arguments {
   sala::AloneOptions alone;
   sala::RunnerOptions runner;
 };
+
+std::unique_ptr<sala::Recipe> read_recipe(const Arguments& a) {
+  const std::string& from = a.runner.from;
+  return sala::read_recipe(a.recipe, a.set, [&](sala::Recipe& recipe) {
+    sala::Beginning begin = sala::find_beginning(recipe, from);
+    // The model of any checkpoint can be exported, whatever the recipe's stages are.
+    if (!a.runner.export_to.empty() && !from.empty()) begin.known = false;
+    return begin;
+  });
+}
 
 // The call as a shell takes it back: words that it would change stand in quotes.
 std::string command_line(int argc, char** argv) {
@@ -55,7 +66,10 @@ void add_options(CLI::App& app, Arguments& a) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app.set_version_flag("--version", [] { return sala::version_text("sala-train"); });
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
-  app.add_option("--from", a.runner.from, "Start a new run from this checkpoint folder");
+  app.add_option(
+      "--from", a.runner.from,
+      "Start a new run from this checkpoint folder: behind the stages that it has behind "
+      "it, where the recipe begins with them, else at the recipe's first stage");
   app.add_option("--profile", a.runner.profile_steps,
                  "Record this many steps of each stage: RUN/profile/*.json, tables in the log")
       ->check(CLI::Range(int64_t{0}, int64_t{1000}));
@@ -103,11 +117,14 @@ int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake)
     std::unique_ptr<sala::Recipe> recipe;
     world.together("", [&] {
       if (!mistake.empty()) throw std::runtime_error(mistake);
-      recipe = sala::read_recipe(a.recipe, a.set);
+      recipe = read_recipe(a);
       if (recipe->problems.empty()) return;  // else what it would find out later is told with it
       std::vector<std::string> warnings;
       const sala::CheckDevice device = sala::check_device(recipe->run);
-      sala::preflight(*recipe, {.device = device, .writes = world.rank() == 0}, warnings);
+      sala::preflight(
+          *recipe,
+          {.device = device, .first_stage = recipe->begin.stage, .writes = world.rank() == 0},
+          warnings);
       recipe->problems.raise();
     });
     world.use_device(recipe->run.device);
@@ -152,7 +169,7 @@ int parse_and_run(int argc, char** argv) {
     return after_output(0);
   }
   if (mistake.empty() && arguments.check) {
-    const auto recipe = sala::read_recipe(arguments.recipe, arguments.set);
+    const auto recipe = read_recipe(arguments);
     const int code = sala::check_recipe(*recipe, arguments.ranks);
     std::cout.flush();
     return after_output(std::cout ? code : 1);

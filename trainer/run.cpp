@@ -7,6 +7,7 @@
 #include "model/weights/parts.h"
 #include "trainer/folder/reader.h"
 #include "trainer/folder/shared_reading.h"
+#include "trainer/fork.h"
 #include "trainer/planning/plan.h"
 
 namespace sala {
@@ -127,7 +128,8 @@ void Run::save(StateWriter& out, bool boundary) const {
                           {"verdicts", verdicts},
                           {"tokens_seen", tokens_seen},
                           {"inputs", inputs},
-                          {"forked_from", forked_from},
+                          {"forked_from", recipe.begin.checkpoint},
+                          {"began_with", beginning_record(recipe.begin)},
                           {"has_student", student != nullptr},
                           {"has_aligned", aligned != nullptr},
                           {"aligned_is_final", aligned_is_final},
@@ -148,7 +150,6 @@ void Run::load(StateReader& in) {
   evaluations = state.at("evaluations");
   verdicts = state.at("verdicts").get<std::vector<std::string>>();
   tokens_seen = state.at("tokens_seen").get<int64_t>();
-  forked_from = state.at("forked_from").get<std::string>();
   if (state.at("has_student").get<bool>()) {
     const auto kept = state.at("kept").get<std::vector<int64_t>>();
     const bool keep_norm = recipe.model.qk_norm == "keep";

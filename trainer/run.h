@@ -38,7 +38,6 @@ struct Run {
   nlohmann::json evaluations = nlohmann::json::array();  // one object per finished evaluation
   nlohmann::json inputs;              // what it reads, by content (trainer/checks/input_identity.h)
   std::vector<std::string> verdicts;  // stages that ended worse than they began, a line each
-  std::string forked_from;            // the checkpoint of another run that this one began with
   int64_t tokens_seen = 0;            // by training stages
 
   // The frozen source model in the compute dtype; read from its folder at first use.

@@ -47,7 +47,7 @@ class Runner {
       check_own_files(recipe_.run.folder);
     });
     start_ = find_start(recipe_, world_, checkpoints_, options_, record_);
-    if (!exports()) check_before_start(recipe_, world_, options_, start_);
+    if (!exports()) check_before_start(recipe_, world_, start_);
     open_metrics();
     world_.together("source model " + recipe_.source,
                     [&] { run_ = std::make_unique<Run>(recipe_, world_, *metrics_); });
@@ -63,7 +63,6 @@ class Runner {
       world_.together("loading " + start_.folder, [&] { run_->load(*start_.reader); });
       run_->publish_loaded();
     }
-    if (!options_.from.empty()) run_->forked_from = options_.from;
     if (!options_.export_to.empty()) {
       export_now();
       return 0;

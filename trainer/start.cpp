@@ -45,14 +45,15 @@ class StartFinder {
       if (newest) {
         check_unchanged_recipe();
         start_.metrics_bytes = start_.reader->json("run").at("metrics_bytes").get<int64_t>();
-      } else {
-        start_at_stage_of(start_.id);
-        check_fork();
       }
     });
-    start_.notes.push_back(fmt::format("{} {}: stage {}, step {}",
-                                       newest ? "continuing" : "forking", start_.folder,
-                                       start_.id.stage, start_.id.step));
+    if (!newest && !exports()) {
+      begin_fork();
+    } else {
+      start_.notes.push_back(fmt::format("{} {}: stage {}, step {}",
+                                         newest ? "continuing" : "exporting", start_.folder,
+                                         start_.id.stage, start_.id.step));
+    }
     return std::move(start_);
   }
 
@@ -101,32 +102,24 @@ class StartFinder {
                : "from the beginning: no checkpoint is older than the change"));
   }
 
-  // A fork's recipe may list other stages: it continues at the stage of the checkpoint's name if
-  // the recipe has one, else at its first stage, with the checkpoint's model.
-  void start_at_stage_of(CheckpointId& id) const {
-    for (size_t s = 0; s < recipe_.stages.size(); ++s) {
-      if (recipe_.stages[s]->name == id.stage) {
-        id.stage_index = static_cast<int64_t>(s);
-        return;
-      }
+  // At the recipe's place for it (trainer/fork.h).
+  void begin_fork() {
+    const CheckpointId saved = start_.id;
+    const Beginning& begin = recipe_.begin;
+    const std::string& stage = recipe_.stages[static_cast<size_t>(begin.stage)]->name;
+    start_.id = {begin.stage, stage, begin.step, false};
+    std::vector<std::string> behind;
+    for (int64_t s = 0; s < begin.stage; ++s) {
+      behind.push_back(recipe_.stages[static_cast<size_t>(s)]->name);
     }
-    id.stage_index = 0;
-    id.step = 0;
-  }
-
-  // What a stage makes of the full-attention model, a checkpoint of a hybrid does not go on from.
-  void check_fork() const {
-    if (exports() || !start_.reader->json("run").at("has_student").get<bool>()) return;
-    const auto first = static_cast<size_t>(start_.id.stage_index);
-    for (size_t s = first; s < recipe_.stages.size(); ++s) {
-      const Stage& stage = *recipe_.stages[s];
-      if ((s == first && start_.id.step > 0) || !stage.needs_full_source()) continue;
-      throw std::runtime_error(fmt::format(
-          "it holds a converted model at `{}`, but the run would begin with {} and come to {}, "
-          "which needs the full-attention one; fork from a checkpoint before the swap, or leave "
-          "these stages out",
-          start_.id.stage, recipe_.stages[first]->name, stage.name));
-    }
+    start_.notes.push_back(fmt::format(
+        "forking {}: stage {}, step {}{}", start_.folder, stage, begin.step,
+        behind.empty() ? "" : fmt::format("; it has {} behind it", fmt::join(behind, ", "))));
+    if (saved.step == begin.step) return;
+    start_.notes.push_back(fmt::format(
+        "of the {} steps that it has made of stage {} the weights are taken over, the optimizer's "
+        "state is not",
+        saved.step, saved.stage));
   }
 
   const Recipe& recipe_;
@@ -144,14 +137,13 @@ Start find_start(const Recipe& recipe, World& world, Checkpoints& checkpoints,
   return StartFinder(recipe, world, checkpoints, options, record)();
 }
 
-void check_before_start(Recipe& recipe, World& world, const RunnerOptions& options, Start& start) {
+void check_before_start(Recipe& recipe, World& world, Start& start) {
   if (start.id.stage_index == static_cast<int64_t>(recipe.stages.size())) return;  // all is done
   world.together("", [&] {
     const CheckDevice device = check_device(world.device());
-    const bool continues = !start.folder.empty() && options.from.empty();
     std::vector<std::string> warnings;
     preflight(recipe,
-              {device, world.size(), world.local_size(), start.id.stage_index, continues,
+              {device, world.size(), world.local_size(), start.id.stage_index, start.continues,
                world.rank() == 0},
               warnings);
     recipe.problems.raise();

@@ -1,5 +1,5 @@
-// Where a run begins: at its newest valid checkpoint, at one of another run (--from), or at its
-// first stage; and what is checked before the first step.
+// Where a start of a run begins: at its newest valid checkpoint, at one of another run
+// (trainer/fork.h), or at its first stage; and what is checked before the first step.
 #pragma once
 
 #include <memory>
@@ -26,13 +26,12 @@ struct Start {
 
 // All ranks together. `record`: of the recipe, as checkpoints keep it. Errors, on all ranks:
 // checkpoints that were lost or cannot be read, a recipe that changed in stages already begun,
-// --from into a run folder that has checkpoints of its own or from a checkpoint that the stages
-// cannot go on from.
+// --from into a run folder that has checkpoints of its own.
 Start find_start(const Recipe& recipe, World& world, Checkpoints& checkpoints,
                  const RunnerOptions& options, const nlohmann::json& record);
 
 // Before anything is computed: all that the stages still to run will need (preflight).
-void check_before_start(Recipe& recipe, World& world, const RunnerOptions& options, Start& start);
+void check_before_start(Recipe& recipe, World& world, Start& start);
 
 // A continued run must read the bytes that it began with, wherever they lie now.
 void identify_inputs(Run& run, const Start& start);

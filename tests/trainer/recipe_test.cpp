@@ -115,6 +115,47 @@ TEST(Recipe, EveryKeyIsDocumentedInThePageAboutRecipes) {
   }
 }
 
+// The complaints of a recipe whose run begins with `begin`.
+std::string complaint_with(const TemporaryFolder& folder, const std::string& text,
+                           const Beginning& begin) {
+  const auto recipe =
+      read_recipe(folder.write("fork.yaml", text), {}, [&](Recipe&) { return begin; });
+  return recipe->problems.text();
+}
+
+TEST(Recipe, WhatACheckpointBringsNeedNotBeMade) {
+  TemporaryFolder folder;
+  Beginning hybrid{.checkpoint = "old", .model = true, .hybrid = true, .kept = {0, 2}};
+  const size_t align = kGood.find("  - align"), distill = kGood.find("  - distill");
+  const std::string rest = kGood.substr(0, align) + kGood.substr(distill);
+  EXPECT_NE(complaint_with(folder, rest, {}), "");
+  EXPECT_EQ(complaint_with(folder, rest, hybrid), "");
+  // A hybrid is not converted again, unless its stages are behind the checkpoint.
+  const std::string again = complaint_with(folder, kGood, hybrid);
+  for (const char* stage : {"[0].align: align", "[1].score: score", "[2].swap: swap"}) {
+    EXPECT_NE(again.find(stage + std::string(" works on the full-attention model, but the run "
+                                             "begins at stages[0] with old, which holds the "
+                                             "hybrid")),
+              std::string::npos)
+        << again;
+  }
+  hybrid.stage = 3;
+  EXPECT_EQ(complaint_with(folder, kGood, hybrid), "");
+  hybrid.stage = 6;
+  EXPECT_NE(complaint_with(folder, kGood, hybrid).find("stages: all of them are behind old"),
+            std::string::npos);
+  // The source trained further is no hybrid to distil.
+  const Beginning trained{.checkpoint = "old", .model = true};
+  EXPECT_NE(complaint_with(folder, rest, trained).find("distill needs the hybrid, but old"),
+            std::string::npos);
+  // Mixers and scores that an align and a score stage left.
+  const std::string swaps = kGood.substr(0, align) + kGood.substr(kGood.find("  - swap"));
+  const Beginning scored{.checkpoint = "old", .mixers = true, .scores = true};
+  EXPECT_EQ(complaint_with(folder, swaps, scored), "");
+  EXPECT_NE(complaint_with(folder, swaps, {.checkpoint = "old", .mixers = true}).find("`keep`"),
+            std::string::npos);
+}
+
 TEST(Schedule, WarmsUpThenFollowsItsKind) {
   Schedule schedule;
   schedule.lr = 1.0;

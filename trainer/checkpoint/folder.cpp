@@ -103,6 +103,20 @@ CheckpointListing list_checkpoints(const std::string& checkpoints) {
   return listing;
 }
 
+std::optional<Manifest> newest_manifest(const std::string& checkpoints) {
+  if (!is_folder(checkpoints)) return std::nullopt;
+  std::vector<std::string> folders = checkpoint_folders(checkpoints);
+  std::sort(folders.rbegin(), folders.rend());
+  for (const std::string& folder : folders) {
+    if (folder.ends_with(kWriting)) continue;
+    try {
+      return read_manifest(folder);
+    } catch (const std::exception&) {  // newest_valid says what is wrong with it
+    }
+  }
+  return std::nullopt;
+}
+
 void remove_leftovers(const std::string& checkpoints) {
   for (const std::string& folder : checkpoint_folders(checkpoints)) {
     const std::vector<std::string> files = names_in_folder(folder);

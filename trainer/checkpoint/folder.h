@@ -3,6 +3,7 @@
 // empty folder, for the run would begin anew and overwrite what is there.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,10 @@ struct CheckpointListing {
 
 // FileError when a folder or manifest cannot be read, which does not tell what it holds.
 CheckpointListing list_checkpoints(const std::string& checkpoints);
+
+// Of the last folder by name whose manifest can be read; its tensors are not looked at. For any
+// rank: nothing is said of the others, and nothing refused.
+std::optional<Manifest> newest_manifest(const std::string& checkpoints);
 
 // What interrupted saves and deletions left: folders with nothing but our rank files in them.
 void remove_leftovers(const std::string& checkpoints);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iostream>
 #include <optional>
+#include <span>
 #include <thread>
 
 #include <fmt/format.h>
@@ -35,7 +36,7 @@ class Check {
       fmt::print(out_, "# {}, resolved\n{}\n", recipe_.path, resolved_yaml(recipe_));
     }
     std::vector<std::string> warnings;
-    const PreflightOptions options{device_, num_ranks_, num_ranks_};
+    const PreflightOptions options{device_, num_ranks_, num_ranks_, recipe_.begin.stage};
     const std::optional<PlanContext> context = preflight(recipe_, options, warnings);
     if (context && problems.clean("model")) {
       print_models(*context);
@@ -57,6 +58,11 @@ class Check {
   }
 
  private:
+  // Those that will run.
+  std::span<const std::unique_ptr<Stage>> stages() const {
+    return std::span(recipe_.stages).subspan(static_cast<size_t>(recipe_.begin.stage));
+  }
+
   void print_models(const PlanContext& context) {
     const ModelConfig& source = context.source;
     fmt::print(out_, "source: {}, {} layers, width {}, {} parameters, context {}\n", source.family,
@@ -66,6 +72,11 @@ class Check {
       fmt::print(out_, "hybrid: {} sparse and {} lightning layers, {} parameters\n",
                  recipe_.num_kept(), source.num_layers - recipe_.num_kept(),
                  amount_text(static_cast<double>(num_parameters(context.hybrid))));
+    }
+    const Beginning& begin = recipe_.begin;
+    if (!begin.checkpoint.empty() && !stages().empty()) {
+      fmt::print(out_, "begins with {}: stage {}, step {}\n", begin.checkpoint,
+                 stages().front()->name, begin.step);
     }
     fmt::print(out_, "device: {}; {} rank{}\n", device_.name, num_ranks_,
                num_ranks_ == 1 ? "" : "s");
@@ -94,7 +105,7 @@ class Check {
     std::vector<std::string> bound;  // by what ranks send each other
     double tokens = 0;
     std::vector<std::string> advice;
-    for (const auto& stage : recipe_.stages) {
+    for (const auto& stage : stages()) {
       if (!recipe_.problems.clean(stage->path)) continue;
       const StagePlan plan = stage->plan(context);
       const double of_stage = stage_seconds(context, stage->type(), plan, device_.peak_flops);

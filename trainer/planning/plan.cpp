@@ -103,10 +103,27 @@ double batch_bytes(const PlanContext& context, const TokenBudget& budget, int64_
   return kSteps * (rows * kPlanBytes + own_tokens * 16) + own_tokens * 28 + lanes * kLaneBytes;
 }
 
+namespace {
+
+// With layers that are known already, from the checkpoint that the recipe begins with.
+ModelConfig hybrid_of_checkpoint(const Recipe& recipe, const ModelConfig& source) {
+  const Beginning& begin = recipe.begin;
+  if (!begin.hybrid || source.is_hybrid()) return source;
+  if (!begin.kept.empty() && begin.kept.back() >= source.num_layers) {
+    throw std::runtime_error(fmt::format(
+        "{} keeps softmax attention in layer {}, but the last of {} is {}: it is of another source",
+        begin.checkpoint, begin.kept.back(), recipe.source, source.num_layers - 1));
+  }
+  return hybrid_config(source, begin.kept, recipe.model.sparse, recipe.model.qk_norm == "keep");
+}
+
+}  // namespace
+
 ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source) {
+  if (recipe.begin.model) return hybrid_of_checkpoint(recipe, source);
   const int64_t num_kept = std::min(recipe.num_kept(), source.num_layers);
   const bool converts =
-      num_kept > 0 ||
+      num_kept > 0 || recipe.begin.mixers ||
       std::any_of(recipe.stages.begin(), recipe.stages.end(), [](const auto& stage) {
         return stage->type() == "align" || stage->type() == "score";
       });
@@ -142,8 +159,9 @@ DiskPlan plan_disk(const PlanContext& context) {
       4.0 * static_cast<double>(mixer_parameters(context.hybrid, Mixer::kLightning) *
                                 context.source.num_layers);
   DiskPlan disk;
-  bool aligned = false, swapped = false;
-  for (const auto& stage : recipe.stages) {
+  bool aligned = recipe.begin.mixers, swapped = recipe.begin.model;
+  for (size_t s = static_cast<size_t>(recipe.begin.stage); s < recipe.stages.size(); ++s) {
+    const auto& stage = recipe.stages[s];
     if (!recipe.problems.clean(stage->path)) continue;
     const std::string type = stage->type();
     aligned = aligned || type == "align";

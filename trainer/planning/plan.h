@@ -41,7 +41,7 @@ double batch_bytes(const PlanContext& context, const TokenBudget& budget, int64_
 
 // The hybrid of a recipe with as many sparse layers as it keeps, evenly spread: which ones makes no
 // difference to a plan. Without a swap: all lightning where mixers are aligned, else the source
-// itself (plain training).
+// itself (plain training). Of a recipe that begins with a checkpoint's model: that one.
 ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source);
 
 // One line for a device whose memory was not enough: what the stage was planned with, and what

@@ -125,6 +125,7 @@ void Recipe::describe(Fields& fields) {
 }
 
 int64_t Recipe::num_kept() const {
+  if (begin.model) return static_cast<int64_t>(begin.kept.size());
   for (const auto& stage : stages) {
     if (stage->num_kept() > 0) return stage->num_kept();
   }
@@ -132,7 +133,8 @@ int64_t Recipe::num_kept() const {
 }
 
 std::unique_ptr<Recipe> read_recipe(const std::string& path,
-                                    const std::vector<std::string>& overrides) {
+                                    const std::vector<std::string>& overrides,
+                                    const std::function<Beginning(Recipe&)>& begin) {
   std::vector<YamlProblem> in_text;
   YamlNode root = read_yaml_file(path, in_text);
   if (root.kind == YamlNode::Kind::kNull) throw std::runtime_error(path + ": the recipe is empty");
@@ -149,6 +151,12 @@ std::unique_ptr<Recipe> read_recipe(const std::string& path,
     }
   }
   read_fields(root, "", problems, [&](Fields& fields) { recipe->describe(fields); });
+  try {
+    if (begin) recipe->begin = begin(*recipe);
+  } catch (const std::runtime_error& error) {
+    problems.add_line(error.what());
+    recipe->begin.known = false;
+  }
   recipe->check(problems);
   return recipe;
 }

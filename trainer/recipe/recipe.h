@@ -2,12 +2,14 @@
 // with file:line:column. Nothing reads YAML, environment or argv after this.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/ops.h"
+#include "trainer/recipe/beginning.h"
 #include "trainer/recipe/fields.h"
 #include "trainer/recipe/problems.h"
 #include "trainer/stage.h"
@@ -54,18 +56,21 @@ struct Recipe {
   ModelOptions model;
   DataOptions data;
   std::vector<std::unique_ptr<Stage>> stages;
+  Beginning begin;          // no key of the file: what the stages find
   RecipeProblems problems;  // found so far, and where each key stands
   void describe(Fields& fields);
   // Order and names of stages, and each stage's own arithmetic.
   void check(Problems& problems) const;
-  int64_t num_kept() const;  // sparse layers of the hybrid (swap stage); 0 without one
+  int64_t num_kept() const;  // sparse layers of the hybrid (swap stage, checkpoint); 0 without one
 };
 
 // `overrides`: "key.path=value" (stages by index or name: "stages.distill.tokens=8M").
 // Every mistake becomes one of the recipe's problems; what could not be read has its default.
-// Throws std::runtime_error where there is no YAML to begin with.
+// Throws std::runtime_error where there is no YAML to begin with. `begin`: asked, once the keys are
+// read, what the stages find; what it throws is a problem too. Without it: the source alone.
 std::unique_ptr<Recipe> read_recipe(const std::string& path,
-                                    const std::vector<std::string>& overrides = {});
+                                    const std::vector<std::string>& overrides = {},
+                                    const std::function<Beginning(Recipe&)>& begin = nullptr);
 // The recipe with every default filled in, as YAML that read_recipe reads back to the same recipe.
 std::string resolved_yaml(Recipe& recipe);
 // Every value by its path ("stages[2].distill.tokens"), as YAML text.

@@ -43,9 +43,9 @@ void check_sparse(const SparseConfig& s, Problems& problems) {
           fmt::format("must be more than init_blocks {}, but is {}", s.init_blocks, s.topk));
 }
 
-// The stage of type `type` before `end`; stages.size() when there is none.
-size_t find_before(const Stages& stages, const std::string& type, size_t end) {
-  for (size_t i = 0; i < end; ++i) {
+// The first stage of type `type` in [begin, end); stages.size() when there is none.
+size_t find_stage(const Stages& stages, const std::string& type, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) {
     if (stages[i]->type() == type) return i;
   }
   return stages.size();
@@ -54,13 +54,14 @@ size_t find_before(const Stages& stages, const std::string& type, size_t end) {
 // Stages that train the model of the stage before them, or the source itself.
 bool goes_on_training(const std::string& type) { return type == "train" || type == "sft"; }
 
-// Which stages must not come before, or must come after, another one. `all`: every stage of the
-// list is of a type that we know, so that one which is not there is missing.
-void check_order(const Stages& stages, bool all, Problems& problems) {
-  const size_t swap = find_before(stages, "swap", stages.size());
+// Which stages must not come before, or must come after, another one, where the run begins at stage
+// `first` with a full-attention model. `all`: every stage of the list is of a type that we know, so
+// that one which is not there is missing.
+void check_order(const Stages& stages, size_t first, bool all, Problems& problems) {
+  const size_t swap = find_stage(stages, "swap", first, stages.size());
   const bool swaps = swap < stages.size();
   const std::string swap_at = swaps ? element_of(stages[swap]->path) : "";
-  for (size_t i = 0; i < stages.size(); ++i) {
+  for (size_t i = first; i < stages.size(); ++i) {
     const std::string type = stages[i]->type();
     const std::string& path = stages[i]->path;
     if (type == "swap" && i > swap) {
@@ -78,11 +79,12 @@ void check_order(const Stages& stages, bool all, Problems& problems) {
     }
     if (type == "distill" && i < swap && (swaps || all)) {
       problems.add(path, fmt::format("{} needs the hybrid: {}", type,
-                                     swaps ? "move it behind swap" : "put a swap stage before it"));
+                                     swaps ? "move it behind swap"
+                                           : "put a swap stage before it, or begin with a "
+                                             "checkpoint that holds one (--from)"));
     }
-    const bool made = i > swap || std::any_of(stages.begin(), stages.begin() + i, [](auto& stage) {
-                        return goes_on_training(stage->type());
-                      });
+    const bool made = i > swap || std::any_of(stages.begin() + first, stages.begin() + i,
+                                              [](auto& s) { return goes_on_training(s->type()); });
     if (type == "export" && !made && (swaps || all)) {
       problems.add(path,
                    "export needs a model that was converted or trained: put it behind swap, train "
@@ -91,22 +93,45 @@ void check_order(const Stages& stages, bool all, Problems& problems) {
   }
 }
 
+// The same where the run begins with a checkpoint that holds a hybrid, or the source trained
+// further. A stage that it stands in goes on.
+void check_order_behind(const Beginning& begin, const Stages& stages, Problems& problems) {
+  const auto under_way = static_cast<size_t>(begin.stage + (begin.step > 0 ? 1 : 0));
+  for (size_t i = under_way; i < stages.size(); ++i) {
+    const std::string type = stages[i]->type();
+    if (stages[i]->needs_full_source()) {
+      problems.add(stages[i]->path,
+                   fmt::format("{} works on the full-attention model, but the run begins at {} "
+                               "with {}, which holds {}: leave it out, or fork from a checkpoint "
+                               "before the swap",
+                               type, element_of(stages[begin.stage]->path), begin.checkpoint,
+                               begin.hybrid ? "the hybrid" : "the source trained further"));
+    }
+    if (type == "distill" && !begin.hybrid) {
+      problems.add(stages[i]->path,
+                   fmt::format("distill needs the hybrid, but {}, with which the run begins, "
+                               "holds the source trained further",
+                               begin.checkpoint));
+    }
+  }
+}
+
 // What a stage takes over must be made before it. (Where the one that makes it comes too late,
 // check_order says so.)
-void check_inheritance(const Stages& stages, Problems& problems) {
-  const auto absent = [&](const char* type) {
-    return find_before(stages, type, stages.size()) == stages.size();
+void check_inheritance(const Beginning& begin, const Stages& stages, Problems& problems) {
+  const auto first = static_cast<size_t>(begin.stage);
+  const auto absent = [&](const char* type, size_t end) {
+    return find_stage(stages, type, first, end) == stages.size();
   };
-  for (size_t i = 0; i < stages.size(); ++i) {
+  for (size_t i = first; i < stages.size(); ++i) {
     const Stage& stage = *stages[i];
     if (!problems.clean(stage.path)) continue;
-    const bool too_late =
-        stage.type() == "score" && find_before(stages, "align", i) == stages.size();
-    if (stage.needs_mixers() && (absent("align") || too_late)) {
+    const size_t end = stage.type() == "score" ? i : stages.size();
+    if (stage.needs_mixers() && !begin.mixers && absent("align", end)) {
       problems.add(stage.path, fmt::format("{} needs aligned mixers: put an align stage before it",
                                            stage.type()));
     }
-    if (stage.needs_scores() && absent("score")) {
+    if (stage.needs_scores() && !begin.scores && absent("score", stages.size())) {
       problems.add(stage.path + ".keep",
                    "`keep` chooses by score: put a score stage before it (method: uniform costs "
                    "nothing), or name the layers instead");
@@ -116,7 +141,7 @@ void check_inheritance(const Stages& stages, Problems& problems) {
 
 // Evaluations inside loops take their options from an evaluate stage.
 void check_evaluations(const Stages& stages, Problems& problems) {
-  if (find_before(stages, "evaluate", stages.size()) < stages.size()) return;
+  if (find_stage(stages, "evaluate", 0, stages.size()) < stages.size()) return;
   for (const auto& stage : stages) {
     if (stage->evaluate_every > 0) {
       problems.add(stage->path + ".evaluate_every",
@@ -135,6 +160,18 @@ void check_names(const Stages& stages, Problems& problems) {
       problems.add(key, fmt::format("{} is called '{}' too: give each its own name",
                                     element_of(first->second->path), shown(stage->name)));
     }
+  }
+}
+
+void check_stages(const Beginning& begin, const Stages& stages, bool all, Problems& problems) {
+  if (!begin.checkpoint.empty() && begin.stage == static_cast<int64_t>(stages.size()) && all) {
+    problems.add("stages", fmt::format("all of them are behind {}: name those to come after it",
+                                       begin.checkpoint));
+  }
+  if (begin.model) {
+    check_order_behind(begin, stages, problems);
+  } else {
+    check_order(stages, static_cast<size_t>(begin.stage), all, problems);
   }
 }
 
@@ -163,11 +200,11 @@ void Recipe::check(Problems& problems) const {
     problems.add("stages", "there is no stage: a recipe needs at least one");
   }
   check_names(stages, problems);
-  check_order(stages, all, problems);
+  if (begin.known) check_stages(begin, stages, all, problems);
   for (const auto& stage : stages) stage->check(*this, stage->path, problems);
   if (!all) return;
   check_evaluations(stages, problems);
-  check_inheritance(stages, problems);
+  if (begin.known) check_inheritance(begin, stages, problems);
 }
 
 }  // namespace sala
