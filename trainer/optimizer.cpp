@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "trainer/saved_shares.h"
 #include "trainer/sharding/cut.h"
 
 namespace sala {
@@ -108,39 +109,19 @@ void Optimizer::step(double lr, const std::vector<double>& grad_scale) {
 
 void Optimizer::save(StateWriter& out, const std::string& prefix) const {
   out.json("optimizer", {{"updates", num_updates_}});
-  const auto put = [&](size_t p, const std::string& field, const at::Tensor& moment) {
-    const Layout& layout = *parameters_.layout(p);
-    const std::string name = prefix + layout.name;
-    if (parameters_.shares_are_partial()) {
-      const Parameters::Range range = parameters_.saved_range(p);
-      out.tensor(name, field, layout, parameters_.share(p).begin + range.begin,
-                 moment.narrow(0, range.begin, range.count));
-    } else {
-      out.tensor(name, field, layout, moment);
-    }
-  };
   for (size_t p = 0; p < parts_.size(); ++p) {
     if (!parts_[p].m.defined()) continue;
-    put(p, "m", parts_[p].m);
-    put(p, "v", parts_[p].v);
+    save_share(out, {prefix, "m"}, parameters_, p, parts_[p].m);
+    save_share(out, {prefix, "v"}, parameters_, p, parts_[p].v);
   }
 }
 
 void Optimizer::load(StateReader& in, const std::string& prefix) {
   num_updates_ = in.json("optimizer").at("updates").get<int64_t>();
-  const auto get = [&](size_t p, const std::string& field, at::Tensor& moment) {
-    const Layout& layout = *parameters_.layout(p);
-    const std::string name = prefix + layout.name;
-    if (parameters_.shares_are_partial()) {
-      in.tensor(name, field, layout, parameters_.share(p).begin, moment);
-    } else {
-      in.tensor(name, field, layout, moment);
-    }
-  };
   for (size_t p = 0; p < parts_.size(); ++p) {
     if (!parts_[p].m.defined()) continue;
-    get(p, "m", parts_[p].m);
-    get(p, "v", parts_[p].v);
+    load_share(in, {prefix, "m"}, parameters_, p, parts_[p].m);
+    load_share(in, {prefix, "v"}, parameters_, p, parts_[p].v);
   }
 }
 

@@ -4,8 +4,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "trainer/ranks/tensor_fingerprint.h"
-#include "trainer/sharding/cut.h"
+#include "trainer/parameter_sizes.h"
 #include "trainer/sharding/gather_buffers.h"
 #include "trainer/sharding/gradient_buffers.h"
 #include "trainer/sharding/pool.h"
@@ -15,35 +14,6 @@ namespace sala {
 namespace {
 
 constexpr int64_t kPieceElements = int64_t{1} << 26;  // of a part on its way in
-
-at::ScalarType master_dtype(at::ScalarType compute) {
-  return compute == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-Parameters::Options effective(Parameters::Options options, int num_ranks) {
-  if (num_ranks == 1) options.sharding = Sharding::kNone;
-  return options;
-}
-
-Cut cut_of(const Layout& layout, Sharding sharding, int num_ranks) {
-  return {layout.num_elements, sharding == Sharding::kNone ? 1 : num_ranks};
-}
-
-std::vector<int64_t> padded_sizes(const std::vector<Cut>& cuts, const std::vector<bool>& needed) {
-  std::vector<int64_t> sizes;
-  for (size_t part = 0; part < cuts.size(); ++part) {
-    sizes.push_back(needed[part] ? cuts[part].padded() : 0);
-  }
-  return sizes;
-}
-
-int64_t largest_share(const std::vector<Cut>& cuts, const std::vector<bool>& needed) {
-  int64_t most = 0;
-  for (size_t part = 0; part < cuts.size(); ++part) {
-    if (needed[part]) most = std::max(most, cuts[part].share);
-  }
-  return most;
-}
 
 }  // namespace
 
@@ -71,7 +41,7 @@ struct Parameters::Impl {
   Impl(const std::vector<LayoutPtr>& layouts, const Options& wanted, const ParameterComms& comms)
       : comms(comms),
         num_ranks(comms.gather == nullptr ? 1 : comms.gather->size()),
-        options(effective(wanted, num_ranks)),
+        options(effective_options(wanted, num_ranks)),
         rank(options.sharding == Sharding::kNone ? 0 : comms.gather->rank()),
         gather_stream(options.device),
         reduce_stream(options.device),
@@ -240,6 +210,7 @@ Parameters::~Parameters() = default;
 size_t Parameters::num_parts() const { return impl_->parts.size(); }
 const LayoutPtr& Parameters::layout(size_t part) const { return impl_->parts[part].layout; }
 const Parameters::Options& Parameters::options() const { return impl_->options; }
+const ParameterComms& Parameters::comms() const { return impl_->comms; }
 
 Lease Parameters::lease(std::span<const size_t> parts) {
   std::vector<const Weights*> weights;
@@ -354,27 +325,6 @@ bool Parameters::is_first_holder() const {
   return impl_->comms.copies == nullptr || impl_->comms.copies->rank() == 0;
 }
 
-Parameters::Range Parameters::saved_range(size_t part) const {
-  const Share& share = impl_->parts[part].share;
-  const int64_t count = share.end - share.begin;
-  const Comm* copies = impl_->comms.copies;
-  if (!shares_are_partial() || copies == nullptr) return {0, count};
-  const int64_t begin = count * copies->rank() / copies->size();
-  return {begin, count * (copies->rank() + 1) / copies->size() - begin};
-}
-
-bool Parameters::equals_first_copy() {
-  Comm* copies = impl_->comms.copies;
-  if (!shares_are_partial() || copies == nullptr || !options().trains) return true;
-  std::string mine;
-  for (size_t part = 0; part < num_parts(); ++part) mine += tensor_fingerprint(share(part).master);
-  const at::Tensor own = at::from_blob(mine.data(), {static_cast<int64_t>(mine.size())}, at::kByte);
-  at::Tensor first = own.to(options().device, own.scalar_type(), /*non_blocking=*/false,
-                            /*copy=*/true);
-  copies->broadcast(first, 0);
-  return at::equal(first.cpu(), own);
-}
-
 Share& Parameters::share(size_t part) {
   impl_->wait_for_gather(part);
   return impl_->parts[part].share;
@@ -437,36 +387,6 @@ Parameters::Bytes Parameters::bytes() const {
   }
   if (impl_->gathers) bytes.buffers += impl_->gathers->num_bytes();
   if (impl_->gradients) bytes.buffers += impl_->gradients->num_bytes() + of(impl_->sum);
-  return bytes;
-}
-
-Parameters::Bytes Parameters::planned_bytes(const std::vector<LayoutPtr>& layouts,
-                                            const Options& wanted, int num_ranks,
-                                            const std::vector<bool>& trained_parts) {
-  const Options options = effective(wanted, num_ranks);
-  const auto compute = static_cast<int64_t>(at::elementSize(options.dtype));
-  const auto wide = static_cast<int64_t>(at::elementSize(master_dtype(options.dtype)));
-  const bool sharded = options.sharding == Sharding::kZero3;
-  const bool master_is_copy = options.trains && compute == wide;
-  std::vector<bool> trained = trained_parts;
-  trained.resize(layouts.size(), false);
-  std::vector<Cut> cuts;
-  Bytes bytes;
-  for (size_t part = 0; part < layouts.size(); ++part) {
-    const Cut cut = cut_of(*layouts[part], options.sharding, num_ranks);
-    const int64_t held = sharded ? cut.share : cut.padded();
-    if (options.trains) bytes.masters += cut.share * wide;
-    bytes.copies += (master_is_copy ? held - cut.share : held) * compute;
-    if (trained[part]) bytes.gradients += held * wide;
-    cuts.push_back(cut);
-  }
-  if (!sharded) return bytes;
-  const std::vector<bool> all(layouts.size(), true);
-  bytes.buffers +=
-      plan_pool(padded_sizes(cuts, all), options.units, /*held=*/false).num_elements() * compute;
-  bytes.buffers +=
-      plan_pool(padded_sizes(cuts, trained), options.units, /*held=*/true).num_elements() * wide;
-  bytes.buffers += largest_share(cuts, trained) * wide;
   return bytes;
 }
 

@@ -76,6 +76,7 @@ class Parameters : public Lender {
   size_t num_parts() const;
   const LayoutPtr& layout(size_t part) const;
   const Options& options() const;  // `sharding` as it is in effect
+  const ParameterComms& comms() const;
 
   // ---- running units. A lease must end before this object does, and before publish() of a part
   // of it.
@@ -114,14 +115,6 @@ class Parameters : public Lender {
   // Whether this rank is the first of those with its shares: what such ranks have, added up over
   // all ranks, is the whole's (squared norms).
   bool is_first_holder() const;
-  // The elements of share(part), counted from its begin, that this rank saves: ranks with the same
-  // share divide it among themselves.
-  struct Range {
-    int64_t begin, count;
-  };
-  Range saved_range(size_t part) const;
-  // Whether the masters of this rank are those of the first group, bit for bit. A collective.
-  bool equals_first_copy();
 
   // ---- whole parts, one at a time, for files: `flat` (num_elements or more), any floating dtype
   // and device, the same on every rank. Masters where there are any (in their own precision), and
@@ -142,8 +135,8 @@ class Parameters : public Lender {
   };
   // That this object holds right now.
   Bytes bytes() const;
-  // The same from layouts alone, for the memory plan; `trained`: by part, whether something of it
-  // trains (empty: nothing does, or train() has not been called).
+  // The same from layouts alone, for the memory plan (parameter_sizes.cpp); `trained`: by part,
+  // whether something of it trains (empty: nothing does, or train() has not been called).
   static Bytes planned_bytes(const std::vector<LayoutPtr>& layouts, const Options& options,
                              int num_ranks, const std::vector<bool>& trained);
 

@@ -9,6 +9,7 @@
 #include "trainer/folder/shared_reading.h"
 #include "trainer/fork.h"
 #include "trainer/planning/plan.h"
+#include "trainer/saved_shares.h"
 
 namespace sala {
 
@@ -19,39 +20,6 @@ std::string tokenizer_hash(const std::string& folder) {
   if (!path_exists(path)) return {};  // trains without; its stores are not compared
   const std::string text = read_text_file(path);
   return xxh3_64_hex(text.data(), text.size());
-}
-
-// `settled`: values that may never change again go where they are written once.
-void save_masters(StateWriter& out, Parameters& parameters, const std::string& prefix,
-                  bool settled) {
-  const bool partial = parameters.shares_are_partial();
-  for (size_t p = 0; p < parameters.num_parts(); ++p) {
-    const Layout& layout = *parameters.layout(p);
-    const Share& share = parameters.share(p);
-    const std::string part = prefix + layout.name;
-    if (!partial) {
-      settled ? out.frozen(part, "master", layout, share.master)
-              : out.tensor(part, "master", layout, share.master);
-      continue;
-    }
-    const Parameters::Range range = parameters.saved_range(p);
-    const int64_t begin = share.begin + range.begin;
-    const at::Tensor own = share.master.narrow(0, range.begin, range.count);
-    settled ? out.frozen(part, "master", layout, begin, own)
-            : out.tensor(part, "master", layout, begin, own);
-  }
-}
-
-void load_masters(StateReader& in, Parameters& parameters, const std::string& prefix) {
-  for (size_t p = 0; p < parameters.num_parts(); ++p) {
-    const Layout& layout = *parameters.layout(p);
-    Share& share = parameters.share(p);
-    if (parameters.shares_are_partial()) {
-      in.tensor(prefix + layout.name, "master", layout, share.begin, share.master);
-    } else {
-      in.tensor(prefix + layout.name, "master", layout, share.master);
-    }
-  }
 }
 
 void publish_all(Parameters& parameters) {
@@ -168,8 +136,8 @@ void Run::load(StateReader& in) {
 
 void Run::require_equal_copies() {
   // Both are collectives, for every rank.
-  const bool student_is = !student || student->parameters.equals_first_copy();
-  const bool aligned_is = !aligned || aligned->equals_first_copy();
+  const bool student_is = !student || equals_first_copy(student->parameters);
+  const bool aligned_is = !aligned || equals_first_copy(*aligned);
   world.together("comparing the copies of the model", [&] {
     if (student_is && aligned_is) return;
     throw std::runtime_error(

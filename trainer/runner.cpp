@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
-
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/checks/start_check.h"
 #include "trainer/evaluation/evaluate.h"
@@ -16,14 +14,14 @@
 #include "trainer/journal/report.h"
 #include "trainer/journal/run_folder.h"
 #include "trainer/planning/plan.h"
-#include "trainer/planning/record.h"
 #include "trainer/ranks/agreement.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/ranks/stop_signals.h"
-#include "trainer/report/report.h"
+#include "trainer/report/live_page.h"
 #include "trainer/run.h"
 #include "trainer/saver.h"
 #include "trainer/start.h"
+#include "trainer/start_record.h"
 
 namespace sala {
 
@@ -67,7 +65,9 @@ class Runner {
       export_now();
       return 0;
     }
-    describe_run();
+    record_start(*run_, start_, options_, plan_context());
+    if (world_.rank() == 0) page_ = std::make_unique<LivePage>(recipe_.run.folder, *metrics_);
+    write_page(/*alive=*/true);
     saver_ = std::make_unique<Saver>(checkpoints_, *run_, lock_.get(), record_);
     if (start_.continues) saver_->saved_is(start_.id.stage_index, start_.id.step);
     try {
@@ -75,7 +75,7 @@ class Runner {
     } catch (const SharedError& error) {
       saver_->finish_after_error();
       metrics_->event({{"event", "error"}, {"text", error.what()}});
-      refresh_page(true, false);
+      write_page(/*alive=*/false);
       throw;
     }
   }
@@ -110,50 +110,6 @@ class Runner {
       recipe_.stages[s]->look_after_end(*run_, model_is_final);
       model_is_final = model_is_final && !recipe_.stages[s]->changes_model();
     }
-  }
-
-  void describe_run() {
-    world_.together("", [&] {
-      if (world_.rank() != 0) return;
-      write_own_text(recipe_.run.folder + "/" + kRecipeFile, resolved_yaml(recipe_));
-    });
-    if (start_.continues) {  // its line came after the lines that it counts
-      metrics_->event({{"event", "checkpoint"},
-                       {"stage", start_.id.stage},
-                       {"step", start_.id.step},
-                       {"folder", start_.folder}});
-    }
-    metrics_->note(fmt::format("{} rank(s) on {}; run folder {}", world_.size(),
-                               device_name(world_.device()), recipe_.run.folder));
-    const double peak = device_peak_flops(world_.device());
-    if (peak > 0) {
-      metrics_->note(
-          fmt::format("MFU counts causal FLOPs against {:.0f} TFLOP/s (dense bf16 "
-                      "datasheet peak)",
-                      peak / 1e12));
-    }
-    const PlanContext context = plan_context();
-    metrics_->event({{"event", "start"},
-                     {"ranks", world_.size()},
-                     {"peak_flops", peak},
-                     {"device", device_name(world_.device())},
-                     {"stage_index", start_.id.stage_index},
-                     {"step", start_.id.step},
-                     {"command", options_.command},
-                     {"program", options_.program},
-                     {"source", source_record(context)},
-                     {"stages", plan_record(context)}});
-    if (start_.reader && !start_.continues) {  // what another run's metrics have told
-      metrics_->event({{"event", "fork"},
-                       {"from", start_.folder},
-                       {"evaluations", run_->evaluations},
-                       {"scores", run_->scores},
-                       {"kept", run_->student ? kept_layers(run_->student->model.config())
-                                              : std::vector<int64_t>{}},
-                       {"verdicts", run_->verdicts}});
-    }
-    if (world_.rank() == 0) page_ = std::make_unique<Report>(recipe_.run.folder);
-    refresh_page(true, true);
   }
 
   PlanContext plan_context() const {
@@ -237,7 +193,7 @@ class Runner {
     const std::string next = last ? "done" : recipe_.stages[s + 1]->name;
     saver_->save({static_cast<int64_t>(s) + 1, next, 0, true}, nullptr, evaluation_due_);
     write_report();
-    refresh_page(true, true);
+    write_page(/*alive=*/true);
     return 0;
   }
 
@@ -266,7 +222,7 @@ class Runner {
     const auto result = evaluate_model(*run_, *options, stage.name, *run_->student, false);
     tell_evaluation(*run_, result, {{"stage", stage.name}, {"step", stage.step()}});
     evaluation_due_ = false;
-    refresh_page(true, true);
+    write_page(/*alive=*/true);
   }
 
   void after_step(size_t s, Stage& stage) {
@@ -275,7 +231,7 @@ class Runner {
                       evaluate_options(recipe_) && run_->student;
     if (interrupted()) return;  // the checkpoint of the stop comes first
     evaluate_if_due(stage);
-    refresh_page(false, true);
+    if (page_) page_->refresh();
     const bool last = step >= stage.num_steps();  // the boundary's checkpoint follows
     if (stage.save_every > 0 && step % stage.save_every == 0 && !last) {
       saver_->save({static_cast<int64_t>(s), stage.name, step, false}, &stage, evaluation_due_);
@@ -290,7 +246,7 @@ class Runner {
     }
     saver_->finish();
     metrics_->event({{"event", "stop"}, {"stage", stage.name}, {"step", step}});
-    refresh_page(true, false);
+    write_page(/*alive=*/false);
     metrics_->note(
         fmt::format("stopped on a signal at stage {} step {}; run the same command again "
                     "to continue",
@@ -306,18 +262,9 @@ class Runner {
     });
   }
 
-  // The page for people, on rank 0: `now`, or when the last one is a minute old. That it cannot be
-  // written is said once and stops nothing.
-  void refresh_page(bool now, bool alive) {
-    constexpr std::chrono::seconds kAge{60};
-    const auto time = std::chrono::steady_clock::now();
-    if (!page_ || (!now && time - page_time_ < kAge)) return;
-    const std::string error = page_->try_to_write(alive ? 1 : 0);
-    page_time_ = std::chrono::steady_clock::now();
-    if (!error.empty() && !page_failed_) {
-      metrics_->note("report.html could not be written, the run goes on: " + error);
-    }
-    page_failed_ = !error.empty();
+  // The page for people, where a result has come; `alive`: the run goes on.
+  void write_page(bool alive) {
+    if (page_) page_->write(alive);
   }
 
   void finish() {
@@ -326,7 +273,7 @@ class Runner {
     metrics_->sync();
     world_.together("", [&] { metrics_->check(); });
     write_report();
-    refresh_page(true, false);
+    write_page(/*alive=*/false);
     metrics_->note("finished\n" + report_text(run_->evaluations, run_->verdicts));
   }
 
@@ -341,10 +288,8 @@ class Runner {
   std::unique_ptr<Run> run_;
   Start start_;
   std::unique_ptr<Saver> saver_;
-  bool evaluation_due_ = false;   // of the step that was just made
-  std::unique_ptr<Report> page_;  // on rank 0
-  std::chrono::steady_clock::time_point page_time_;
-  bool page_failed_ = false;
+  bool evaluation_due_ = false;     // of the step that was just made
+  std::unique_ptr<LivePage> page_;  // on rank 0
 };
 
 }  // namespace

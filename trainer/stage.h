@@ -15,14 +15,15 @@
 
 namespace sala {
 
-class ChoiceSet;    // data/questions/choice_set.h
-class NeedleSet;    // data/needles.h
-class Source;       // data/source.h
-struct Run;         // trainer/run.h
-struct Recipe;      // trainer/recipe/recipe.h
-class StateWriter;  // trainer/checkpoint/checkpoints.h
-class StateReader;  // trainer/checkpoint/checkpoints.h
-class TaskSet;      // data/questions/task_set.h
+class ChoiceSet;     // data/questions/choice_set.h
+class NeedleSet;     // data/needles.h
+class Source;        // data/source.h
+struct LayerChoice;  // trainer/layer_choice.h
+struct Run;          // trainer/run.h
+struct Recipe;       // trainer/recipe/recipe.h
+class StateWriter;   // trainer/checkpoint/checkpoints.h
+class StateReader;   // trainer/checkpoint/checkpoints.h
+class TaskSet;       // data/questions/task_set.h
 
 // What a stage will need, before anything is allocated; per rank.
 struct StagePlan {
@@ -78,7 +79,7 @@ class Stage {
   virtual bool needs_scores() const { return false; }       // of a score stage before
   virtual StagePlan plan(const PlanContext& context) const = 0;
   virtual int64_t longest_row() const { return 0; }  // tokens the source model sees at once
-  virtual int64_t num_kept() const { return 0; }     // swap: sparse layers of the hybrid
+  virtual const LayerChoice* layer_choice() const { return nullptr; }  // swap: of the hybrid
 
   virtual void begin(Run& run) = 0;    // allocate; before load()
   virtual bool advance(Run& run) = 0;  // one step or work item; false = nothing left

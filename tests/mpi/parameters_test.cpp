@@ -7,6 +7,7 @@
 #include <random>
 
 #include "tests/mpi/sharded_model.h"
+#include "trainer/saved_shares.h"
 
 namespace sala {
 
@@ -196,7 +197,7 @@ TEST_P(ShardedParameters, SavedRangesAreTheWholeOnce) {
   if (!parameters.shares_are_partial()) return;  // whole tensors are dealt out by the writer
   for (size_t p = 0; p < parameters.num_parts(); ++p) {
     at::Tensor times = at::zeros({parameters.layout(p)->num_elements});
-    const Parameters::Range range = parameters.saved_range(p);
+    const SavedRange range = saved_range(parameters, p);
     times.narrow(0, parameters.share(p).begin + range.begin, range.count) += 1;
     test_world().comm().all_reduce_sum(times);
     EXPECT_TRUE(at::equal(times, at::ones_like(times))) << "part " << p;
@@ -206,15 +207,15 @@ TEST_P(ShardedParameters, SavedRangesAreTheWholeOnce) {
 TEST_P(ShardedParameters, ACopyThatDiffersInOneBitIsSeen) {
   Parameters parameters(layouts(), options_of(mode(), dtype()), comms());
   fill(parameters);
-  EXPECT_TRUE(parameters.equals_first_copy());
+  EXPECT_TRUE(equals_first_copy(parameters));
   const Comm* copies = comms().copies;
   if (copies == nullptr || copies->rank() == 0) {
-    EXPECT_TRUE(parameters.equals_first_copy());
+    EXPECT_TRUE(equals_first_copy(parameters));
     return;
   }
   at::Tensor element = parameters.share(1).master.narrow(0, 3, 1).view(at::kInt);
   element.bitwise_xor_(1);
-  EXPECT_FALSE(parameters.equals_first_copy());
+  EXPECT_FALSE(equals_first_copy(parameters));
 }
 
 INSTANTIATE_TEST_SUITE_P(OnRanks, ShardedParameters, every_sharding(), sharded_name);

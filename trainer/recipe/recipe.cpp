@@ -124,12 +124,15 @@ void Recipe::describe(Fields& fields) {
                   });
 }
 
-int64_t Recipe::num_kept() const {
-  if (begin.model) return static_cast<int64_t>(begin.kept.size());
+LayerChoice Recipe::layer_choice() const {
   for (const auto& stage : stages) {
-    if (stage->num_kept() > 0) return stage->num_kept();
+    if (const LayerChoice* choice = stage->layer_choice()) return *choice;
   }
-  return 0;
+  return {};
+}
+
+int64_t Recipe::num_kept() const {
+  return begin.model ? static_cast<int64_t>(begin.kept.size()) : layer_choice().num_kept();
 }
 
 std::unique_ptr<Recipe> read_recipe(const std::string& path,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "trainer/layer_choice.h"
 #include "trainer/recipe/beginning.h"
 #include "trainer/recipe/fields.h"
 #include "trainer/recipe/problems.h"
@@ -61,6 +62,7 @@ struct Recipe {
   void describe(Fields& fields);
   // Order and names of stages, and each stage's own arithmetic.
   void check(Problems& problems) const;
+  LayerChoice layer_choice() const;  // of the swap stage; without one nothing is kept
   int64_t num_kept() const;  // sparse layers of the hybrid (swap stage, checkpoint); 0 without one
 };
 

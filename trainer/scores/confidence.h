@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/scores/choice.h"
+#include "trainer/layer_choice.h"
 
 namespace sala {
 

@@ -38,7 +38,7 @@ class GateScores : public ScoreMethod {
       : options_(options),
         stage_(stage),
         num_layers_(run.source.num_layers),
-        choice_(layer_choice(run.recipe)),
+        choice_(run.recipe.layer_choice()),
         steps_told_(steps_told),
         linear_(hybrid_config(run.source, {}, run.recipe.model.sparse, false)),
         gates_(fresh_gates()) {}

@@ -37,7 +37,7 @@ class GivenScores : public ScoreMethod {
   int64_t num_steps() const override { return 1; }
 
   nlohmann::json scores(Run& run) override {
-    nlohmann::json record = choice_record(layer_choice(run.recipe), scores_, nullptr);
+    nlohmann::json record = choice_record(run.recipe.layer_choice(), scores_, nullptr);
     for (size_t l = 0; l < scores_.size(); ++l) {
       record["layers"].push_back({{"layer", l}, {"score", scores_[l]}, {"se", 0.0}});
     }

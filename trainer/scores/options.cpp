@@ -7,10 +7,10 @@
 
 #include "data/source.h"
 #include "model/kept_tensors.h"
+#include "trainer/layer_choice.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/recipe/stage_options.h"
-#include "trainer/scores/choice.h"
 #include "trainer/scores/order_file.h"
 #include "trainer/scores/rows.h"
 
@@ -142,7 +142,7 @@ void ScoreOptions::check_inputs(const std::string& path, const StageInputs& inpu
   if (method == "file" && inputs.context != nullptr) {
     try {
       const std::vector<double> scores = read_order_file(file, inputs.context->source.num_layers);
-      check_length(scores, layer_choice(inputs.recipe), path + ".file", problems);
+      check_length(scores, inputs.recipe.layer_choice(), path + ".file", problems);
     } catch (const std::runtime_error& error) {
       problems.add(path + ".file", error.what());
     }

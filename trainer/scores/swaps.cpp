@@ -162,7 +162,7 @@ class SwapScores : public ScoreMethod {
       const auto seed = static_cast<uint64_t>(run.recipe.run.seed);
       drawn.push_back(formula(measured, drawn_weights(num_rows_, seed, d)).score);
     }
-    const LayerChoice choice = layer_choice(run.recipe);
+    const LayerChoice choice = run.recipe.layer_choice();
     const Confidence sure = confidence(choice, found.score, drawn);
     nlohmann::json record = choice_record(choice, found.score, drawn.empty() ? nullptr : &sure);
     record["documents"] = num_rows_;

@@ -11,10 +11,10 @@
 #include "model/convert.h"
 #include "model/weights/part_buffer.h"
 #include "trainer/evaluation/evaluate.h"
+#include "trainer/layer_choice.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/run.h"
-#include "trainer/scores/choice.h"
 
 namespace sala {
 
@@ -25,35 +25,35 @@ class SwapStage : public Stage {
   std::string type() const override { return "swap"; }
 
   void describe(Fields& fields) override {
-    fields.count("keep", choice.keep, Need::kOptional,
+    fields.count("keep", choice_.keep, Need::kOptional,
                  "Layers that keep softmax attention, chosen by score; 0 with `layers`.",
                  {0, 1 << 20});
-    fields.counts("layers", choice.layers, Need::kOptional,
+    fields.counts("layers", choice_.layers, Need::kOptional,
                   "The kept layers by number, instead of choosing by score.", {0, 1 << 20});
-    fields.flag("force_ends", choice.force_ends, Need::kOptional,
+    fields.flag("force_ends", choice_.force_ends, Need::kOptional,
                 "Always keep the first and the last layer (loaders need a sparse layer 0).");
   }
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     if (!problems.clean(path + ".layers") || !problems.knows(path + ".keep")) return;
-    if ((choice.keep > 0) == !choice.layers.empty()) {
+    if ((choice_.keep > 0) == !choice_.layers.empty()) {
       problems.add(path + ".keep", "give either keep (how many) or layers (which), not both");
     }
-    if (choice.keep == 1 && choice.force_ends) {
+    if (choice_.keep == 1 && choice_.force_ends) {
       problems.add(path + ".keep", "1 cannot hold both ends: use 2 or more, or force_ends: false");
     }
-    const std::set<int64_t> different(choice.layers.begin(), choice.layers.end());
-    if (different.size() < choice.layers.size()) {
+    const std::set<int64_t> different(choice_.layers.begin(), choice_.layers.end());
+    if (different.size() < choice_.layers.size()) {
       problems.add(path + ".layers", "names a layer twice: give each once");
     }
     const bool exports = std::any_of(recipe.stages.begin(), recipe.stages.end(),
                                      [](const auto& stage) { return stage->type() == "export"; });
     if (!exports) return;
-    if (!choice.layers.empty() && !different.contains(0)) {
+    if (!choice_.layers.empty() && !different.contains(0)) {
       problems.add(path + ".layers",
                    "must hold layer 0: those who load the exported model count tokens there");
     }
-    if (choice.layers.empty() && !choice.force_ends && problems.knows(path + ".force_ends")) {
+    if (choice_.layers.empty() && !choice_.force_ends && problems.knows(path + ".force_ends")) {
       problems.add(path + ".force_ends",
                    "false may drop layer 0, which the export needs: leave it true, or name the "
                    "layers");
@@ -63,11 +63,11 @@ class SwapStage : public Stage {
   void check_inputs(const StageInputs& inputs, Problems& problems) const override {
     if (inputs.context == nullptr) return;
     const int64_t num_layers = inputs.context->source.num_layers;
-    if (choice.keep > num_layers) {
+    if (choice_.keep > num_layers) {
       problems.add(path + ".keep",
-                   fmt::format("keeps {} layers, but the source has {}", choice.keep, num_layers));
+                   fmt::format("keeps {} layers, but the source has {}", choice_.keep, num_layers));
     }
-    for (int64_t layer : choice.layers) {
+    for (int64_t layer : choice_.layers) {
       if (layer < num_layers) continue;
       problems.add(path + ".layers", fmt::format("{} is no layer of the source, whose last is {}",
                                                  layer, num_layers - 1));
@@ -77,7 +77,7 @@ class SwapStage : public Stage {
 
   bool needs_full_source() const override { return true; }
   bool needs_mixers() const override { return true; }
-  bool needs_scores() const override { return choice.layers.empty(); }
+  bool needs_scores() const override { return choice_.layers.empty(); }
 
   StagePlan plan(const PlanContext& context) const override {
     StagePlan plan = plan_forward(context, 0, 1, true);
@@ -85,7 +85,7 @@ class SwapStage : public Stage {
     return plan;
   }
 
-  int64_t num_kept() const override { return choice.num_kept(); }
+  const LayerChoice* layer_choice() const override { return &choice_; }
 
   void begin(Run&) override {}
 
@@ -108,18 +108,16 @@ class SwapStage : public Stage {
   int64_t step() const override { return done_ ? 1 : 0; }
   int64_t num_steps() const override { return 1; }
 
-  LayerChoice choice;
-
  private:
   std::vector<int64_t> choose(const Run& run) const {
     const int64_t L = run.source.num_layers;
-    if (choice.num_kept() > L) {
+    if (choice_.num_kept() > L) {
       throw std::runtime_error(
-          fmt::format("stage {}: keep {} of only {} layers", name, choice.num_kept(), L));
+          fmt::format("stage {}: keep {} of only {} layers", name, choice_.num_kept(), L));
     }
     std::vector<double> scores(static_cast<size_t>(L), 0.0);
-    if (choice.layers.empty()) scores = scores_of(run);
-    std::vector<int64_t> kept = chosen_layers(choice, scores);
+    if (choice_.layers.empty()) scores = scores_of(run);
+    std::vector<int64_t> kept = chosen_layers(choice_, scores);
     if (kept.back() >= L || std::adjacent_find(kept.begin(), kept.end()) != kept.end()) {
       throw std::runtime_error(fmt::format("stage {}: layers [{}] must be different and below {}",
                                            name, fmt::join(kept, ", "), L));
@@ -143,20 +141,20 @@ class SwapStage : public Stage {
   }
 
   bool is_in_doubt(const Run& run) const {
-    return choice.layers.empty() && run.scores.value("within_noise", false);
+    return choice_.layers.empty() && run.scores.value("within_noise", false);
   }
 
   // Layers that their scores alone would have kept, had the ends not been forced; and whether the
   // scores are sure of those that they chose.
   void say_doubts(Run& run, const std::vector<int64_t>& kept) const {
-    if (!choice.layers.empty()) return;
+    if (!choice_.layers.empty()) return;
     if (is_in_doubt(run)) {
       run.metrics.note("the scores' choice is within noise: " +
                        run.scores.value("note", std::string()));
     }
-    if (!choice.force_ends) return;
+    if (!choice_.force_ends) return;
     std::vector<int64_t> displaced = by_score(scores_of(run));
-    displaced.resize(static_cast<size_t>(choice.keep));
+    displaced.resize(static_cast<size_t>(choice_.keep));
     std::erase_if(displaced, [&](int64_t layer) {
       return std::find(kept.begin(), kept.end(), layer) != kept.end();
     });
@@ -213,17 +211,11 @@ class SwapStage : public Stage {
     run.metrics.event({{"event", "origin"}, {"stage", name}, {"tensors", origin}});
   }
 
+  LayerChoice choice_;
   bool done_ = false;
 };
 
 }  // namespace
-
-LayerChoice layer_choice(const Recipe& recipe) {
-  for (const auto& stage : recipe.stages) {
-    if (const auto* swap = dynamic_cast<const SwapStage*>(stage.get())) return swap->choice;
-  }
-  return {};
-}
 
 std::unique_ptr<Stage> make_swap_stage() { return std::make_unique<SwapStage>(); }
 

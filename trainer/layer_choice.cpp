@@ -1,5 +1,5 @@
 // Forced layers first, then the best.
-#include "trainer/scores/choice.h"
+#include "trainer/layer_choice.h"
 
 #include <algorithm>
 #include <numeric>

@@ -8,8 +8,6 @@
 
 namespace sala {
 
-struct Recipe;  // trainer/recipe/recipe.h
-
 struct LayerChoice {
   int64_t keep = 0;             // layers chosen by score
   std::vector<int64_t> layers;  // or these
@@ -26,8 +24,5 @@ struct LayerChoice {
 std::vector<int64_t> by_score(std::span<const double> scores);
 // The kept layers, ascending, as many as there are at most.
 std::vector<int64_t> chosen_layers(const LayerChoice& choice, std::span<const double> scores);
-
-// That of the recipe's swap stage; without one: nothing is kept. Defined in stages/swap.cpp.
-LayerChoice layer_choice(const Recipe& recipe);
 
 }  // namespace sala
