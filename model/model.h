@@ -29,14 +29,20 @@ class Model {
   const std::vector<std::unique_ptr<Unit>>& units() const { return units_; }
   const Unit& final_norm() const { return *final_norm_; }
 
-  // The one place that knows how parts are numbered.
+  // The one place that knows how parts are numbered: the embedding, then these of each layer.
+  static constexpr size_t kBlock = 1, kMixer = 2, kPartsOfLayer = 2;
   static size_t embedding_part() { return 0; }
-  static size_t block_part(int64_t layer) { return static_cast<size_t>(1 + 2 * layer); }
-  static size_t mixer_part(int64_t layer) { return static_cast<size_t>(2 + 2 * layer); }
+  static size_t block_part(int64_t layer) {
+    return kBlock + kPartsOfLayer * static_cast<size_t>(layer);
+  }
+  static size_t mixer_part(int64_t layer) {
+    return kMixer + kPartsOfLayer * static_cast<size_t>(layer);
+  }
   size_t head_part() const { return layouts_.size() - 1; }
   static std::optional<int64_t> layer_of_mixer(size_t part, int64_t num_layers) {
-    const auto layer = (static_cast<int64_t>(part) - 2) / 2;
-    return part % 2 == 0 && part > 0 && layer < num_layers ? std::optional(layer) : std::nullopt;
+    if (part < kMixer || (part - kMixer) % kPartsOfLayer != 0) return std::nullopt;
+    const auto layer = static_cast<int64_t>((part - kMixer) / kPartsOfLayer);
+    return layer < num_layers ? std::optional(layer) : std::nullopt;
   }
 
   // What the final norm and the vocabulary projection need: {head part}, or {head part, embedding

@@ -81,9 +81,9 @@ class Stage {
   virtual int64_t longest_row() const { return 0; }  // tokens the source model sees at once
   virtual const LayerChoice* layer_choice() const { return nullptr; }  // swap: of the hybrid
 
-  virtual void begin(Run& run) = 0;    // allocate; before load()
+  virtual void begin(Run&) {}          // allocate; before load()
   virtual bool advance(Run& run) = 0;  // one step or work item; false = nothing left
-  virtual void end(Run& run) = 0;      // hand the run on in its new state
+  virtual void end(Run&) {}            // hand the run on in its new state
   virtual void save(StateWriter& out) const = 0;
   virtual void load(StateReader& in) = 0;
   virtual bool trains() const { return false; }  // whether its steps are training steps

@@ -1,5 +1,5 @@
 // How a struct tells its recipe keys. Each options struct has `void describe(Fields&)` that names
-// every key once; three visitors use it: the strict YAML reader (fills values, collects errors with
+// every key once; visitors use it: the strict YAML reader (fills values, collects errors with
 // file:line:column and did-you-mean), the printer of the resolved recipe, and the key lister behind
 // `sala-train --keys` and the test of recipes/README.md. So a key exists in exactly one place.
 #pragma once

@@ -139,86 +139,60 @@ class Printer : public TextFields {
   bool item_ = false;
 };
 
-class KeyLister : public TextFields {
+// Every value that there is, under its path ("stages[2].distill.tokens"), or every key that there
+// can be ("stages[].distill.tokens", sections among them).
+class Lister : public TextFields {
  public:
-  std::vector<KeyDoc> keys;
+  enum class Of { kValues, kKeys };
+  explicit Lister(Of of) : keys_(of == Of::kKeys) {}
+
+  std::vector<KeyDoc> entries;  // of values: each as the fallback
 
   void leaf(const char* key, const std::string& kind, const std::string& value, Need need,
             const char* help) override {
-    keys.push_back({path_ + key, kind, need == Need::kRequired ? "required" : value, help});
+    add(key, kind, value, need, help);
   }
   void section(const char* key, Need need, const char* help,
                const std::function<void(Fields&)>& describe) override {
     group(key, "section", need, help);
-    inside(std::string(key) + ".", [&] { describe(*this); });
+    inside(key, [&] { describe(*this); });
   }
-  void named_sections(const char* key, Need need, const char* help, const std::vector<std::string>&,
+  void named_sections(const char* key, Need need, const char* help,
+                      const std::vector<std::string>& names,
                       const std::function<void(const std::string&, Fields&)>& describe) override {
     group(key, "sections by name", need, help);
-    inside(std::string(key) + ".NAME.", [&] { describe("NAME", *this); });
+    for (const std::string& name : keys_ ? std::vector<std::string>{"NAME"} : names) {
+      inside(fmt::format("{}.{}", key, name), [&] { describe(name, *this); });
+    }
   }
-  void list(const char* key, Need need, const char* help, size_t,
+  void list(const char* key, Need need, const char* help, size_t size,
             const std::function<void(size_t, Fields&)>& describe) override {
     group(key, "list of sections", need, help);
-    inside(std::string(key) + "[].", [&] { describe(0, *this); });
+    for (size_t i = 0; i < (keys_ ? 1 : size); ++i) {
+      inside(fmt::format("{}[{}]", key, index(i)), [&] { describe(i, *this); });
+    }
   }
   void variants(const char* key, Need need, const char* help, const std::vector<std::string>& types,
-                const std::vector<std::string>&,
-                const std::function<void(size_t, const std::string&, Fields&)>& describe) override {
-    group(key, "list of stages", need, help);
-    for (size_t i = 0; i < types.size(); ++i) {
-      inside(std::string(key) + "[]." + types[i] + ".", [&] { describe(i, types[i], *this); });
-    }
-  }
-
- private:
-  void group(const char* key, const char* kind, Need need, const char* help) {
-    keys.push_back({path_ + key, kind, need == Need::kRequired ? "required" : "", help});
-  }
-  void inside(const std::string& name, const std::function<void()>& body) {
-    const std::string outer = path_;
-    path_ += name;
-    body();
-    path_ = outer;
-  }
-
-  std::string path_;
-};
-
-// Every value under its path: "stages[2].distill.tokens" -> "8M".
-class ValueLister : public TextFields {
- public:
-  std::vector<std::pair<std::string, std::string>> values;
-
-  void leaf(const char* key, const std::string&, const std::string& value, Need,
-            const char*) override {
-    values.emplace_back(path_ + key, value);
-  }
-  void section(const char* key, Need, const char*,
-               const std::function<void(Fields&)>& describe) override {
-    inside(std::string(key), [&] { describe(*this); });
-  }
-  void named_sections(const char* key, Need, const char*, const std::vector<std::string>& names,
-                      const std::function<void(const std::string&, Fields&)>& describe) override {
-    for (const std::string& name : names) {
-      inside(std::string(key) + "." + name, [&] { describe(name, *this); });
-    }
-  }
-  void list(const char* key, Need, const char*, size_t size,
-            const std::function<void(size_t, Fields&)>& describe) override {
-    for (size_t i = 0; i < size; ++i) {
-      inside(fmt::format("{}[{}]", key, i), [&] { describe(i, *this); });
-    }
-  }
-  void variants(const char* key, Need, const char*, const std::vector<std::string>&,
                 const std::vector<std::string>& current,
                 const std::function<void(size_t, const std::string&, Fields&)>& describe) override {
-    for (size_t i = 0; i < current.size(); ++i) {
-      inside(fmt::format("{}[{}].{}", key, i, current[i]), [&] { describe(i, current[i], *this); });
+    group(key, "list of stages", need, help);
+    const std::vector<std::string>& there = keys_ ? types : current;
+    for (size_t i = 0; i < there.size(); ++i) {
+      inside(fmt::format("{}[{}].{}", key, index(i), there[i]),
+             [&] { describe(i, there[i], *this); });
     }
   }
 
  private:
+  std::string index(size_t i) const { return keys_ ? "" : std::to_string(i); }
+  void group(const char* key, const char* kind, Need need, const char* help) {
+    if (keys_) add(key, kind, "", need, help);
+  }
+  void add(const char* key, const std::string& kind, const std::string& value, Need need,
+           const char* help) {
+    const bool required = keys_ && need == Need::kRequired;
+    entries.push_back({path_ + key, kind, required ? "required" : value, help});
+  }
   void inside(const std::string& name, const std::function<void()>& body) {
     const std::string outer = path_;
     path_ += name + ".";
@@ -226,6 +200,7 @@ class ValueLister : public TextFields {
     path_ = outer;
   }
 
+  const bool keys_;
   std::string path_;
 };
 
@@ -246,16 +221,18 @@ std::string resolved_yaml(Recipe& recipe) {
 }
 
 std::vector<std::pair<std::string, std::string>> recipe_values(Recipe& recipe) {
-  ValueLister lister;
+  Lister lister(Lister::Of::kValues);
   recipe.describe(lister);
-  return lister.values;
+  std::vector<std::pair<std::string, std::string>> values;
+  for (const KeyDoc& entry : lister.entries) values.emplace_back(entry.path, entry.fallback);
+  return values;
 }
 
 std::vector<KeyDoc> recipe_keys() {
   Recipe scratch;
-  KeyLister lister;
+  Lister lister(Lister::Of::kKeys);
   scratch.describe(lister);
-  return lister.keys;
+  return lister.entries;
 }
 
 std::string recipe_keys_markdown() {

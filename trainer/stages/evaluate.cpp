@@ -13,6 +13,7 @@
 #include "trainer/planning/plan.h"
 #include "trainer/recipe/field_values.h"
 #include "trainer/recipe/stage_options.h"
+#include "trainer/stages/one_step.h"
 
 namespace sala {
 
@@ -85,7 +86,7 @@ void EvaluateOptions::check(const Recipe& recipe, const std::string& path,
 
 namespace {
 
-class EvaluateStage : public Stage {
+class EvaluateStage : public OneStepStage {
  public:
   std::string type() const override { return "evaluate"; }
   bool changes_model() const override { return false; }
@@ -124,16 +125,6 @@ class EvaluateStage : public Stage {
     }
   }
 
-  void begin(Run&) override {}
-  bool advance(Run& run) override {
-    if (done_) return false;
-    evaluate_and_record(run, options, name);
-    done_ = true;
-    return true;
-  }
-  void end(Run&) override {}
-  void save(StateWriter& out) const override { out.json("evaluate", {{"done", done_}}); }
-  void load(StateReader& in) override { done_ = in.json("evaluate").at("done").get<bool>(); }
   int64_t longest_row() const override {
     int64_t longest = options.sources.empty() ? 0 : options.row_length;
     for (int64_t length : options.needle_lengths) longest = std::max(longest, length);
@@ -141,10 +132,11 @@ class EvaluateStage : public Stage {
     for (int64_t length : options.task_lengths) longest = std::max(longest, length);
     return longest;
   }
-  int64_t step() const override { return done_ ? 1 : 0; }
-  int64_t num_steps() const override { return 1; }
 
   EvaluateOptions options;
+
+ protected:
+  void work(Run& run) override { evaluate_and_record(run, options, name); }
 
  private:
   static bool has_text(const Source& source) {
@@ -189,8 +181,6 @@ class EvaluateStage : public Stage {
       break;
     }
   }
-
-  bool done_ = false;
 };
 
 }  // namespace

@@ -8,12 +8,13 @@
 #include "trainer/planning/plan.h"
 #include "trainer/recipe/field_values.h"
 #include "trainer/recipe/recipe.h"
+#include "trainer/stages/one_step.h"
 
 namespace sala {
 
 namespace {
 
-class ExportStage : public Stage {
+class ExportStage : public OneStepStage {
  public:
   std::string type() const override { return "export"; }
 
@@ -71,13 +72,6 @@ class ExportStage : public Stage {
     return plan;
   }
 
-  void begin(Run&) override {}
-  bool advance(Run& run) override {
-    if (done_) return false;
-    write(run);
-    done_ = true;
-    return true;
-  }
   bool changes_model() const override { return false; }
   void look_after_end(Run& run, bool model_is_final) override {
     bool there = true;
@@ -89,16 +83,11 @@ class ExportStage : public Stage {
                                  model_is_final ? ": making it again"
                                                 : ", and the model was trained further since: "
                                                   "--from its checkpoint --export makes it again"));
-    if (model_is_final) write(run);
+    if (model_is_final) work(run);
   }
-  void end(Run&) override {}
-  void save(StateWriter& out) const override { out.json("export", {{"done", done_}}); }
-  void load(StateReader& in) override { done_ = in.json("export").at("done").get<bool>(); }
-  int64_t step() const override { return done_ ? 1 : 0; }
-  int64_t num_steps() const override { return 1; }
 
- private:
-  void write(Run& run) const {
+ protected:
+  void work(Run& run) override {
     std::string maker;
     run.world.together("run folder " + run.folder, [&] {
       if (run.world.rank() == 0) maker = run_as_maker(run.folder);
@@ -108,9 +97,9 @@ class ExportStage : public Stage {
     }
   }
 
+ private:
   std::string folder_;
   int64_t max_shard_bytes_ = 5'000'000'000;
-  bool done_ = false;
 };
 
 }  // namespace

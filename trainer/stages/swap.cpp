@@ -15,12 +15,13 @@
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/run.h"
+#include "trainer/stages/one_step.h"
 
 namespace sala {
 
 namespace {
 
-class SwapStage : public Stage {
+class SwapStage : public OneStepStage {
  public:
   std::string type() const override { return "swap"; }
 
@@ -87,10 +88,10 @@ class SwapStage : public Stage {
 
   const LayerChoice* layer_choice() const override { return &choice_; }
 
-  void begin(Run&) override {}
+  void end(Run& run) override { run.aligned.reset(); }
 
-  bool advance(Run& run) override {
-    if (done_) return false;
+ protected:
+  void work(Run& run) override {
     const std::vector<int64_t> kept = choose(run);
     say_doubts(run, kept);
     build(run, kept);
@@ -98,15 +99,7 @@ class SwapStage : public Stage {
         {{"event", "swap"}, {"stage", name}, {"kept", kept}, {"within_noise", is_in_doubt(run)}});
     run.metrics.note(fmt::format("kept layers: {}", fmt::join(kept, ", ")));
     evaluate_with_recipe(run, name);
-    done_ = true;
-    return true;
   }
-
-  void end(Run& run) override { run.aligned.reset(); }
-  void save(StateWriter& out) const override { out.json("swap", {{"done", done_}}); }
-  void load(StateReader& in) override { done_ = in.json("swap").at("done").get<bool>(); }
-  int64_t step() const override { return done_ ? 1 : 0; }
-  int64_t num_steps() const override { return 1; }
 
  private:
   std::vector<int64_t> choose(const Run& run) const {
@@ -212,7 +205,6 @@ class SwapStage : public Stage {
   }
 
   LayerChoice choice_;
-  bool done_ = false;
 };
 
 }  // namespace
