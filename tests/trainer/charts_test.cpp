@@ -133,7 +133,7 @@ TEST(Charts, FiguresAreWellFormedAndEmptyOnesAreNothing) {
   EXPECT_EQ(draw(plot), "");
   plot.lines[0].points.push_back({5, 5, "a & b"});
   plot.ranges = {{5, kNan, 1}, {5, 4, 1e30}};
-  plot.marks = {5, 1e9};
+  plot.marks = {{"gone", "warn", {5, 1e9}}, {"none", "c6", {}}};
   plot.title = "\"<&";
   for (const bool log : {false, true}) {
     plot.log_y = log;

@@ -127,6 +127,11 @@ inline std::vector<nlohmann::json> whole_run() {
                    {"stall_seconds", 0.3},
                    {"write_seconds", 4.5}});
   add_steps(lines, "train", 8, tokens);
+  lines.push_back({{"event", "spike"},
+                   {"stage", "train"},
+                   {"step", 8},
+                   {"tokens", tokens},
+                   {"text", std::string("stage train step 8: spike: loss 9 ") + kHostile}});
   lines.push_back({{"event", "verdict"}, {"stage", "train"}, {"text", kHostile}});
   lines.push_back(evaluation_of("evaluate_trained", false, 2.87, 0.92));
   lines.push_back({{"event", "export"}, {"folder", kHostile}, {"notes", {kHostile}}});

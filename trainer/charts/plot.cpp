@@ -124,7 +124,9 @@ std::string legend_of(const Plot& plot) {
                                                           : "dot";
     legend += legend_entry(line.color, mark, line.name);
   }
-  if (!plot.marks.empty()) legend += legend_entry("warn", "line", plot.marks_name);
+  for (const Marks& marks : plot.marks) {
+    if (!marks.at.empty()) legend += legend_entry(marks.color, "line", marks.name);
+  }
   return legend;
 }
 
@@ -177,8 +179,11 @@ std::string draw(const Plot& plot) {
   axes.x = plot.x_is_place ? Axis{0, 1, false, {}} : make_axis(x.low, x.high, 5, false, false);
   std::string drawing = ranges_path(plot, axes);
   for (const Line& line : plot.lines) drawing += one_line(line, axes);
-  for (const double mark : plot.marks) {
-    drawing += fmt::format("<path class=\"line warn\" d=\"M{:.1f} 0V60\"/>", axes.at_x(mark));
+  for (const Marks& marks : plot.marks) {
+    std::string path;
+    for (const double at : marks.at) path += fmt::format("M{:.1f} 0V60", axes.at_x(at));
+    if (path.empty()) continue;
+    drawing += fmt::format("<path class=\"line {}\" d=\"{}\"/>", marks.color, path);
   }
   const auto& ticks = plot.x_ticks.empty() ? axes.x.ticks : plot.x_ticks;
   return figure(

@@ -27,6 +27,12 @@ struct Range {  // of the values that one x stands for; drawn faintly, a point w
   double x, low, high;
 };
 
+struct Marks {        // x of what has no value: ticks at the upper edge
+  std::string name;   // in the legend
+  std::string color;  // as a line's
+  std::vector<double> at;
+};
+
 struct Plot {
   std::string title;    // plain text
   std::string unit;     // beside the title: "nats per token"
@@ -35,8 +41,7 @@ struct Plot {
   std::vector<Line> lines;
   std::vector<Range> ranges;
   std::string ranges_color = "c1";
-  std::vector<double> marks;        // x of what has no value: ticks at the upper edge
-  std::string marks_name;           // in the legend
+  std::vector<Marks> marks;
   std::vector<Tick> x_ticks;        // by place; empty: made from the x of lines and ranges
   double least_y = 0, most_y = 0;   // where lines may not decide; equal: they do
   bool log_y = false, low = false;  // low: a chart of half the height

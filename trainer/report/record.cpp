@@ -85,6 +85,8 @@ void Record::add(json&& line) {
     add_checkpoint(line);
   } else if (event == "verdict" || event == "divergence") {
     warnings.push_back(text_at(line, "text"));
+  } else if (event == "spike") {
+    add_spike(line);
   } else if (event == "scores") {
     scores.push_back(std::move(line));
   } else if (event == "swap") {
@@ -185,6 +187,13 @@ void Record::add_checkpoint(const json& line) {
   if (write) saving.write_seconds.add(at, *write);
   saving.most_stall = std::max(saving.most_stall, stall.value_or(0));
   saving.most_write = std::max(saving.most_write, write.value_or(0));
+}
+
+void Record::add_spike(const json& line) {
+  StageRecord& stage = stage_at(text_at(line, "stage"));
+  if (stage.num_spikes++ >= static_cast<int64_t>(kMostMarks)) return;
+  stage.spikes_at.push_back(number_at(line, "tokens").value_or(tokens));
+  stage.spikes.push_back(text_at(line, "text"));
 }
 
 // What the run that this one began from had measured.

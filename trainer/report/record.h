@@ -31,7 +31,10 @@ struct StageRecord {
   double memory_bytes = 0, skew_seconds = 0, step_seconds = 0, wall_seconds = 0;
   int64_t num_steps = 0, num_skipped = 0, num_passed_over = 0;
   double begin_tokens = 0, end_tokens = 0;
-  std::vector<double> skipped_at;    // tokens; the first kMostMarks of them
+  std::vector<double> skipped_at;   // tokens; the first kMostMarks of them
+  std::vector<double> spikes_at;    // likewise
+  std::vector<std::string> spikes;  // what was said of these
+  int64_t num_spikes = 0;
   std::vector<double> layer_losses;  // of align's last step
   Maybe trainable, frozen;           // parameters
   int64_t last_step = 0;
@@ -79,6 +82,7 @@ struct Record {
   void add_evaluation(nlohmann::json&& line);
   void add_checkpoint(const nlohmann::json& line);
   void add_fork(nlohmann::json&& line);
+  void add_spike(const nlohmann::json& line);
   bool warmed_up_ = false;  // a step came since the start or the stage's begin
 };
 

@@ -135,8 +135,8 @@ std::string loss_chart(const Record& record, const StageRecord& stage) {
   if (meaning.held_out_loss || meaning.held_out_kl) {
     add_held_out(plot, record, stage, meaning.held_out_kl);
   }
-  plot.marks = stage.skipped_at;
-  plot.marks_name = "step skipped: not finite";
+  plot.marks = {{"step skipped: not finite", "warn", stage.skipped_at},
+                {"spike of loss or gradient", "c6", stage.spikes_at}};
   const auto& bins = stage.loss.bins();
   if (!bins.empty()) {
     plot.summary = fmt::format("From {} to {} in {} steps.", significant(bins.front().mean(), 4),
@@ -191,6 +191,23 @@ std::string held_out_chart(const Record& record, bool kl) {
   return draw(plot);
 }
 
+// What was said of the spikes that the charts mark.
+std::string spikes_said(const Record& record) {
+  std::string lists;
+  for (const StageRecord& stage : record.stages) {
+    if (stage.spikes.empty()) continue;
+    std::string said;
+    for (const std::string& text : stage.spikes) said += paragraph(text);
+    const auto more = stage.num_spikes - static_cast<int64_t>(stage.spikes.size());
+    if (more > 0) said += paragraph(fmt::format("and {} more", grouped(static_cast<double>(more))));
+    lists += folded(
+        fmt::format("{}: {} spike{}", stage.name, grouped(static_cast<double>(stage.num_spikes)),
+                    stage.num_spikes == 1 ? "" : "s"),
+        said);
+  }
+  return lists;
+}
+
 }  // namespace
 
 std::string training_html(const Record& record) {
@@ -206,7 +223,8 @@ std::string training_html(const Record& record) {
                      paragraph("Faint points are single steps, or the range of neighbouring ones "
                                "where there are many; values beyond the axis are drawn at its "
                                "edge. The line is a running mean, of gradient norms a running "
-                               "median. Dots are held-out evaluations."));
+                               "median. Dots are held-out evaluations.") +
+                     spikes_said(record));
 }
 
 }  // namespace sala
