@@ -75,7 +75,8 @@ void add_options(CLI::App& app, Arguments& a) {
       ->check(CLI::Range(int64_t{0}, int64_t{1000}));
   app.add_flag("--verify-data", a.runner.verify_data,
                "Read all token stores and compare their checksums, also of those that an earlier "
-               "start of this run found right and that have not changed since");
+               "start of this run found right and that have not changed since (with --evaluate: "
+               "those that it opens)");
   app.add_option("--export", a.runner.export_to,
                  "Write the model of the run's newest checkpoint (or of --from) there, and stop");
   app.add_option("--evaluate", a.alone.folder,
@@ -163,6 +164,7 @@ int parse_and_run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     mistake = std::string(error.what()) + " (--help lists all arguments)";
   }
+  arguments.alone.verify_data = arguments.runner.verify_data;
   if (mistake.empty() && (arguments.keys || arguments.check) && !speaks) return 0;
   if (mistake.empty() && arguments.keys) {
     std::fputs(sala::recipe_keys_markdown().c_str(), stdout);

@@ -30,6 +30,12 @@ StoreCatalog::StoreCatalog(std::string folder) : folder_(std::move(folder)) {
   }
 }
 
+StoreCatalog StoreCatalog::copy_of(const std::string& folder) {
+  StoreCatalog catalog(folder);
+  catalog.folder_.clear();
+  return catalog;
+}
+
 std::string StoreCatalog::record_line(const std::string& path, const StoreFacts& facts) {
   // A path may hold any bytes; JSON only UTF-8. Such a file is verified at every start.
   const std::string text =

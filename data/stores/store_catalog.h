@@ -19,6 +19,8 @@ class StoreCatalog {
   StoreCatalog() = default;  // remembers nothing
   // Reads FOLDER's record. A damaged line is passed over: its store is unknown then.
   explicit StoreCatalog(std::string folder);
+  // The same without a folder of its own from then on: nothing is written there.
+  static StoreCatalog copy_of(const std::string& folder);
 
   // The facts of the file that is at `path` now, if its data was verified; else nullptr. Throws if
   // there is no such file.

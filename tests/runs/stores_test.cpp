@@ -37,6 +37,17 @@ void write_masked_store(const ToyRun& toy, const std::function<bool(std::int64_t
   write_store(toy.folder() + "/b.h5", store);
 }
 
+// A wrong byte behind the same size and times: only a full check can find it.
+void spoil_silently(const std::string& store) {
+  const auto time = fs::last_write_time(store);
+  {
+    std::fstream file(store, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(12000);
+    file.write("\1\0\1\0", 4);
+  }
+  fs::last_write_time(store, time);
+}
+
 std::string said_since(const std::string& log, size_t from) { return log.substr(from); }
 
 }  // namespace
@@ -53,15 +64,7 @@ TEST(Stores, AreVerifiedOnceAndAgainOnRequest) {
   EXPECT_FALSE(fs::exists(killed));
   EXPECT_EQ(said_since(toy.log("run"), before).find(reads), std::string::npos) << toy.log("run");
 
-  // A wrong byte behind the same size and times: only a full check can find it.
-  const std::string store = toy.folder() + "/a.h5";
-  const auto time = fs::last_write_time(store);
-  {
-    std::fstream file(store, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(12000);
-    file.write("\1\0\1\0", 4);
-  }
-  fs::last_write_time(store, time);
+  spoil_silently(toy.folder() + "/a.h5");
   before = toy.log("run").size();
   EXPECT_NE(toy.run("run", 1, "--verify-data"), 0);
   EXPECT_NE(said_since(toy.log("run"), before).find("a.h5: checksum mismatch"), std::string::npos)
@@ -69,6 +72,28 @@ TEST(Stores, AreVerifiedOnceAndAgainOnRequest) {
   // An export reads no data: the damage and an absent store do not matter to it.
   fs::remove(toy.folder() + "/b.h5");
   EXPECT_EQ(toy.run("run", 1, "--export " + toy.folder() + "/export"), 0) << toy.log("run");
+}
+
+TEST(Stores, AreVerifiedForAModelByItself) {
+  const ToyRun toy({.stages = std::string(kAlign) +
+                              "  - evaluate: {sources: [b], tokens: 1K, row_length: 64}\n"});
+  const std::string alone =
+      "--evaluate " + toy.folder() + "/source --out " + toy.folder() + "/out.json";
+  ASSERT_EQ(toy.run("anew", 2, alone), 0) << toy.log("anew");
+  EXPECT_NE(toy.log("anew").find("1 of 1 are read as a whole"), std::string::npos)
+      << toy.log("anew");
+  EXPECT_FALSE(fs::exists(toy.run_folder("anew")));
+  // What a run has verified is known, and stays as it is.
+  ASSERT_EQ(toy.run("run", 1), 0) << toy.log("run");
+  spoil_silently(toy.folder() + "/b.h5");
+  size_t before = toy.log("run").size();
+  EXPECT_EQ(toy.run("run", 1, alone), 0) << toy.log("run");
+  EXPECT_EQ(said_since(toy.log("run"), before).find("read as a whole"), std::string::npos);
+  before = toy.log("run").size();
+  EXPECT_NE(toy.run("run", 1, alone + " --verify-data"), 0);
+  EXPECT_NE(said_since(toy.log("run"), before).find("b.h5: checksum mismatch"), std::string::npos)
+      << toy.log("run");
+  EXPECT_NE(toy.run("anew", 1, alone), 0);
 }
 
 TEST(Stores, OfOtherNodesMayBeCopiesButNotOtherData) {

@@ -19,12 +19,19 @@ namespace {
 
 class Verification {
  public:
-  explicit Verification(Run& run)
-      : run_(run), catalog_(std::make_shared<StoreCatalog>(run.folder + "/stores")) {}
+  // `remembers`: in RUN/stores/.
+  Verification(Run& run, std::set<std::string> sources, bool remembers)
+      : run_(run),
+        sources_(std::move(sources)),
+        remembers_(remembers),
+        catalog_(std::make_shared<StoreCatalog>(
+            remembers ? StoreCatalog(run.folder + "/stores")
+                      : StoreCatalog::copy_of(run.folder + "/stores"))) {}
 
   bool operator()(bool again) {
     run_.world.together("", [&] {
-      for (const auto& [name, source] : run_.recipe.data.sources) {
+      for (const std::string& name : sources_) {
+        const SourceOptions& source = run_.recipe.data.sources.at(name);
         for (const std::string& path : expand_globs(source.files)) paths_.insert(path);
       }
       for (const std::string& path : paths_) {
@@ -45,7 +52,7 @@ class Verification {
     if (stopped) return false;
     run_.stores = catalog_;
     compare_ranks();
-    write_offsets();
+    if (remembers_) write_offsets();
     return true;
   }
 
@@ -113,7 +120,8 @@ class Verification {
         changed = true;
       }
     }
-    if (changed && run_.world.rank() == 0) catalog_->save({paths_.begin(), paths_.end()});
+    if (changed && remembers_ && run_.world.rank() == 0)
+      catalog_->save({paths_.begin(), paths_.end()});
   }
 
   // Copies on several nodes must hold the same data, or ranks would train on different rows.
@@ -165,6 +173,8 @@ class Verification {
   static constexpr size_t kHashDigits = 16;
 
   Run& run_;
+  const std::set<std::string> sources_;
+  const bool remembers_;
   std::shared_ptr<StoreCatalog> catalog_;
   std::set<std::string> paths_;
   std::map<std::string, std::string> unknown_;  // to this rank: file as it is -> its path
@@ -173,6 +183,14 @@ class Verification {
 
 }  // namespace
 
-bool verify_stores(Run& run, bool again) { return Verification(run)(again); }
+bool verify_stores(Run& run, bool again) {
+  std::set<std::string> all;
+  for (const auto& [name, source] : run.recipe.data.sources) all.insert(name);
+  return Verification(run, all, /*remembers=*/true)(again);
+}
+
+bool verify_stores_of(Run& run, const std::set<std::string>& sources, bool again) {
+  return Verification(run, sources, /*remembers=*/false)(again);
+}
 
 }  // namespace sala

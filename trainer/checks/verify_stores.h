@@ -2,6 +2,9 @@
 // as a whole and compared with its checksum.
 #pragma once
 
+#include <set>
+#include <string>
+
 #include "trainer/run.h"
 
 namespace sala {
@@ -11,5 +14,8 @@ namespace sala {
 // Throws one error on all ranks: a store that is damaged, of another tokenizer, or not the same on
 // all ranks. False when a signal asked to stop: what was verified until then is remembered.
 bool verify_stores(Run& run, bool again);
+// The stores of these sources alone, for what is no run: RUN/stores/ is read, where there is one,
+// and nothing is written.
+bool verify_stores_of(Run& run, const std::set<std::string>& sources, bool again);
 
 }  // namespace sala

@@ -7,6 +7,7 @@
 #include "trainer/checks/check_command.h"
 #include "trainer/checks/preflight.h"
 #include "trainer/checks/start_check.h"
+#include "trainer/checks/verify_stores.h"
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/folder/reader.h"
 #include "trainer/folder/shared_reading.h"
@@ -90,6 +91,13 @@ void load_checkpoint(Run& run, Checkpoints& checkpoints, const std::string& fold
   run.publish_loaded();
 }
 
+// That an evaluation opens.
+std::set<std::string> sources_of(const EvaluateOptions& options) {
+  std::set<std::string> sources(options.sources.begin(), options.sources.end());
+  if (!options.needle_lengths.empty()) sources.insert(options.needle_source);
+  return sources;
+}
+
 void write_result(const std::string& path, const nlohmann::json& result) {
   // A run's name may hold bytes that are no UTF-8.
   write_file_atomically(
@@ -122,6 +130,11 @@ int evaluate_alone(Recipe& recipe, World& world, const AloneOptions& alone) {
   world.together("source model " + recipe.source,
                  [&] { run = std::make_unique<Run>(recipe, world, *metrics); });
   require_equal_files(*run);
+  const auto stopped = [&] {
+    metrics->note("stopped on a signal; nothing was written");
+    return kExitCheckpointed;
+  };
+  if (!verify_stores_of(*run, sources_of(*options), alone.verify_data)) return stopped();
   Checkpoints checkpoints(recipe.run.folder, world, recipe.run.keep_checkpoints);
   if (is_model) {
     run->student = open_folder(*run, folder);
@@ -132,8 +145,7 @@ int evaluate_alone(Recipe& recipe, World& world, const AloneOptions& alone) {
   try {
     result = evaluate_model(*run, *options, name_of(folder), *run->student, false);
   } catch (const Stopped&) {
-    metrics->note("stopped on a signal; nothing was written");
-    return kExitCheckpointed;
+    return stopped();
   }
   tell_evaluation(*run, result, nlohmann::json::object());
   const std::string path = alone.out.empty() ? name_of(folder) + ".evaluation.json" : alone.out;
