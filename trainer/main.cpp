@@ -9,12 +9,12 @@
 #include "kernels/paths.h"
 #include "trainer/checks/check_command.h"
 #include "trainer/evaluation/alone.h"
-#include "trainer/fork.h"
 #include "trainer/ranks/environment.h"
 #include "trainer/ranks/launch_folder.h"
 #include "trainer/ranks/stop_signals.h"
 #include "trainer/recipe/recipe.h"
 #include "trainer/runner.h"
+#include "trainer/start/fork.h"
 #include "trainer/version.h"
 #include "trainer/world.h"
 

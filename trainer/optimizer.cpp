@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "trainer/saved_shares.h"
+#include "trainer/checkpoint/saved_shares.h"
 #include "trainer/sharding/cut.h"
 
 namespace sala {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "trainer/parameter_sizes.h"
+#include "trainer/planning/parameter_sizes.h"
 #include "trainer/sharding/gather_buffers.h"
 #include "trainer/sharding/gradient_buffers.h"
 #include "trainer/sharding/pool.h"

@@ -135,8 +135,8 @@ class Parameters : public Lender {
   };
   // That this object holds right now.
   Bytes bytes() const;
-  // The same from layouts alone, for the memory plan (parameter_sizes.cpp); `trained`: by part,
-  // whether something of it trains (empty: nothing does, or train() has not been called).
+  // The same from layouts alone, for the memory plan (planning/parameter_sizes.cpp); `trained`: by
+  // part, whether something of it trains (empty: nothing does, or train() has not been called).
   static Bytes planned_bytes(const std::vector<LayoutPtr>& layouts, const Options& options,
                              int num_ranks, const std::vector<bool>& trained);
 

@@ -5,11 +5,11 @@
 #include "data/files/hash.h"
 #include "model/convert.h"
 #include "model/weights/parts.h"
+#include "trainer/checkpoint/saved_shares.h"
 #include "trainer/folder/reader.h"
 #include "trainer/folder/shared_reading.h"
-#include "trainer/fork.h"
 #include "trainer/planning/plan.h"
-#include "trainer/saved_shares.h"
+#include "trainer/start/fork.h"
 
 namespace sala {
 

@@ -20,8 +20,8 @@
 #include "trainer/report/live_page.h"
 #include "trainer/run.h"
 #include "trainer/saver.h"
-#include "trainer/start.h"
-#include "trainer/start_record.h"
+#include "trainer/start/record.h"
+#include "trainer/start/start.h"
 
 namespace sala {
 

@@ -18,7 +18,7 @@ namespace sala {
 class ChoiceSet;     // data/questions/choice_set.h
 class NeedleSet;     // data/needles.h
 class Source;        // data/source.h
-struct LayerChoice;  // trainer/layer_choice.h
+struct LayerChoice;  // trainer/recipe/layer_choice.h
 struct Run;          // trainer/run.h
 struct Recipe;       // trainer/recipe/recipe.h
 class StateWriter;   // trainer/checkpoint/checkpoints.h

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "tests/mpi/sharded_model.h"
-#include "trainer/saved_shares.h"
+#include "trainer/checkpoint/saved_shares.h"
 
 namespace sala {
 

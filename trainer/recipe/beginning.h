@@ -7,7 +7,8 @@
 
 namespace sala {
 
-// The source model alone, or the state that a checkpoint of another run brings (trainer/fork.h).
+// The source model alone, or the state that a checkpoint of another run brings
+// (trainer/start/fork.h).
 struct Beginning {
   std::string checkpoint;  // of --from; empty: the source alone
   int64_t stage = 0;    // where the recipe begins: the stages before it are behind the checkpoint

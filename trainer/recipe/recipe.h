@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "kernels/ops.h"
-#include "trainer/layer_choice.h"
 #include "trainer/recipe/beginning.h"
 #include "trainer/recipe/fields.h"
+#include "trainer/recipe/layer_choice.h"
 #include "trainer/recipe/problems.h"
 #include "trainer/stage.h"
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/layer_choice.h"
+#include "trainer/recipe/layer_choice.h"
 
 namespace sala {
 

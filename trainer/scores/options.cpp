@@ -7,9 +7,9 @@
 
 #include "data/source.h"
 #include "model/kept_tensors.h"
-#include "trainer/layer_choice.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
+#include "trainer/recipe/layer_choice.h"
 #include "trainer/recipe/stage_options.h"
 #include "trainer/scores/order_file.h"
 #include "trainer/scores/rows.h"

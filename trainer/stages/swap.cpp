@@ -11,9 +11,9 @@
 #include "model/convert.h"
 #include "model/weights/part_buffer.h"
 #include "trainer/evaluation/evaluate.h"
-#include "trainer/layer_choice.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
+#include "trainer/recipe/layer_choice.h"
 #include "trainer/run.h"
 #include "trainer/stages/one_step.h"
 

@@ -1,5 +1,5 @@
 // The first lines of a start.
-#include "trainer/start_record.h"
+#include "trainer/start/record.h"
 
 #include <fmt/format.h>
 

@@ -1,5 +1,5 @@
 // Ranges of shares to and from checkpoints.
-#include "trainer/saved_shares.h"
+#include "trainer/checkpoint/saved_shares.h"
 
 #include "trainer/ranks/tensor_fingerprint.h"
 

@@ -1,5 +1,5 @@
 // What the manifest of a checkpoint says to a recipe.
-#include "trainer/fork.h"
+#include "trainer/start/fork.h"
 
 #include <algorithm>
 #include <map>

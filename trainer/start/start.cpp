@@ -1,5 +1,5 @@
 // Looking at the run folder's checkpoints and at --from.
-#include "trainer/start.h"
+#include "trainer/start/start.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -102,7 +102,7 @@ class StartFinder {
                : "from the beginning: no checkpoint is older than the change"));
   }
 
-  // At the recipe's place for it (trainer/fork.h).
+  // At the recipe's place for it (trainer/start/fork.h).
   void begin_fork() {
     const CheckpointId saved = start_.id;
     const Beginning& begin = recipe_.begin;

@@ -1,5 +1,5 @@
 // Where a start of a run begins: at its newest valid checkpoint, at one of another run
-// (trainer/fork.h), or at its first stage; and what is checked before the first step.
+// (trainer/start/fork.h), or at its first stage; and what is checked before the first step.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
 // Sizes from layouts alone.
-#include "trainer/parameter_sizes.h"
+#include "trainer/planning/parameter_sizes.h"
 
 #include <algorithm>
 

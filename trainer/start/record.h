@@ -4,7 +4,7 @@
 #include "trainer/run.h"
 #include "trainer/runner.h"
 #include "trainer/stage.h"
-#include "trainer/start.h"
+#include "trainer/start/start.h"
 
 namespace sala {
 

@@ -1,5 +1,5 @@
 // Forced layers first, then the best.
-#include "trainer/layer_choice.h"
+#include "trainer/recipe/layer_choice.h"
 
 #include <algorithm>
 #include <numeric>
