@@ -145,15 +145,15 @@ TEST(Recipe, WhatACheckpointBringsNeedNotBeMade) {
   EXPECT_NE(complaint_with(folder, kGood, hybrid).find("stages: all of them are behind old"),
             std::string::npos);
   // The source trained further is no hybrid to distil.
-  const Beginning trained{.checkpoint = "old", .model = true};
+  const Beginning trained{.checkpoint = "old", .model = true, .kept = {}};
   EXPECT_NE(complaint_with(folder, rest, trained).find("distill needs the hybrid, but old"),
             std::string::npos);
   // Mixers and scores that an align and a score stage left.
   const std::string swaps = kGood.substr(0, align) + kGood.substr(kGood.find("  - swap"));
-  const Beginning scored{.checkpoint = "old", .mixers = true, .scores = true};
+  const Beginning scored{.checkpoint = "old", .mixers = true, .scores = true, .kept = {}};
+  const Beginning aligned{.checkpoint = "old", .mixers = true, .kept = {}};
   EXPECT_EQ(complaint_with(folder, swaps, scored), "");
-  EXPECT_NE(complaint_with(folder, swaps, {.checkpoint = "old", .mixers = true}).find("`keep`"),
-            std::string::npos);
+  EXPECT_NE(complaint_with(folder, swaps, aligned).find("`keep`"), std::string::npos);
 }
 
 TEST(Schedule, WarmsUpThenFollowsItsKind) {

@@ -68,7 +68,7 @@ Beginning find_beginning(Recipe& recipe, const std::string& from) {
     own = newest_manifest(recipe.run.folder + "/checkpoints");
   }
   if (own) {
-    const nlohmann::json& state = own->state.at("run");
+    const nlohmann::json state = own->state.at("run");
     const std::string forked_from = state.value("forked_from", "");
     if (from.empty() || forked_from == from) {
       return from_record(recipe, state.value("began_with", nlohmann::json()), forked_from);
