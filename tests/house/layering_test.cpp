@@ -24,6 +24,7 @@ const std::map<std::string, std::set<std::string>> kRoomMayInclude = {
     {"kernels/twins", {""}},
     {"kernels/rows", {"", "gpu"}},
     {"kernels/vocabulary", {"", "gpu"}},
+    {"kernels/fp8", {"", "rows"}},
     {"kernels/lightning", {"", "gpu"}},
     {"data/files", {""}},
     {"data/stores", {"", "files"}},
