@@ -51,7 +51,7 @@ at::Tensor block_forward(const BlockFrame& call, const at::Tensor& x, const Mix&
   auto [h, u] = mixer_half(call, x, mix);
   const Range range("feed-forward");
   const at::Tensor gate_up = find_or_make(call.saved, "gate_up", Cost::kProduct, [&] {
-    return at::linear(u, call.block.group("gate_proj.weight", "up_proj.weight"));
+    return linear_forward(call.matmul, u, call.block.group("gate_proj.weight", "up_proj.weight"));
   });
   const auto [gate, up] = halves(gate_up);
   const at::Tensor act = swiglu_forward(gate, up);
@@ -60,10 +60,8 @@ at::Tensor block_forward(const BlockFrame& call, const at::Tensor& x, const Mix&
     call.saved->made_again();
     return {};
   }
-  // The product adds to the residual stream itself.
-  const at::Tensor down = call.block["down_proj.weight"].t();
-  const double r = call.config.residual_scale;
-  return call.saved ? at::addmm(h, act, down, 1.0, r) : h.addmm_(act, down, 1.0, r);
+  return add_linear(call.matmul, h, act, call.block["down_proj.weight"], call.config.residual_scale,
+                    /*in_place=*/call.saved == nullptr);
 }
 
 at::Tensor block_backward(const BlockFrame& call, const at::Tensor& dy, Gradient& block_gradient,
@@ -78,14 +76,14 @@ at::Tensor block_backward(const BlockFrame& call, const at::Tensor& dy, Gradient
     const Range range("feed-forward backward");
     const at::Tensor d_down = scaled(dy, c.residual_scale);
     block_gradient.add_product("down_proj.weight", "down_proj.weight", d_down, saved.take("act"));
-    const at::Tensor d_act = at::mm(d_down, w["down_proj.weight"]);
+    const at::Tensor d_act = linear_backward(call.matmul, d_down, w["down_proj.weight"]);
     const at::Tensor gate_up = saved.take("gate_up"), d_gate_up = at::empty_like(gate_up);
     const auto [gate, up] = halves(gate_up);
     const auto [d_gate, d_up] = halves(d_gate_up);
     swiglu_backward(d_act, gate, up, d_gate, d_up);
     block_gradient.add_product("gate_proj.weight", "up_proj.weight", d_gate_up,
                                saved.take("mlp_input"));
-    du = at::mm(d_gate_up, w.group("gate_proj.weight", "up_proj.weight"));
+    du = linear_backward(call.matmul, d_gate_up, w.group("gate_proj.weight", "up_proj.weight"));
   }
   auto [dh, d_post_norm] = add_rmsnorm_backward(
       du, dy, saved.take("h"), w["post_attention_layernorm.weight"], saved.take("mlp_rstd"));
@@ -101,7 +99,7 @@ at::Tensor block_backward(const BlockFrame& call, const at::Tensor& dy, Gradient
 
 at::Tensor block_forward(const BlockCall& call, const at::Tensor& x) {
   MixerCall mixer{call.config, call.mixer_weights, call.env, call.layer, call.saved};
-  return block_forward({call.config, call.block, call.saved}, x,
+  return block_forward({call.config, call.block, call.saved, call.env.matmul}, x,
                        [&](const at::Tensor& normed, bool wants_output) {
                          mixer.wants_output = wants_output;
                          return mixer_forward(call.mixer, mixer, normed);
@@ -111,7 +109,7 @@ at::Tensor block_forward(const BlockCall& call, const at::Tensor& x) {
 at::Tensor block_backward(const BlockCall& call, const at::Tensor& dy, Gradient& block_gradient,
                           Gradient& mixer_gradient) {
   const MixerCall mixer{call.config, call.mixer_weights, call.env, call.layer, call.saved};
-  return block_backward({call.config, call.block, call.saved}, dy, block_gradient,
+  return block_backward({call.config, call.block, call.saved, call.env.matmul}, dy, block_gradient,
                         [&](const at::Tensor& d_mixed) {
                           return mixer_backward(call.mixer, mixer, d_mixed, mixer_gradient);
                         });

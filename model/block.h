@@ -13,6 +13,7 @@ struct BlockFrame {
   const ModelConfig& config;  // sizes and scales
   const Weights& block;
   Saved* saved;  // as in Unit::forward; backward needs one
+  Matmul matmul = {};
 };
 // The normed input (T, C) to what is added to the stream (T, C). Not wanted: a recompute found the
 // sum, and only what a mixer keeps is made again.

@@ -118,4 +118,20 @@ int64_t backward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape
   return shape.tokens * shape.value_bytes * (3 * c.width + std::max(in_mixer, in_mlp));
 }
 
+int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape,
+                         const Matmul& matmul) {
+  constexpr int64_t kScaleBytes = 4;
+  // Without bf16 there are no FP8 cores, and both operands are widened to fp32.
+  const int64_t value = shape.value_bytes == 2 ? 1 : 1 + 4;
+  int64_t most = 0;
+  for (const BlockProduct& product : block_products(c, mixer)) {
+    if (!matmul.in_fp8(shape.tokens, product.in, product.out)) continue;
+    // Forward and the gradient of the input each sum over the other of the two.
+    const int64_t summed = std::max(product.in, product.out);
+    most = std::max(most, value * (shape.tokens * summed + product.in * product.out) +
+                              kScaleBytes * (shape.tokens + summed));
+  }
+  return most;
+}
+
 }  // namespace sala

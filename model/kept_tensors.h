@@ -9,6 +9,7 @@
 
 #include "model/config.h"
 #include "model/saved.h"
+#include "model/weights/products.h"
 
 namespace sala {
 
@@ -33,6 +34,9 @@ int64_t kept_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shap
 // What a block's passes hold for a moment beside what they keep: at most this.
 int64_t forward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
 int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
+// The operands of a block's largest product in FP8, beside all of these; 0: it has none.
+int64_t fp8_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape,
+                         const Matmul& matmul);
 // All that align's passes hold at once: a teacher's layer, and the mixer that imitates its own.
 int64_t align_moment_bytes(const ModelConfig& source, const ModelConfig& config, Mixer mixer,
                            const PassShape& shape);

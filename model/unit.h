@@ -16,6 +16,7 @@
 #include "model/saved.h"
 #include "model/weights/gradient.h"
 #include "model/weights/lender.h"
+#include "model/weights/products.h"
 
 namespace sala {
 
@@ -43,6 +44,7 @@ struct Env {
   Documents key_docs;
   RopeTable full_rope, lightning_rope;  // undefined where the model does not use them
   bool sparse = false;                  // sparse layers: documents of dense_len and more go sparse
+  Matmul matmul;                        // of the blocks' products with their matrices
   const CachePass* cached = nullptr;    // tokens that are kept: generation
   const MixerTap* tap = nullptr;
   SelectionTeaching* selection = nullptr;  // null: selection is not taught

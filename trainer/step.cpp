@@ -90,6 +90,7 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
   Env env = model.env(batch, options.sparse);
   SelectionTeaching selection{options.selection, {}};
   if (options.selection.weight > 0) env.selection = &selection;
+  env.matmul = options.matmul;
   std::vector<Saved> saved(units.size());
 
   at::Tensor x;

@@ -47,6 +47,7 @@ struct PassOptions {
   bool sparse = true;  // sparse layers select blocks in long documents
   StepClock* clock = nullptr;
   SelectionLossOptions selection;  // weight 0: the choice of blocks is not taught
+  Matmul matmul = {};  // of the trained model's blocks; a teacher's are in its own type
 };
 
 // The passes of a whole model under a loss. Where selection is taught, its kNumSelectionSums sums

@@ -41,13 +41,14 @@ GroupNames group_names(Mixer mixer, const MixerCall& call) {
 // (T, out of all). Biases of some of the four only (no family of today has that) are added after.
 at::Tensor projected(Mixer mixer, const MixerCall& call, const at::Tensor& x) {
   const Weights& w = call.weights;
+  const Matmul& matmul = call.env.matmul;
   const GroupNames names = group_names(mixer, call);
   const at::Tensor matrices = w.group("q_proj.weight", names.last_weight);
-  if (names.last_bias.empty()) return at::linear(x, matrices);
+  if (names.last_bias.empty()) return linear_forward(matmul, x, matrices);
   const std::string first_bias = call.config.qkv_bias ? "q_proj.bias" : names.last_bias;
   const at::Tensor bias = w.group(first_bias, names.last_bias);
-  if (bias.size(0) == matrices.size(0)) return at::linear(x, matrices, bias);
-  at::Tensor y = at::linear(x, matrices);
+  if (bias.size(0) == matrices.size(0)) return linear_forward(matmul, x, matrices, bias);
+  at::Tensor y = linear_forward(matmul, x, matrices);
   const int64_t first = call.config.qkv_bias ? 0 : place_of(mixer, call.config).z;
   y.narrow(1, first, bias.size(0)).add_(bias);
   return y;
@@ -174,7 +175,7 @@ at::Tensor project_backward(Mixer mixer, const MixerCall& call, const Heads& d_h
   gradient.add_product("q_proj.weight", last, d.all, call.saved->take("mixer_input"));
   add_bias_gradients(mixer, call, d.all, gradient);
   if (!call.wants_dx) return {};
-  return at::mm(d.all, call.weights.group("q_proj.weight", last));
+  return linear_backward(call.env.matmul, d.all, call.weights.group("q_proj.weight", last));
 }
 
 at::Tensor output_forward(Mixer mixer, const MixerCall& call, const at::Tensor& o,
@@ -191,14 +192,15 @@ at::Tensor output_forward(Mixer mixer, const MixerCall& call, const at::Tensor& 
     if (rstd.defined()) call.saved->keep("gated_rstd", rstd, Cost::kElementwise);
   }
   if (!call.wants_output) return {};
-  return at::linear(gated, call.weights["o_proj.weight"], call.weights.find("o_proj.bias"));
+  return linear_forward(call.env.matmul, gated, call.weights["o_proj.weight"],
+                        call.weights.find("o_proj.bias"));
 }
 
 at::Tensor output_backward(Mixer mixer, const MixerCall& call, const at::Tensor& dy,
                            const at::Tensor& o, at::Tensor dz, Gradient& gradient) {
   const at::Tensor norm = output_norm(mixer, call);
   const bool changed = dz.defined() || norm.defined();
-  const at::Tensor d_gated = at::mm(dy, call.weights["o_proj.weight"]);
+  const at::Tensor d_gated = linear_backward(call.env.matmul, dy, call.weights["o_proj.weight"]);
   gradient.add_product("o_proj.weight", "o_proj.weight", dy,
                        changed ? call.saved->take("gated") : o);
   gradient.add_bias("o_proj.bias", "o_proj.bias", dy);

@@ -29,7 +29,7 @@ std::vector<BenchOp> bench_ops() {
   std::vector<BenchOp> all;
   for (const auto& part :
        {attention_bench_ops(), select_bench_ops(), sparse_bench_ops(), decode_bench_ops(),
-        elementwise_bench_ops(), mixer_bench_ops(), training_bench_ops()}) {
+        elementwise_bench_ops(), mixer_bench_ops(), product_bench_ops(), training_bench_ops()}) {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

@@ -70,6 +70,7 @@ std::vector<BenchOp> select_bench_ops();
 std::vector<BenchOp> sparse_bench_ops();
 std::vector<BenchOp> decode_bench_ops();
 std::vector<BenchOp> mixer_bench_ops();
+std::vector<BenchOp> product_bench_ops();
 std::vector<BenchOp> training_bench_ops();
 
 // "128K x 32 x 128".

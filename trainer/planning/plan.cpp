@@ -193,14 +193,16 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
   if (training.teacher || (options && options->kl)) {
     plan.weights_bytes += plan_parameters(context, context.source, false).weights;
   }
-  const int64_t tokens = (budget.micro_rows() * length + training.context - 1) / training.context;
+  const int64_t tokens = budget.tokens_at_once(training.context);
   const PassShape shape{tokens, compute_bytes(context),
                         training.sparse && length >= student.sparse.dense_len};
   double kept = 0, moment = 0;
   for (Mixer mixer : student.mixers) {
-    const auto at_work = static_cast<double>(kept_bytes(student, mixer, shape, Recompute::kNone) -
-                                             kept_bytes(student, mixer, shape, training.recompute) +
-                                             backward_moment_bytes(student, mixer, shape));
+    const auto at_work =
+        static_cast<double>(kept_bytes(student, mixer, shape, Recompute::kNone) -
+                            kept_bytes(student, mixer, shape, training.recompute) +
+                            backward_moment_bytes(student, mixer, shape) +
+                            fp8_moment_bytes(student, mixer, shape, training.matmul));
     kept += static_cast<double>(kept_bytes(student, mixer, shape, training.recompute));
     moment = std::max(moment, at_work);
   }

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/fp8.h"
 #include "trainer/recipe/field_values.h"
 #include "trainer/recipe/name_pattern.h"
 #include "trainer/recipe/recipe.h"
@@ -175,6 +176,10 @@ int64_t TokenBudget::micro_rows() const {
   return std::clamp<int64_t>(micro / row_length, 1, rows_per_step());
 }
 
+int64_t TokenBudget::tokens_at_once(int64_t context) const {
+  return (micro_rows() * row_length + context - 1) / context;
+}
+
 int64_t TokenBudget::num_micro_batches(int64_t num_data_ranks) const {
   const int64_t most_rows = (rows_per_step() + num_data_ranks - 1) / num_data_ranks;
   return (most_rows + micro_rows() - 1) / micro_rows();
@@ -250,6 +255,8 @@ Recompute LoopOptions::recompute_level() const {
                                     : Recompute::kNone;
 }
 
+Matmul LoopOptions::matmul_rule() const { return {matmul == "fp8" ? fp8_from : 0}; }
+
 void check_context(const std::string& path, int64_t context, int64_t num_ranks, int64_t row_length,
                    Problems& problems) {
   if (!problems.knows(path + ".context")) return;
@@ -259,8 +266,8 @@ void check_context(const std::string& path, int64_t context, int64_t num_ranks, 
                              "or use a divisor of {}",
                              num_ranks, context, context, num_ranks));
   } else if (problems.knows(path + ".row_length") && context > row_length) {
-    problems.add(path + ".context", fmt::format("{} ranks cannot share a row of {} tokens",
-                                                context, row_length));
+    problems.add(path + ".context",
+                 fmt::format("{} ranks cannot share a row of {} tokens", context, row_length));
   }
 }
 
@@ -292,6 +299,16 @@ void LoopOptions::describe_model(Fields& fields) {
   fields.choice("attention", attention, {"sparse", "dense"}, Need::kOptional,
                 "How the hybrid's sparse layers attend: sparse (documents of at least "
                 "model.sparse.dense_len tokens; shorter ones are dense) or always dense.");
+  fields.choice("matmul", matmul, {"bf16", "fp8"}, Need::kOptional,
+                "Products of the blocks with their matrices, forward and to the gradient of their "
+                "input: bf16 (fp32 on a CPU), or FP8 (e4m3, a scale for each row) where they are "
+                "large enough; the log says which. Weight gradients, embedding, head, attention, "
+                "norms, evaluations and the teacher stay as they are. fp8 takes a GPU with FP8 "
+                "cores (Hopper), or a CPU, which computes the same slowly.");
+  fields.count("fp8_from", fp8_from, Need::kOptional,
+               "Least size in FP8: tokens at once, inputs and outputs of a product must all reach "
+               "it and be multiples of 16; smaller ones take longer in FP8 than in bf16.",
+               {kFp8Multiple, 1 << 20});
 }
 
 }  // namespace sala

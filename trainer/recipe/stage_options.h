@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/saved.h"
+#include "model/weights/products.h"
 #include "trainer/recipe/fields.h"
 
 namespace sala {
@@ -75,6 +76,7 @@ struct TokenBudget {
   int64_t rows_per_step() const { return batch_tokens / row_length; }
   int64_t num_steps() const { return tokens / batch_tokens + (tokens % batch_tokens != 0); }
   int64_t micro_rows() const;  // rows a rank runs at once, at most rows_per_step()
+  int64_t tokens_at_once(int64_t context) const;  // of a rank that shares its rows with others
   // Of every rank in a step: as many as the rank with most rows needs.
   int64_t num_micro_batches(int64_t num_data_ranks) const;
 
@@ -93,18 +95,21 @@ void check_context(const std::string& path, int64_t context, int64_t num_ranks, 
                    Problems& problems);
 
 struct LoopOptions {
-  int64_t context = 1;                // ranks that share each sequence
-  std::string recompute = "none";     // none | selective | full (model/saved.h)
-  std::string attention = "sparse";   // sparse | dense: of the hybrid's sparse layers
-  std::string on_nonfinite = "skip";  // skip | stop: a step whose loss or gradient is not finite
-  int64_t max_skips = 10;             // skipped steps in a row that stop the run
+  int64_t context = 1;                 // ranks that share each sequence
+  std::string recompute = "none";      // none | selective | full (model/saved.h)
+  std::string attention = "sparse";    // sparse | dense: of the hybrid's sparse layers
+  std::string matmul = "bf16";         // bf16 | fp8 (model/weights/products.h)
+  int64_t fp8_from = 2048;             // least side of a product in FP8
+  std::string on_nonfinite = "skip";   // skip | stop: a step whose loss or gradient is not finite
+  int64_t max_skips = 10;              // skipped steps in a row that stop the run
   std::string on_divergence = "stop";  // stop | warn: the loss left where it began, see LossWatch
 
   Recompute recompute_level() const;
+  Matmul matmul_rule() const;
   // context, save_every and evaluate_every (members of Stage), on_nonfinite, max_skips,
   // on_divergence.
   void describe(Fields& fields, Stage& stage);
-  // recompute and attention: stages that train the whole model.
+  // recompute, attention, matmul and fp8_from: stages that train the whole model.
   void describe_model(Fields& fields);
 };
 

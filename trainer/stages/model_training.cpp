@@ -5,8 +5,11 @@
 
 #include <algorithm>
 
+#include "kernels/fp8.h"
 #include "trainer/planning/flops.h"
+#include "trainer/planning/matmul.h"
 #include "trainer/planning/plan.h"
+#include "trainer/ranks/device_info.h"
 #include "trainer/recipe/amount_text.h"
 
 namespace sala {
@@ -63,6 +66,14 @@ void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) 
   if (inputs.context) {
     check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
                   problems);
+    const at::Device gpu(at::kCUDA, 0);
+    if (loop_options_.matmul == "fp8" && inputs.context->cuda && num_gpus() > 0 &&
+        !has_fp8_cores(gpu)) {
+      problems.add(path + ".matmul",
+                   fmt::format("fp8 needs a GPU of compute capability 8.9 or higher (H100, H200), "
+                               "but this one is {}: use bf16",
+                               device_name(gpu)));
+    }
   }
   for (const auto& [source, weight] : budget_.data) {
     const auto found = inputs.sources.find(source);
@@ -79,9 +90,12 @@ StagePlan ModelTraining::plan(const PlanContext& context) const {
   training.sparse = loop_options_.attention == "sparse";
   training.recompute = loop_options_.recompute_level();
   training.context = loop_options_.context;
+  training.matmul = loop_options_.matmul_rule();
   training.evaluates = evaluate_every > 0;
   StagePlan plan = plan_model_training(context, budget_, training);
   plan.advice = lr_advice(context.hybrid);
+  const std::string matmul = matmul_advice(context.hybrid);
+  if (!matmul.empty()) plan.advice += (plan.advice.empty() ? "" : "\n") + matmul;
   return plan;
 }
 
@@ -91,7 +105,9 @@ void ModelTraining::begin(Run& run) {
   loss_ = make_loss(run);
   const ModelConfig config = run.student->model.config();
   const OptimizerOptions optimizer = optimizer_options(config);
-  if (const std::string advice = lr_advice(config); !advice.empty()) run.metrics.note(advice);
+  for (const std::string& advice : {lr_advice(config), matmul_advice(config)}) {
+    if (!advice.empty()) run.metrics.note(advice);
+  }
   optimizer_ = std::make_unique<Optimizer>(run.student->parameters, optimizer);
   const bool sparse = loop_options_.attention == "sparse";
   const ModelConfig teacher = run.source;
@@ -149,6 +165,12 @@ SelectionLossOptions ModelTraining::selection(const ModelConfig& config,
   return options;
 }
 
+std::string ModelTraining::matmul_advice(const ModelConfig& config) const {
+  const std::string text = matmul_text(config, budget_.tokens_at_once(loop_options_.context),
+                                       loop_options_.matmul_rule());
+  return text.empty() ? "" : fmt::format("stage {}: {}", name, text);
+}
+
 bool ModelTraining::advance(Run& run) {
   if (loop_->done()) return false;
   TrainingLoop::Input input = loop_->next();
@@ -157,9 +179,11 @@ bool ModelTraining::advance(Run& run) {
     return true;
   }
   Network& student = *run.student;
-  const PassOptions passes{loop_options_.recompute_level(), loop_options_.attention == "sparse",
-                           &loop_->clock(),
-                           selection(student.model.config(), input.num_target_tokens)};
+  const PassOptions passes{.recompute = loop_options_.recompute_level(),
+                           .sparse = loop_options_.attention == "sparse",
+                           .clock = &loop_->clock(),
+                           .selection = selection(student.model.config(), input.num_target_tokens),
+                           .matmul = loop_options_.matmul_rule()};
   const StepOptions options{.lr = input.lr,
                             .clip = optimizer_options_.clip,
                             .clock = &loop_->clock(),

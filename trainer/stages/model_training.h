@@ -43,6 +43,8 @@ class ModelTraining : public Stage {
   double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
   // Of this step, for a model of this config.
   SelectionLossOptions selection(const ModelConfig& config, int64_t num_target_tokens) const;
+  // One line about products in FP8; empty without.
+  std::string matmul_advice(const ModelConfig& config) const;
   // One line when the rate came from the model's size or is far above it; empty otherwise.
   std::string lr_advice(const ModelConfig& config) const;
 

@@ -1,0 +1,102 @@
+// A training step with FP8 products on a GPU: near the step in bf16, the same bits from run to run
+// and at every level of recompute. Skipped without FP8 cores.
+#include <gtest/gtest.h>
+
+#include "kernels/fp8.h"
+#include "tests/gpu/small_hybrid.h"
+#include "trainer/ranks/device_info.h"
+#include "trainer/step.h"
+
+namespace sala {
+
+namespace {
+
+// A batch of 704 tokens: small_hybrid.h's has 700, no multiple of 16.
+Batch sized_batch(at::Device device) {
+  const int64_t T = 704;
+  at::Generator generator = at::detail::createCPUGenerator(3);
+  Batch batch;
+  batch.ids = at::randint(0, 1000, {T}, generator, at::kLong).to(device);
+  batch.targets = at::randint(0, 1000, {T}, generator, at::kLong).to(device);
+  batch.loss_weight = at::ones({T}).to(device);
+  batch.docs = Documents::from_starts({0, 130}, T, device);
+  batch.position = at::cat({at::arange(130), at::arange(T - 130)}).to(device);
+  batch.global_weight = static_cast<double>(T);
+  return batch;
+}
+
+struct Steps {
+  std::vector<double> losses;
+  std::vector<std::vector<double>> part_norms;
+};
+
+Steps take_steps(int64_t fp8_from, int64_t count, Recompute recompute = Recompute::kNone) {
+  const at::Device gpu(at::kCUDA, 0);
+  Parameters::Options options;
+  options.dtype = at::kBFloat16;
+  options.device = gpu;
+  options.trains = true;
+  Network network(small_hybrid(), options, {});
+  at::Generator generator = at::detail::createCPUGenerator(11);
+  for (size_t p = 0; p < network.parameters.num_parts(); ++p) {
+    Weights part(network.parameters.layout(p), at::kFloat, at::kCPU);
+    for (size_t i = 0; i < part.views().size(); ++i) {
+      const at::Tensor& view = part.views()[i];
+      const bool one = part.layout().entries[i].init == Init::kOnes;
+      view.copy_(at::randn(view.sizes(), generator, at::kFloat) * 0.06 + (one ? 1.0 : 0.0));
+    }
+    network.parameters.set_whole(p, part.flat);
+  }
+  OptimizerOptions schedule;
+  schedule.schedule.lr = 1e-3;
+  Optimizer optimizer(network.parameters, schedule);
+  auto comm = make_single_comm();
+  NextTokenLoss loss;
+  const Batch batch = sized_batch(gpu);
+  const PassOptions passes{recompute, true, nullptr, Matmul{fp8_from}};
+  Steps steps;
+  for (int64_t step = 0; step < count; ++step) {
+    const StepResult result = take_step(
+        {&batch, 1},
+        [&](const Batch& b, bool last) { return model_passes(network, loss, b, last, passes); },
+        network.parameters, optimizer, *comm, {.lr = 1e-3});
+    steps.losses.push_back(result.losses[kLoss]);
+    steps.part_norms.push_back(result.part_norms);
+  }
+  return steps;
+}
+
+class Fp8StepsCuda : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (num_gpus() < 1 || !has_fp8_cores(at::Device(at::kCUDA, 0))) {
+      GTEST_SKIP() << "needs a GPU with FP8 cores and a build with CUDA";
+    }
+  }
+};
+
+}  // namespace
+
+TEST_F(Fp8StepsCuda, LearnAsStepsInBf16Do) {
+  const Steps bf16 = take_steps(0, 20), fp8 = take_steps(16, 20);
+  EXPECT_NE(bf16.losses, fp8.losses) << "nothing was in FP8";
+  EXPECT_LT(fp8.losses.back(), 0.9 * fp8.losses.front());
+  for (size_t i = 0; i < bf16.losses.size(); ++i) {
+    EXPECT_NEAR(fp8.losses[i], bf16.losses[i], 0.02 * bf16.losses[i]) << "step " << i + 1;
+  }
+  for (size_t part = 0; part < bf16.part_norms[0].size(); ++part) {
+    EXPECT_NEAR(fp8.part_norms[0][part], bf16.part_norms[0][part], 0.1 * bf16.part_norms[0][part])
+        << part;
+  }
+}
+
+TEST_F(Fp8StepsCuda, AreTheSameBitsFromRunToRunAndRecomputed) {
+  const Steps first = take_steps(16, 2);
+  for (const Recompute level : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
+    const Steps again = take_steps(16, 2, level);
+    EXPECT_EQ(again.losses, first.losses);
+    EXPECT_EQ(again.part_norms, first.part_norms);
+  }
+}
+
+}  // namespace sala
