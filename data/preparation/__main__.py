@@ -66,20 +66,36 @@ def add_store_options(command):
 
 def add_text_options(tokens):
     tokens.add_argument("inputs", nargs="+", metavar="INPUT",
-                        help="JSONL (also .xz, .gz, .zst), Parquet, text files, or folders")
+                        help="JSONL (also .xz, .gz, .zst), Parquet, text files, or folders, also "
+                        "those of Hugging Face `datasets` (save_to_disk)")
     tokens.add_argument("--source", required=True, metavar="NAME", type=plain_text,
                         help="name in losses by source")
     tokens.add_argument("--field", default="text", help="JSONL field or Parquet column (text)")
     tokens.add_argument("--limit-tokens", type=token_count, metavar="N", help="stop at N tokens")
 
 
+def add_ids_options(ids):
+    ids.add_argument("inputs", nargs="+", metavar="INPUT",
+                     help="Megatron's PREFIX (of PREFIX.bin and PREFIX.idx), folders of Hugging "
+                     "Face `datasets`, Parquet, JSONL (also .xz, .gz, .zst), or folders of these")
+    ids.add_argument("--source", required=True, metavar="NAME", type=plain_text,
+                     help="name in losses by source")
+    ids.add_argument("--field", default="input_ids",
+                     help="column or JSONL field of ids (input_ids)")
+    ids.add_argument("--limit-tokens", type=token_count, metavar="N", help="stop at N tokens")
+    ids.add_argument("--bos", type=plain_text,
+                     help="id or token to put before documents that do not begin with it (none)")
+    ids.add_argument("--split-at-eos", action="store_true",
+                     help="a document ends at each EOS: for rows that hold several")
+
+
 def add_chat_options(chat):
     chat.add_argument("inputs", nargs="+", metavar="INPUT",
-                      help='JSONL (also .xz, .gz, .zst), or folders: {"messages": [{"role", '
-                      '"content"}, ...]} a line')
+                      help='JSONL (also .xz, .gz, .zst), Parquet, or folders, also those of '
+                      'Hugging Face `datasets`: {"messages": [{"role", "content"}, ...]} a line')
     chat.add_argument("--source", default="chat", metavar="NAME", type=plain_text,
                       help="name in losses by source (chat)")
-    chat.add_argument("--field", default="messages", help="JSONL field of the list (messages)")
+    chat.add_argument("--field", default="messages", help="JSONL field or column of the list (messages)")
     chat.set_defaults(limit_tokens=None)
 
 
@@ -112,22 +128,25 @@ def parse_args(argv):
     tokens = commands.add_parser("tokens", help="documents -> HDF5 token stores")
     recall = commands.add_parser("recall", help="documents with things hidden in them and asked "
                                  "for -> token stores")
+    ids = commands.add_parser("ids", help="documents that are ids already (Megatron's .bin and "
+                              ".idx, columns of ids) -> HDF5 token stores")
     chat = commands.add_parser("chat", help="conversations -> token stores with a loss mask")
     needles = commands.add_parser("needles", help="facts, questions and answers for retrieval")
     choices = commands.add_parser("choices", help="multiple-choice questions")
     ruler = commands.add_parser("ruler", help="long-context tasks in the form of RULER")
-    for command in (tokens, recall, chat, needles, choices, ruler):
+    for command in (tokens, recall, ids, chat, needles, choices, ruler):
         command.add_argument("--tokenizer", required=True, metavar="FOLDER",
                              help="Hugging Face folder with tokenizer.json and config.json")
     for command in (tokens, recall, needles, choices, ruler):  # a chat's template writes BOS itself
         command.add_argument("--bos", type=plain_text, default="own",
                              help="id or token at the start of documents and prompts, or none "
                              "(what the tokenizer itself puts there, if anything)")
-    for command in (tokens, recall, chat):
+    for command in (tokens, recall, ids, chat):
         add_store_options(command)
     for command in (tokens, recall):
         add_text_options(command)
     add_recall_options(recall)
+    add_ids_options(ids)
     add_chat_options(chat)
 
     needles.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
@@ -165,6 +184,8 @@ def run(args):
         from .tokens import prepare_tokens as prepare
     elif args.command == "recall":
         from .recall.command import prepare_recall as prepare
+    elif args.command == "ids":
+        from .ids import prepare_ids as prepare
     elif args.command == "chat":
         from .chat import prepare_chat as prepare
     elif args.command == "needles":

@@ -14,7 +14,7 @@ import xxhash
 from . import BadDocument
 from .chat_template import ChatTemplate
 from .documents import Document, check_unicode, listed, parse_record, read_lines, type_name
-from .inputs import find_files
+from .inputs import find_files, kind_of
 from .tokens import prepare_stores
 from .vocabulary import Vocabulary
 
@@ -41,8 +41,36 @@ def check_messages(messages, field, where):
                           "nothing else is learned from")
 
 
-def read_conversations(path, field):
-    """Conversations (or BadDocuments) of one file; their text is the JSON of the messages."""
+def without_nulls(message):
+    """Columns have every key in every row: null is where a message has none."""
+    if not isinstance(message, dict):
+        return message
+    return {key: value for key, value in message.items() if value is not None}
+
+
+def rows_of_messages(path, field):
+    """(messages, where, bytes read) of each row of a column."""
+    from .columns import column_names, read_rows
+
+    def choose(schema, path):
+        column_names(schema, path, field)
+        return [field]
+
+    for rows in read_rows(path, choose):
+        for row, value in enumerate(rows.columns[0], rows.first):
+            where = f"{path} (row {row})"
+            try:
+                messages = value.as_py()
+            except UnicodeDecodeError as error:
+                messages = BadDocument(f"{where}: expected UTF-8 in column '{field}' "
+                                       f"({error.reason})")
+            if isinstance(messages, list):
+                messages = [without_nulls(message) for message in messages]
+            yield messages, where, rows.bytes_read
+
+
+def lines_of_messages(path, field):
+    """The same of each JSON object; a BadDocument where there is none with that field."""
     for number, line, bytes_read in read_lines(path):
         where = f"{path}:{number}"
         try:
@@ -50,8 +78,20 @@ def read_conversations(path, field):
             if field not in record:
                 raise BadDocument(f"{where}: expected messages in field '{field}', the line has "
                                   f"the fields {listed(sorted(record))} (--field names another)")
-            check_messages(record[field], field, where)
-            yield Document(json.dumps(record[field]), where, bytes_read)
+            yield record[field], where, bytes_read
+        except BadDocument as error:
+            yield error, where, bytes_read
+
+
+def read_conversations(path, field):
+    """Conversations (or BadDocuments) of one file; their text is the JSON of the messages."""
+    read = lines_of_messages if kind_of(path) == "json" else rows_of_messages
+    for messages, where, bytes_read in read(path, field):
+        try:
+            if isinstance(messages, BadDocument):
+                raise messages
+            check_messages(messages, field, where)
+            yield Document(json.dumps(messages), where, bytes_read)
         except BadDocument as error:
             yield error
 
@@ -135,6 +175,6 @@ class ChatVocabulary(Vocabulary):
 
 
 def prepare_chat(options):
-    files, skipped = find_files(options.inputs, kinds=("json",))
+    files, skipped = find_files(options.inputs, kinds=("json", "parquet", "arrow"))
     prepare_stores(options, files, skipped, read_conversations,
                    functools.partial(ChatVocabulary, options.tokenizer, options.eos))

@@ -1,4 +1,5 @@
-"""Reads documents, in a fixed order, from JSONL (plain, .xz, .gz, .zst), Parquet and text files.
+"""Reads documents, in a fixed order, from JSONL (plain, .xz, .gz, .zst), Parquet, Arrow and text
+files.
 
 A document that cannot be used comes as a BadDocument in its place, so that the caller decides
 whether it ends the work. What concerns a whole file (damage, no such column) is raised."""
@@ -25,6 +26,20 @@ class Document(NamedTuple):
     where: str  # file:line, file (row N) or file
     bytes_read: int  # of its file, compressed: for the progress bar
 
+    @property
+    def content(self):
+        """What a vocabulary encodes."""
+        return self.text
+
+    @property
+    def data(self):
+        """The bytes that it is known by."""
+        return self.text.encode()
+
+    @property
+    def is_empty(self):
+        return not self.text.strip()
+
 
 def type_name(value):
     return JSON_TYPES.get(type(value), type(value).__name__)
@@ -43,17 +58,25 @@ def check_unicode(text, where, what="the text"):
                           f"character {found.start()}, which is no Unicode text")
 
 
-def read_documents(path, field):
-    """Documents (or BadDocuments) of one file, in its order."""
+def check_start(path):
+    """Refuses what is not there yet, and other encodings."""
     with open(path, "rb") as file:
         start = file.read(len(LFS_POINTER))
     if start == LFS_POINTER:
         raise UserError(f"{path}: is a git-lfs pointer, the data were not downloaded: "
                         "`git lfs pull` gets them")
-    if start[:2] in UTF16_MARKS and kind_of(path) != "parquet":
+    if start[:2] in UTF16_MARKS and kind_of(path) in ("json", "text"):
         raise UserError(f"{path}: expected UTF-8, found UTF-16; `iconv -f UTF-16 -t UTF-8` "
                         "converts")
-    readers = {"json": read_jsonl, "parquet": read_parquet, "text": read_text}
+
+
+def read_documents(path, field):
+    """Documents (or BadDocuments) of one file, in its order."""
+    check_start(path)
+    if kind_of(path) in ("parquet", "arrow"):
+        from .columns import read_texts  # pyarrow takes its time to load
+        return read_texts(path, field)
+    readers = {"json": read_jsonl, "text": read_text}
     return readers[kind_of(path)](path, field)
 
 
@@ -108,52 +131,6 @@ def read_jsonl(path, field):
             yield Document(text_of(parse_record(line, where), field, where), where, bytes_read)
         except BadDocument as error:
             yield error
-
-
-def check_column(path, file, field):
-    import pyarrow
-    names = file.schema_arrow.names
-    if names.count(field) != 1:
-        raise UserError(f"{path}: expected a column '{field}', the file has {listed(names)} "
-                        "(--field names another)")
-    kind = file.schema_arrow.field(field).type
-    if pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    types = pyarrow.types
-    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-            or types.is_null(kind)):
-        raise UserError(f"{path}: expected strings in column '{field}', found {kind}")
-
-
-def read_parquet(path, field):
-    import pyarrow
-    import pyarrow.parquet
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            check_column(path, file, field)
-            num_rows, size = file.metadata.num_rows, path.stat().st_size
-            for batch in file.iter_batches(batch_size=256, columns=[field]):
-                for value in batch.column(batch.schema.get_field_index(field)):
-                    row += 1
-                    yield parquet_document(value, field, f"{path} (row {row})",
-                                           size * row // num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: expected a Parquet file; it is damaged or of a kind that is not "
-                        f"supported, after row {row} ({line})") from error
-
-
-def parquet_document(value, field, where, bytes_read):
-    """One row as a Document or BadDocument."""
-    try:
-        text = value.as_py()
-    except UnicodeDecodeError as error:
-        return BadDocument(f"{where}: expected UTF-8 in column '{field}' ({error.reason})")
-    if not isinstance(text, str):
-        return BadDocument(f"{where}: expected a string in column '{field}', found "
-                           f"{type_name(text)}")
-    return Document(text, where, bytes_read)
 
 
 def read_text(path, field):

@@ -5,10 +5,13 @@ import stat
 from pathlib import Path
 
 from . import UserError
+from .megatron import bin_of, index_of
+from .saved_data_set import arrow_names
 
 TEXT_SUFFIXES = {".txt", ".md", ".rst"}
 JSON_SUFFIXES = {".jsonl", ".json", ".ndjson"}
 COMPRESSED_SUFFIXES = {".xz", ".gz", ".zst"}
+OTHER_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".idx": "megatron"}
 # What downloaded and exported data sets carry beside their documents.
 ABOUT_THE_SET = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json",
                  "metadata.json", "croissant.json"}
@@ -19,14 +22,14 @@ MAX_LISTED = 5
 
 
 def kind_of(path):
-    """'json', 'parquet', 'text' or None, by the name."""
+    """'json', 'parquet', 'arrow', 'megatron', 'text' or None, by the name."""
     suffixes = [s.lower() for s in path.suffixes[-2:]]
     if not suffixes:
         return None
     if suffixes[-1] in TEXT_SUFFIXES:
         return "text"
-    if suffixes[-1] == ".parquet":
-        return "parquet"
+    if suffixes[-1] in OTHER_KINDS:
+        return OTHER_KINDS[suffixes[-1]]
     if suffixes[-1] in COMPRESSED_SUFFIXES:
         suffixes.pop()
     return "json" if suffixes and suffixes[-1] in JSON_SUFFIXES else None
@@ -97,8 +100,9 @@ class Search:
             if stat.S_ISDIR(status.st_mode):
                 if not self.first_time(path, status):
                     continue
-                names = sorted(os.listdir(path), reverse=True)
-                stack += [path / name for name in names if not self.is_hidden(name)]
+                stack += reversed([path / name for name in self.names_in(path)])
+            elif "megatron" in self.kinds and index_of(path) != path:
+                continue  # the index stands for both
             elif is_about_the_set(path):
                 self.skipped.add("about the data", path.name)
             elif kind_of(path) not in self.kinds:
@@ -107,6 +111,17 @@ class Search:
                 self.skipped.add("that are no files", path.name)
             else:
                 self.add_file(path, status)
+
+    def names_in(self, folder):
+        """Of a folder, what is not hidden; Arrow files as the data set has them."""
+        names = [n for n in sorted(os.listdir(folder)) if not self.is_hidden(n)]
+        if "arrow" not in self.kinds:
+            return names
+        arrow = arrow_names(folder, names)
+        others = [n for n in names if not n.endswith(".arrow")]
+        for name in set(names).difference(others, arrow):
+            self.skipped.add("not of the data set", name)
+        return others + arrow
 
     def is_hidden(self, name):
         if name.startswith((".", "_")):  # as Spark, Hive and data-set loaders take it
@@ -117,15 +132,24 @@ class Search:
 
 def expected_kinds(kinds):
     names = {"json": ".jsonl (also .xz, .gz, .zst)", "parquet": ".parquet",
+             "arrow": ".arrow (a folder of `datasets`)", "megatron": ".bin with .idx (Megatron)",
              "text": ", ".join(sorted(TEXT_SUFFIXES))}
     return ", ".join(names[kind] for kind in kinds)
 
 
-def find_files(inputs, kinds=("json", "parquet", "text")):
+def files_read(files):
+    """The files, and what is read with them: of a Megatron pair both."""
+    return [f for file in files
+            for f in ([file, bin_of(file)] if kind_of(file) == "megatron" else [file])]
+
+
+def find_files(inputs, kinds=("json", "parquet", "arrow", "text")):
     """The files behind the inputs, in order, and a Skipped. What is named itself is taken whatever
-    its name; hidden files and the like are only left out inside folders."""
+    its name; hidden files and the like are only left out inside folders. Of Megatron's pairs the
+    index stands for both."""
     search = Search(kinds)
     for path in map(Path, inputs):
+        path = index_of(path) if "megatron" in kinds else path
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             before = len(search.files)

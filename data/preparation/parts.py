@@ -8,10 +8,11 @@ import xxhash
 from tqdm import tqdm
 
 from . import BadDocument, UserError, say
+from .inputs import files_read
 from .store import Store, write_store
 from .workers import Workers
 
-UNIT_CHARS = 4_000_000
+UNIT_SIZE = 4_000_000  # characters, or ids where documents are ids already
 
 
 class LeftOut:
@@ -42,7 +43,7 @@ class Part(NamedTuple):
 
 def read_units(read, files, field, bar, left_out):
     """Lists of Documents, each a work unit. read(file, field): the file's Documents."""
-    unit, chars = [], 0
+    unit, size = [], 0
     for file in files:
         before = 0
         for document in read(file, field):
@@ -51,14 +52,14 @@ def read_units(read, files, field, bar, left_out):
                 continue
             bar.update(document.bytes_read - before)
             before = document.bytes_read
-            if not document.text.strip():
+            if document.is_empty:
                 left_out.empty += 1
                 continue
             unit.append(document)
-            chars += len(document.text)
-            if chars >= UNIT_CHARS:
+            size += len(document.content)
+            if size >= UNIT_SIZE:
                 yield unit
-                unit, chars = [], 0
+                unit, size = [], 0
     if unit:
         yield unit
 
@@ -66,7 +67,7 @@ def read_units(read, files, field, bar, left_out):
 def unit_key(unit, settings_key):
     digest = xxhash.xxh3_64(settings_key)
     for document in unit:
-        data = document.text.encode()
+        data = document.data
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
@@ -75,7 +76,7 @@ def unit_key(unit, settings_key):
 def encode_or_refuse(vocabulary, document):
     """Ids (length), or ids and mask (2, length)."""
     try:
-        return np.array(vocabulary.encode_document(document.text), np.int64)
+        return np.array(vocabulary.encode_document(document.content), np.int64)
     except (KeyboardInterrupt, MemoryError, SystemExit):
         raise
     except BadDocument as error:
@@ -134,7 +135,7 @@ def make_parts(options, read, files, make_vocabulary, settings_key, folder):
     reached."""
     limit = options.limit_tokens if options.shuffle is None else None
     tally, parts, num_kept = Tally(options.skip_bad), [], 0
-    total = sum(f.stat().st_size for f in files)
+    total = sum(f.stat().st_size for f in files_read(files))
     with Workers(options.workers, tokenize_unit, make_vocabulary, tally.add) as workers, \
             tqdm(total=total, unit="B", unit_scale=True, desc=options.source, disable=None) as bar:
         for unit in read_units(read, files, options.field, bar, tally.left_out):

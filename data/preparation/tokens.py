@@ -17,7 +17,7 @@ from tqdm import tqdm
 from . import UserError, say
 from .atomic_file import sync, write_atomically
 from .documents import listed, read_documents
-from .inputs import find_files
+from .inputs import files_read, find_files
 from .lock import Lock
 from .parts import LeftOut, make_parts, read_units, unit_key
 from .shards import write_shards
@@ -123,7 +123,7 @@ def settings_of(options, vocabulary):
 
 
 def inputs_of(files):
-    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files_read(files)]
 
 
 def hash_of(keys):

@@ -184,9 +184,9 @@ class DisksTest(PrepareCase):
 
     def test_many_parts_need_few_open_files(self):
         from preparation import parts
-        before = parts.UNIT_CHARS
-        self.addCleanup(setattr, parts, "UNIT_CHARS", before)
-        parts.UNIT_CHARS = 1
+        before = parts.UNIT_SIZE
+        self.addCleanup(setattr, parts, "UNIT_SIZE", before)
+        parts.UNIT_SIZE = 1
         import resource
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)

@@ -149,9 +149,9 @@ class StoresTest(PrepareCase):
 
 class ResumeTest(PrepareCase):
     def make_parts(self, path, folder):
-        before = parts.UNIT_CHARS
-        self.addCleanup(setattr, parts, "UNIT_CHARS", before)
-        parts.UNIT_CHARS = 2000
+        before = parts.UNIT_SIZE
+        self.addCleanup(setattr, parts, "UNIT_SIZE", before)
+        parts.UNIT_SIZE = 2000
         options = Namespace(out="out", source="toy", field="text", limit_tokens=None,
                             shuffle=None, workers=1, skip_bad=False)
         made, _ = parts.make_parts(options, read_documents, [path],
