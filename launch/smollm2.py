@@ -153,6 +153,7 @@ def write_folder(gguf_file, folder):
     write_json("tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": config["max_position_embeddings"],
         "chat_template": field("tokenizer.chat_template"), **special})
 

@@ -95,7 +95,8 @@ def add_chat_options(chat):
                       'Hugging Face `datasets`: {"messages": [{"role", "content"}, ...]} a line')
     chat.add_argument("--source", default="chat", metavar="NAME", type=plain_text,
                       help="name in losses by source (chat)")
-    chat.add_argument("--field", default="messages", help="JSONL field or column of the list (messages)")
+    chat.add_argument("--field", default="messages",
+                      help="JSONL field or column of the list (messages)")
     chat.set_defaults(limit_tokens=None)
 
 

@@ -1,6 +1,5 @@
-"""Columns of Parquet files and of the Arrow streams that `datasets` saves, a batch of rows at a time.
-
-What a damaged file holds is checked before a value of it is looked at."""
+"""Columns of Parquet files and of the Arrow streams that `datasets` saves, a batch of rows at a
+time. What a damaged file holds is checked before a value of it is looked at."""
 from typing import NamedTuple
 
 import pyarrow

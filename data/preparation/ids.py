@@ -93,8 +93,9 @@ def say_how_well_it_fits(vocabulary, documents):
             blocks = SequenceMatcher(None, ids, again, autojunk=False).get_matching_blocks()
             same, total = same + sum(block.size for block in blocks), total + len(ids)
     if total:
-        say(f"{vocabulary.folder}: tokenizes the text of the first {total:,} ids to {same / total:.1%}"
-            f" of them{'' if same > 0.9 * total else ': were they made with another tokenizer?'}")
+        doubt = "" if same > 0.9 * total else ": were they made with another tokenizer?"
+        say(f"{vocabulary.folder}: tokenizes the text of the first {total:,} ids to "
+            f"{same / total:.1%} of them{doubt}")
 
 
 def prepare_ids(options):

@@ -1,5 +1,5 @@
-"""Megatron's indexed data sets: PREFIX.bin holds ids end to end, PREFIX.idx where sequences begin and
-which of them are a document. The index, little-endian:
+"""Megatron's indexed data sets: PREFIX.bin holds ids end to end, PREFIX.idx where sequences begin
+and which of them are a document. The index, little-endian:
 
     "MMIDIDX\\0\\0", u64 version 1, u8 code of the ids' type, u64 S sequences, u64 D + 1
     i32 (S)      length of each sequence, in ids

@@ -83,8 +83,9 @@ def read_json_ids(path, field):
         try:
             record = parse_record(line, where)
             if field not in record:
-                raise BadDocument(f"{where}: expected a list of ids in field '{field}', the line "
-                                  f"has the fields {listed(sorted(record))} (--field names another)")
+                raise BadDocument(
+                    f"{where}: expected a list of ids in field '{field}', the line has the fields "
+                    f"{listed(sorted(record))} (--field names another)")
             ids = json_numbers(record, field, where)
             mask = json_numbers(record, MASK, where) if MASK in record else None
             yield TokenizedDocument(without_padding(ids, mask, where), where, bytes_read)

@@ -64,6 +64,18 @@ def load(folder, dtype=torch.float32):
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=dtype).eval()
 
 
+def inspect(folder, rows, work, *arguments):
+    """What sala-inspect makes of rows of ids, written into the folder `work`."""
+    (work / "ids.json").write_text(json.dumps(rows))
+    run(BIN / "sala-inspect", folder, "--ids", work / "ids.json", *arguments)
+
+
+def inspect_logits(folder, ids, work):
+    inspect(folder, ids.tolist(), work, "--logits", work / "logits.h5")
+    with h5py.File(work / "logits.h5") as file:
+        return torch.from_numpy(file["logits"][:])
+
+
 class ExportedHybridCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -99,19 +111,11 @@ class ExportedHybridCase(unittest.TestCase):
         with h5py.File(HYBRIDS / name / "logits.h5") as file:
             return torch.from_numpy(file["logits"][:])
 
-    def inspect(self, folder, rows, *arguments):
-        """What sala-inspect makes of rows of ids: a file, opened by the caller."""
-        ids = self.root / "ids.json"
-        ids.write_text(json.dumps(rows))
-        run(BIN / "sala-inspect", folder, "--ids", ids, *arguments)
-
     def inspect_logits(self, folder, ids):
-        self.inspect(folder, ids.tolist(), "--logits", self.root / "logits.h5")
-        with h5py.File(self.root / "logits.h5") as file:
-            return torch.from_numpy(file["logits"][:])
+        return inspect_logits(folder, ids, self.root)
 
     def inspect_greedy(self, folder, rows, count):
-        self.inspect(folder, rows, "--generate", count, "--out", self.root / "generated.json")
+        inspect(folder, rows, self.root, "--generate", count, "--out", self.root / "generated.json")
         return json.loads((self.root / "generated.json").read_text())["generated"]
 
     def assert_close(self, actual, expected, tolerance=1e-4):

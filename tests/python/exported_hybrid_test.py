@@ -1,6 +1,6 @@
 """An exported hybrid in transformers, without the hub: the same logits as sala-train's, however the
-tokens come, and what else people do with a model. exported_hybrid_older_test.py runs all of this in
-the oldest transformers that the export is for."""
+tokens come, and what else people do with a model. exported_hybrid_versions_test.py runs all of this
+in the oldest and the newest transformers that the export is for."""
 import itertools
 import sys
 import tempfile
@@ -74,6 +74,16 @@ class ExportedHybridTest(ExportedHybridCase):
         tokenizer = AutoTokenizer.from_pretrained(self.export, trust_remote_code=False)
         text = "What is the special magic number?"
         self.assertEqual(tokenizer.decode(tokenizer(text).input_ids), text)
+
+    def test_a_sentence_is_continued_by_the_lines_of_the_readme(self):
+        tokenizer = AutoTokenizer.from_pretrained(self.export, trust_remote_code=False)
+        model = load(self.export)
+        for text in ("What is the", "It was the best of times, it was the worst of times. " * 40):
+            given = tokenizer(text, return_tensors="pt")
+            ids = given.input_ids[0].tolist()
+            expected, = self.inspect_greedy(self.export, [ids], 12)
+            out = model.generate(**given, max_new_tokens=12)
+            self.assertEqual(out[0].tolist(), ids + expected)
 
     @torch.no_grad()
     def test_logits_are_the_checked_ones_in_one_call_and_in_many(self):

@@ -1,5 +1,6 @@
-"""Virtual environments in the build folder, for what the project itself does not need: other versions
-of a library, libraries whose files it reads. Each is made once, on top of this Python's packages."""
+"""Virtual environments in the build folder, for what the project itself does not need: other
+versions of a library, libraries whose files it reads. Each is made once, on top of this Python's
+packages."""
 import os
 import subprocess
 import sys

@@ -1,6 +1,6 @@
-"""data/prepare on folders that `datasets` of Hugging Face saves: the rows that the data set has, in its
-order, and one line for each folder that is none. prepare_written_by_others_test.py has the library
-itself write them."""
+"""data/prepare on folders that `datasets` of Hugging Face saves: the rows that the data set has, in
+its order, and one line for each folder that is none. prepare_written_by_others_test.py has the
+library itself write them."""
 import json
 import random
 import sys
@@ -42,7 +42,8 @@ class DataSetsTest(PrepareCase):
         folder = save(self.folder / "set", {"text": texts[:10], "id": range(10)},
                       {"id": range(7), "text": pyarrow.array(texts[10:], pyarrow.large_string())})
         (folder / "cache-0123456789.arrow").write_bytes(stream_of(pyarrow.table({"text": ["no"]})))
-        out = self.prepare("--source", "toy", "--workers", "1", "--out", self.folder / "out", folder)
+        out = self.prepare("--source", "toy", "--workers", "1", "--out", self.folder / "out",
+                           folder)
         self.assertIn("1 not of the data set (cache-0123456789.arrow)", out)
         self.assertEqual(self.texts_in("out"), texts)
         state = json.loads((folder / "state.json").read_text())
@@ -84,8 +85,8 @@ class DataSetsTest(PrepareCase):
         text = pyarrow.Array.from_buffers(
             pyarrow.string(), 3, [None, pyarrow.array([0, 1, 2, 3], pyarrow.int32()).buffers()[1],
                                   pyarrow.py_buffer(b"a\xffb")])
-        nulls, bytes_ = save(self.folder / "nulls", {"text": ["a", None, "b"]}), self.folder / "bytes"
-        save(bytes_, {"text": text})
+        nulls = save(self.folder / "nulls", {"text": ["a", None, "b"]})
+        bytes_ = save(self.folder / "bytes", {"text": text})
         self.assertIn("(row 2): expected a string in column 'text', found null",
                       self.refused_tokens(nulls))
         self.assertIn("(row 2): expected UTF-8 in column 'text'", self.refused_tokens(bytes_))
@@ -110,7 +111,7 @@ class DataSetsTest(PrepareCase):
             ({name: b""}, "expected an Arrow stream; it is damaged"),
             ({name: file_kind.getvalue().to_pybytes()}, "found the random-access kind"),
             ({name: b"version https://git-lfs.github.com/spec/v1\n"}, "is a git-lfs pointer"),
-            ({name: stream_of(pyarrow.table({"body": ["x"]}))}, "expected a column 'text', the file"),
+            ({name: stream_of(pyarrow.table({"body": ["x"]}))}, "expected a column 'text', the"),
             ({name: stream_of(pyarrow.table({"text": [1]}))}, "expected strings in column 'text'"),
             ({name: stream_of(pyarrow.table({"input_ids": [[1]]}))}, "`data/prepare ids` takes"),
             ({name: None}, f"{name}: no such file, though state.json names it"),
@@ -174,7 +175,8 @@ class ConversationsTest(PrepareCase):
         save(self.folder / "bad", {"messages": [talks[0], None]})
         message = self.prepare("--out", self.folder / "no", "--workers", "1", self.folder / "bad",
                                command="chat", expect=1)
-        self.assertIn("(row 2): expected a list of messages in field 'messages', found null", message)
+        self.assertIn("(row 2): expected a list of messages in field 'messages', found null",
+                      message)
         message = self.prepare("--out", self.folder / "no", save(self.folder / "x", {"a": [1]}),
                                command="chat", expect=1)
         self.assertIn("expected a column 'messages', the file has a", message)

@@ -1,6 +1,6 @@
-"""data/prepare ids: documents that are ids already, from Megatron's indexed data sets and from columns
-of ids, arrive as they were, and files that are cut, swapped or damaged are one line that says where.
-prepare_written_by_others_test.py has the libraries themselves write such files."""
+"""data/prepare ids: documents that are ids already, from Megatron's indexed data sets and from
+columns of ids, arrive as they were, and files that are cut, swapped or damaged are one line that
+says where. prepare_written_by_others_test.py has the libraries themselves write such files."""
 import json
 import random
 import struct
@@ -65,9 +65,10 @@ class MegatronTest(IdsCase):
         for dtype in CODES:
             documents = [[i for i in ids if i < 256] for ids in self.sample_ids()]
             prefix = write_megatron(self.folder / dtype.__name__, [[d] for d in documents], dtype)
-            for name, given in (("prefix", prefix), ("bin", f"{prefix}.bin"), ("idx", f"{prefix}.idx")):
-                self.prepare_ids(f"{dtype.__name__}_{name}", given)
-                self.assertEqual(self.documents_in(f"{dtype.__name__}_{name}"), documents)
+            for ending in ("", ".bin", ".idx"):
+                out = f"out_{dtype.__name__}{ending}"
+                self.prepare_ids(out, f"{prefix}{ending}")
+                self.assertEqual(self.documents_in(out), documents)
 
     def test_sequences_of_a_document_are_joined_and_the_store_is_that_of_the_text(self):
         texts, ids = sample_texts(), self.sample_ids()
@@ -137,7 +138,7 @@ class MegatronTest(IdsCase):
             (index, ids + b"\0" * 4, "the two are not a pair"),
             (index, None, "bad.bin: no such file, though bad.idx is there"),
             (index, b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
-            (index[:18] + struct.pack("<QQ", 0, 1) + bytes(8), b"", "expected documents, found none"),
+            (index[:18] + struct.pack("<QQ", 0, 1) + bytes(8), b"", "expected documents, found no"),
         ]
         for idx, bin_, expected in cases:
             with self.subTest(expected):
@@ -200,7 +201,7 @@ class ColumnsTest(IdsCase):
     def test_each_bad_row_is_named_or_skipped(self):
         bad = [({"input_ids": [5, 512]}, "id 512 at position 1 is not in the vocabulary of"),
                ({"input_ids": [-1]}, "id -1 at position 0 is not in the vocabulary"),
-               ({"input_ids": [5, 1.5]}, "expected a list of ids in field 'input_ids', found a numbe"),
+               ({"input_ids": [5, 1.5]}, "expected a list of ids in field 'input_ids', found a nu"),
                ({"input_ids": [True]}, "found true or false in it"),
                ({"input_ids": "5"}, "found a string"),
                ({"input_ids": [1 << 70]}, "found a number of more than 64 bits"),
@@ -217,14 +218,15 @@ class ColumnsTest(IdsCase):
         self.assertIn("8 bad documents skipped", self.said("out", path, "--skip-bad"))
         self.assertEqual(self.documents_in("out"), [[5, EOS]] * 2)
         for name, column, expected in (
-                ("null", [[5], None], "(row 2): expected a list of ids in column 'input_ids', found"),
+                ("null", [[5], None], "(row 2): expected a list of ids in column 'input_ids', f"),
                 ("null_in", [[5], [None]], "found null in it"),
                 ("big", pyarrow.array([[(1 << 64) - 1]], pyarrow.list_(pyarrow.uint64())),
                  "id 18446744073709551615 at position 0"),
                 ("text", ["5"], "expected lists of integers in column 'input_ids', found string"),
-                ("floats", [[5.0]], "expected lists of integers in column 'input_ids', found list<")):
+                ("floats", [[5.0]], "expected lists of integers in column 'input_ids', found l")):
             with self.subTest(name):
-                self.assertIn(expected, self.refused(save(self.folder / name, {"input_ids": column})))
+                folder = save(self.folder / name, {"input_ids": column})
+                self.assertIn(expected, self.refused(folder))
         self.assertIn("expected a column 'input_ids', the file has text",
                       self.refused(save(self.folder / "x", {"text": ["a"]})))
 
@@ -236,14 +238,15 @@ class EndsTest(IdsCase):
         self.assertIn("2 of 3 documents ended without EOS (1), which was added; all of these end "
                       "with 6: if that is their EOS, name it with --eos", said)
         self.assertEqual(self.documents_in("out"), [[5, 6, EOS], [7, EOS], [8, 6, EOS]])
-        self.prepare_ids("six", write_megatron(self.folder / "b", [[[5, 6]], [[8, 6]]]), "--eos", "6",
-                         "--bos", "5")
+        prefix = write_megatron(self.folder / "b", [[[5, 6]], [[8, 6]]])
+        self.prepare_ids("six", prefix, "--eos", "6", "--bos", "5")
         self.assertEqual(self.documents_in("six"), [[5, 6], [5, 8, 6]])
         self.assertEqual(self.stores("six")[0].attributes["eos_id"], 6)
 
     def test_rows_that_hold_several_documents_are_split_when_asked_for(self):
         prefix = write_megatron(self.folder / "a", [[[5, EOS, 6, 7]], [[8, EOS, EOS]]])
-        self.assertIn("2 of 2 documents have EOS (1) inside; --split-at-eos", self.said("out", prefix))
+        self.assertIn("2 of 2 documents have EOS (1) inside; --split-at-eos",
+                      self.said("out", prefix))
         self.assertEqual(self.documents_in("out"), [[5, EOS, 6, 7, EOS], [8, EOS, EOS]])
         said = self.said("split", prefix, "--split-at-eos")
         self.assertNotIn("inside", said)

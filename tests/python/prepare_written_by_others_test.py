@@ -1,5 +1,5 @@
-"""data/prepare on files that the libraries themselves wrote: data sets by `datasets`, indexed data sets
-by Megatron-LM's megatron-core. Both are in a virtual environment in the build folder."""
+"""data/prepare on files that the libraries themselves wrote: data sets by `datasets`, indexed data
+sets by Megatron-LM's megatron-core. Both are in a virtual environment in the build folder."""
 import json
 import subprocess
 import sys

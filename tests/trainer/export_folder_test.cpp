@@ -81,7 +81,8 @@ TEST_F(ExportFolder, TokenizerFilesTravel) {
   EXPECT_EQ(files.count("README.md"), 0u);
 }
 
-// transformers would else ask the model's code for the tokenizer's class.
+// transformers would else ask the model's code for the tokenizer's class, and transformers 4 give
+// token_type_ids, which no hybrid takes.
 TEST_F(ExportFolder, ATokenizerWithoutAClassGetsOne) {
   fs::create_directories(path("tokenizer"));
   write_file_atomically(path("tokenizer/tokenizer.json"), "{}");
@@ -91,6 +92,9 @@ TEST_F(ExportFolder, ATokenizerWithoutAClassGetsOne) {
     export_to(path(folder), load(kGolden + "/hybrid/odd_length"), options);
     const auto config = json::parse(read_text_file(path(folder) + "/tokenizer_config.json"));
     EXPECT_EQ(config.value("eos_token", "none"), std::string(folder) == "a" ? "none" : "</s>");
+    const bool ours = config["tokenizer_class"] == "PreTrainedTokenizerFast";
+    EXPECT_EQ(config.value("model_input_names", json()),
+              ours ? json::array({"input_ids", "attention_mask"}) : json());
     return config["tokenizer_class"].get<std::string>();
   };
   EXPECT_EQ(class_in("a"), "PreTrainedTokenizerFast");
@@ -99,6 +103,9 @@ TEST_F(ExportFolder, ATokenizerWithoutAClassGetsOne) {
   EXPECT_EQ(class_in("b"), "PreTrainedTokenizerFast");
   write_file_atomically(config, R"({"eos_token": "</s>", "tokenizer_class": "LlamaTokenizer"})");
   EXPECT_EQ(class_in("c"), "LlamaTokenizer");
+  write_file_atomically(config,
+                        R"({"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"})");
+  EXPECT_EQ(class_in("d"), "PreTrainedTokenizerFast");
 }
 
 TEST_F(ExportFolder, ExportSaysWhoLoadsIt) {

@@ -30,6 +30,7 @@ constexpr const char* kCard = "README.md";
 constexpr const char* kGeneration = "generation_config.json";
 constexpr const char* kTokenizer = "tokenizer.json";
 constexpr const char* kTokenizerConfig = "tokenizer_config.json";
+constexpr const char* kTokenizerClass = "PreTrainedTokenizerFast";
 
 // What belongs to a tokenizer, as the hub's folders name it, and what must go where the weights go.
 bool travels(const std::string& name, bool with_code) {
@@ -140,7 +141,9 @@ void write_weights(const std::string& folder,
 }
 
 // Without the name of a class here, transformers would ask the model's code for the tokenizer's,
-// and its user whether that may run. Empty: it is left as it is.
+// and its user whether that may run; and without the names of what it gives, the class of all
+// tokenizers gives token_type_ids too (transformers 4), which generate() refuses. Empty: it is left
+// as it is.
 std::string named_tokenizer(const std::string& source_folder,
                             const std::vector<std::string>& travellers) {
   const auto travels_along = [&](const char* name) {
@@ -150,10 +153,15 @@ std::string named_tokenizer(const std::string& source_folder,
   json config = json::object();
   if (travels_along(kTokenizerConfig)) {
     config = json::parse(read_text_file(source_folder + "/" + kTokenizerConfig), nullptr, false);
-    if (!config.is_object() || !config.value("tokenizer_class", json()).is_null()) return "";
+    if (!config.is_object()) return "";
   }
-  config["tokenizer_class"] = "PreTrainedTokenizerFast";
-  return config.dump(2) + "\n";
+  const json before = config;
+  if (config.value("tokenizer_class", json()).is_null())
+    config["tokenizer_class"] = kTokenizerClass;
+  if (config["tokenizer_class"] == kTokenizerClass && !config.contains("model_input_names")) {
+    config["model_input_names"] = json::array({"input_ids", "attention_mask"});
+  }
+  return config == before ? "" : config.dump(2) + "\n";
 }
 
 std::string generation_config(const json& config) {

@@ -9,6 +9,7 @@ and o_t = scale * state_t^T q_t. Sparse layers (InfLLM-V2, arXiv:2509.24663): a 
 dense_len attends to all of its tokens; in a longer one each query chooses blocks of keys, those of
 its neighbourhood and those whose compressed keys it scores highest.
 """
+import dataclasses
 import math
 
 import torch
@@ -24,6 +25,9 @@ from .configuration_minicpm_sala import LIGHTNING, MiniCPMSALAConfig
 
 CHUNK = 128  # tokens of lightning attention that are multiplied pairwise
 SLAB_SCORES = 2**26  # products of queries and keys at a time: bounds the memory of sparse attention
+# What transformers calls a cache, in arguments and in what a model returns; "cache" since 5.24.
+CACHE = next(field.name for field in dataclasses.fields(BaseModelOutputWithPast)
+             if field.name in ("cache", "past_key_values"))
 
 
 def wide(x):
@@ -345,8 +349,8 @@ class MiniCPMSALALayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = MiniCPMSALARMSNorm(config.hidden_size, config.rms_norm_eps)
         self.residual_scale = config.scale_depth / math.sqrt(config.num_hidden_layers)
 
-    def forward(self, x, rope, keep, rows, past_key_values=None):
-        mixed = self.self_attn(self.input_layernorm(x), rope, keep, rows, past_key_values)
+    def forward(self, x, rope, keep, rows, **cache):  # by name: gradient checkpointing drops it
+        mixed = self.self_attn(self.input_layernorm(x), rope, keep, rows, cache[CACHE])
         x = x + self.residual_scale * mixed
         return x + self.residual_scale * self.mlp(self.post_attention_layernorm(x))
 
@@ -356,7 +360,7 @@ class MiniCPMSALAPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["MiniCPMSALALayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_sdpa = True
     _is_stateful = True  # a lightning state cannot be taken back by some tokens
 
@@ -373,17 +377,19 @@ class MiniCPMSALAModel(MiniCPMSALAPreTrainedModel):
 
     @can_return_tuple
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None,
-                inputs_embeds=None, use_cache=None, output_hidden_states=None, **kwargs):
+                inputs_embeds=None, use_cache=None, output_hidden_states=None, cache=None,
+                **kwargs):
         """attention_mask (B, S): 0 for padding, anywhere in a row. position_ids (B, T) only turn
-        the rotary embedding; without them a row's tokens are counted."""
+        the rotary embedding; without them a row's tokens are counted. cache and past_key_values are
+        two names of one argument."""
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        cache = past_key_values
+        cache = past_key_values if cache is None else cache
         if cache is None and use_cache:
             cache = MiniCPMSALACache()
         if cache is not None and not isinstance(cache, MiniCPMSALACache):
-            raise TypeError("past_key_values: expected the MiniCPMSALACache of an earlier call, "
-                            f"got {type(cache).__name__}")
+            raise TypeError(f"{CACHE}: expected the MiniCPMSALACache of an earlier call, got "
+                            f"{type(cache).__name__}")
         x = self.embed_tokens(input_ids) * self.config.scale_emb if inputs_embeds is None \
             else inputs_embeds
         T = x.size(1)
@@ -397,14 +403,14 @@ class MiniCPMSALAModel(MiniCPMSALAPreTrainedModel):
         states = []
         for layer in self.layers:
             states.append(x)
-            x = layer(x, rope, keep, rows, past_key_values=cache)
+            x = layer(x, rope, keep, rows, **{CACHE: cache})
         if cache is not None:
             cache.num_tokens = S
         x = self.norm(x)
         output_hidden_states = output_hidden_states or self.config.output_hidden_states
         return BaseModelOutputWithPast(
-            last_hidden_state=x, past_key_values=cache,
-            hidden_states=(*states, x) if output_hidden_states else None)
+            last_hidden_state=x, hidden_states=(*states, x) if output_hidden_states else None,
+            **{CACHE: cache})
 
     @staticmethod
     def padding(attention_mask, shape, num_queries):
@@ -444,16 +450,16 @@ class MiniCPMSALAForCausalLM(MiniCPMSALAPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None,
                 inputs_embeds=None, labels=None, use_cache=None, output_hidden_states=None,
-                logits_to_keep=0, **kwargs):
+                logits_to_keep=0, cache=None, **kwargs):
         """labels (B, T), -100 for none, are shifted here. logits_to_keep: only of the last tokens,
         0 for all."""
         out = self.model(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds,
-                         use_cache, output_hidden_states, return_dict=True)
+                         use_cache, output_hidden_states, cache, return_dict=True)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept] * self.logit_scale)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels,
                                       vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values,
-                                      hidden_states=out.hidden_states)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=out.hidden_states,
+                                      **{CACHE: out[CACHE] if CACHE in out else None})
