@@ -17,6 +17,8 @@ from .vocabulary import Vocabulary
 
 LOOKED_AT = 50  # documents that are tokenized again
 LOOKED_AT_IDS = 1000  # of each
+FITS = 0.98
+SHOWN = 60  # characters of the first text
 
 
 class IdsVocabulary(Vocabulary):
@@ -83,19 +85,20 @@ class Reader:
 
 
 def say_how_well_it_fits(vocabulary, documents):
-    """How many of the first ids are what the tokenizer makes of their text."""
-    same = total = 0
+    """How the first document begins, and how many of the first ids are what the tokenizer makes of
+    their text. (Of ids that mean other tokens it makes most again, but not nearly all.)"""
+    texts, same, total = [], 0, 0
     for document in documents:
         ids = document.ids[:LOOKED_AT_IDS].tolist()
         if ids and min(ids) >= 0 and max(ids) < vocabulary.size:
-            text = vocabulary.tokenizer.decode(ids, skip_special_tokens=False)
-            again = vocabulary.encode(text)
+            texts.append(vocabulary.tokenizer.decode(ids, skip_special_tokens=False))
+            again = vocabulary.encode(texts[-1])
             blocks = SequenceMatcher(None, ids, again, autojunk=False).get_matching_blocks()
             same, total = same + sum(block.size for block in blocks), total + len(ids)
     if total:
-        doubt = "" if same > 0.9 * total else ": were they made with another tokenizer?"
+        doubt = "" if same > FITS * total else ": were they made with another tokenizer?"
         say(f"{vocabulary.folder}: tokenizes the text of the first {total:,} ids to "
-            f"{same / total:.1%} of them{doubt}")
+            f"{same / total:.1%} of them{doubt}; it begins {texts[0][:SHOWN]!r}")
 
 
 def prepare_ids(options):

@@ -258,7 +258,8 @@ class EndsTest(IdsCase):
 
     def test_how_well_the_tokenizer_fits_is_said(self):
         prefix = write_megatron(self.folder / "a", [[ids] for ids in self.sample_ids()])
-        self.assertIn(" ids to 100.0% of them\n", self.said("right", prefix))
+        start = repr(sample_texts()[0][:60])
+        self.assertIn(f" ids to 100.0% of them; it begins {start}\n", self.said("right", prefix))
         rng = np.random.default_rng(0)
         prefix = write_megatron(self.folder / "b", [[rng.integers(2, 380, 500).tolist()]])
         self.assertIn("were they made with another tokenizer?", self.said("wrong", prefix))
