@@ -74,7 +74,8 @@ TEST(Fp8Runs, KilledAndContinuedIsBitEqualOnAnyRecompute) {
   EXPECT_EQ(toy.last_manifest("whole").at("tensors"), toy.last_manifest("killed").at("tensors"));
 }
 
-// Every rank rounds whole weights, wherever they were gathered from.
+// Every rank rounds whole weights, wherever they were gathered from. From the first update on, sums
+// that differ in their last bits let some values round the other way.
 TEST(Fp8Runs, ShardedWeightsGiveTheLossesOfOneRank) {
   ToyRun toy({.stages = stages(0), .save_every = 0});
   ASSERT_EQ(toy.run("one", 1, kFp8 + " --set stages.distill.micro_tokens=256"), 0)
@@ -82,10 +83,8 @@ TEST(Fp8Runs, ShardedWeightsGiveTheLossesOfOneRank) {
   ASSERT_EQ(toy.run("two", 2, kFp8 + " --set run.sharding=zero3"), 0) << toy.log("two");
   const auto one = losses(toy, "one", "distill"), two = losses(toy, "two", "distill");
   ASSERT_EQ(one.size(), two.size());
-  for (size_t i = 0; i < one.size(); ++i) {
-    // Rounding may go the other way where sums differ in their last bits.
-    EXPECT_NEAR(one[i], two[i], 2e-3 * one[i]) << i;
-  }
+  EXPECT_NEAR(one[0], two[0], 1e-3 * one[0]);
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(one[i], two[i], 0.02 * one[i]) << i;
 }
 
 }  // namespace sala::test
