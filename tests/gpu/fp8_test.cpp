@@ -53,7 +53,7 @@ Steps take_steps(int64_t fp8_from, int64_t count, Recompute recompute = Recomput
   auto comm = make_single_comm();
   NextTokenLoss loss;
   const Batch batch = sized_batch(gpu);
-  const PassOptions passes{recompute, true, nullptr, Matmul{fp8_from}};
+  const PassOptions passes{.recompute = recompute, .matmul = Matmul{fp8_from}};
   Steps steps;
   for (int64_t step = 0; step < count; ++step) {
     const StepResult result = take_step(
