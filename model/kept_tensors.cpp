@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "kernels/selection/composed.h"
+#include "kernels/selection/loss.h"
 #include "model/weights/parts.h"
 
 namespace sala {
@@ -132,6 +134,15 @@ int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& sha
                               kScaleBytes * (shape.tokens + summed));
   }
   return most;
+}
+
+int64_t selection_moment_bytes(const ModelConfig& c, int64_t length, bool cuda) {
+  constexpr int64_t kFloatBytes = 4;
+  const int64_t stride = SelectionLossOptions{}.query_stride;
+  const int64_t scores = std::min(c.num_heads * (length / stride + 1) * length * kFloatBytes,
+                                  cuda ? kSelectionLossBytesCuda : kSelectionLossBytesCpu);
+  // Scores, their softmax and its mean over the heads; keys, and their gradient twice.
+  return 3 * scores + 3 * length * c.kv_size(Mixer::kSparse) * kFloatBytes;
 }
 
 }  // namespace sala

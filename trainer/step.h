@@ -46,7 +46,7 @@ struct PassOptions {
   Recompute recompute = Recompute::kNone;
   bool sparse = true;  // sparse layers select blocks in long documents
   StepClock* clock = nullptr;
-  SelectionLossOptions selection;  // weight 0: the choice of blocks is not taught
+  SelectionLossOptions selection = {};  // weight 0: the choice of blocks is not taught
   Matmul matmul = {};  // of the trained model's blocks; a teacher's are in its own type
 };
 

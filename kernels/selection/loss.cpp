@@ -15,8 +15,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kTiny = 1e-30;
-constexpr int64_t kScoreBytesCpu = int64_t{8} << 20;
-constexpr int64_t kScoreBytesCuda = int64_t{64} << 20;
 
 // The first query of a document that has two blocks to choose from, and is one of those asked.
 int64_t first_position(const SparseConfig& c, int64_t stride) {
@@ -130,7 +128,7 @@ at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Doc
   const double factor = options.weight / static_cast<double>(NKV);
   at::Tensor sums = at::zeros({kNumSelectionSums}, q.options().dtype(at::kDouble));
   const int64_t bytes = q.size(1) * static_cast<int64_t>(at::elementSize(type));
-  const int64_t budget = q.is_cuda() ? kScoreBytesCuda : kScoreBytesCpu;
+  const int64_t budget = q.is_cuda() ? kSelectionLossBytesCuda : kSelectionLossBytesCpu;
   for (int64_t d = 0; d < docs.count(); ++d) {
     const int64_t nk = docs.length(d), first = first_position(config, options.query_stride);
     if (first >= nk) continue;

@@ -213,6 +213,9 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
     const int64_t line = budget.micro_rows() * length;
     moment += gathered_bytes(student, line, shape.value_bytes) + gathered_bytes(student, line, 2);
   }
+  if (training.teaches_selection) {
+    moment += static_cast<double>(selection_moment_bytes(student, length, context.cuda));
+  }
   plan.activation_bytes = kept + std::max(moment, head);
   if (options) {
     plan.activation_bytes =

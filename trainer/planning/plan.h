@@ -65,6 +65,7 @@ struct TrainingPlan {
   Recompute recompute = Recompute::kNone;
   int64_t context = 1;
   Matmul matmul = {};
+  bool teaches_selection = false;
   bool evaluates = false;  // on its way, by the recipe's first evaluate stage
 };
 StagePlan plan_model_training(const PlanContext& context, const TokenBudget& budget,

@@ -91,6 +91,7 @@ StagePlan ModelTraining::plan(const PlanContext& context) const {
   training.recompute = loop_options_.recompute_level();
   training.context = loop_options_.context;
   training.matmul = loop_options_.matmul_rule();
+  training.teaches_selection = selection_weight_ > 0;
   training.evaluates = evaluate_every > 0;
   StagePlan plan = plan_model_training(context, budget_, training);
   plan.advice = lr_advice(context.hybrid);
