@@ -84,15 +84,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
 // document are its last tokens: q_docs and k_docs have equally many documents, and query i of a
 // document with nq queries and nk keys sees keys 0 .. nk - nq + i (all of training has nq = nk).
 // CUDA bf16: the variable-length flash kernel, or cuDNN under rules that let results differ from
-// call to call (kernels/paths.h) for documents as below; CPU and fp32: query slabs per document, so
+// call to call (kernels/paths.h) for rows as below; CPU and fp32: query slabs per document, so
 // memory stays O(slab * nk). Returns o (Tq, NH, HS), lse (NH, Tq) fp32/fp64.
 std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, const at::Tensor& k,
                                                            const at::Tensor& v,
                                                            const Documents& q_docs,
                                                            const Documents& k_docs, double scale);
 // o alone, for a pass that no backward follows (teachers, evaluation): CUDA bf16 takes cuDNN where
-// all documents are equally long, 2K tokens or more, a multiple of 1K, and the flash kernel
-// elsewhere. Not for a forward that is computed again with a backward: the two differ by rounding.
+// the row is one document of 2K tokens or more, a multiple of 1K, and the flash kernel elsewhere.
+// Not for a forward that is computed again with a backward: the two differ by rounding.
 at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const Documents& q_docs, const Documents& k_docs, double scale);
 // Returns dq, dk, dv; the same bits at every call, unless the rules let them differ.

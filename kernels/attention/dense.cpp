@@ -3,10 +3,10 @@
 //   CPU, nq = nk     LibTorch's CPU flash kernel, one call per document
 //   everything else  query slabs per document (dense_slabs.h), scores in fp32 or fp64
 //
-// Documents of one round length are cuDNN's (dense_cudnn.h) where no backward follows, or where
-// results need not be the same bits at every call: its forward takes 1.0 ms instead of 1.8 at 8K on
-// an H100, 247 instead of 422 at 128K (32/2 heads of 128). The flash backward adds parts of dq in a
-// fixed order unless nobody asks for that.
+// A row that is one document of a round length is cuDNN's (dense_cudnn.h) where no backward
+// follows, or where results need not be the same bits at every call: its forward takes 1.0 ms
+// instead of 1.8 at 8K on an H100, 247 instead of 422 at 128K (32/2 heads of 128). The flash
+// backward adds parts of dq in a fixed order unless nobody asks for that.
 //
 // With P = exp(scale q k^T - lse) and D = rowsum(dO * O): dV = P^T dO, dS = P * (dO V^T - D),
 // dQ = scale dS K, dK = scale dS^T Q.
@@ -127,8 +127,8 @@ std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, 
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
     if (trains_with_cudnn(q, q_docs, k_docs)) {
-      tell_way(kOp, "cuDNN where it is trained, for documents of one round length");
-      return dense_cudnn_forward(q, k, v, q_docs, scale, /*want_lse=*/true);
+      tell_way(kOp, "cuDNN where it is trained, for one document of a round length");
+      return dense_cudnn_forward(q, k, v, scale, /*want_lse=*/true);
     }
     const auto result = at::_flash_attention_forward(
         q, k, v, q_docs.offsets_i32, k_docs.offsets_i32, q_docs.longest, k_docs.longest, 0.0,
@@ -155,8 +155,8 @@ at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, cons
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
     if (dense_cudnn_gains(q, q_docs, k_docs)) {
-      tell_way(kOp, "cuDNN where no backward follows, for documents of one round length");
-      return std::get<0>(dense_cudnn_forward(q, k, v, q_docs, scale, /*want_lse=*/false));
+      tell_way(kOp, "cuDNN where no backward follows, for one document of a round length");
+      return std::get<0>(dense_cudnn_forward(q, k, v, scale, /*want_lse=*/false));
     }
     tell_way(kOp, "the variable-length flash kernel where no backward follows, for others");
   }
@@ -176,7 +176,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
     if (trains_with_cudnn(q, q_docs, k_docs)) {
-      return dense_cudnn_backward(d_o, q, k, v, o, lse, q_docs, scale);
+      return dense_cudnn_backward(d_o, q, k, v, o, lse, scale);
     }
     const bool deterministic = deterministic_paths();
     tell_way(kOp, deterministic ? "the flash kernel where it is trained, with a fixed order of sums"

@@ -93,7 +93,7 @@ TEST_P(DenseAttention, OfADocumentDoesNotDependOnItsNeighbours) {
   }
 }
 
-// On a GPU documents of one round length are cuDNN's then, the others the flash kernel's.
+// On a GPU a document of a round length alone is cuDNN's then, the others the flash kernel's.
 TEST_P(DenseAttention, InAnyOrderAgreesWithTheFixedOrder) {
   for (const DocumentCase& c : {DocumentCase{{0, 40}, 300}, {{0}, 2048}, {{0, 3072}, 6144}}) {
     if (!device().is_cuda() && c.num_tokens > 300) continue;  // the same code there
@@ -117,7 +117,7 @@ TEST_P(DenseAttention, InAnyOrderAgreesWithTheFixedOrder) {
   }
 }
 
-// On a GPU documents of one round length are cuDNN's, the others the flash kernel's.
+// On a GPU a document of a round length alone is cuDNN's, the others the flash kernel's.
 TEST_P(DenseAttention, OutputAloneIsThatOfTheForward) {
   const std::vector<std::tuple<int64_t, int64_t, int64_t>> heads{{4, 2, 64}, {6, 1, 128}};
   for (const auto& [NH, NKV, HS] : heads) {

@@ -55,8 +55,8 @@ void RunOptions::describe(Fields& fields) {
                 "log warns. strict: that is an error, which says what the kernels need.");
   fields.flag("deterministic", deterministic, Need::kOptional,
               "true: training gives the same bits when it is repeated. false: on GPUs dense "
-              "attention may add gradients in any order: cuDNN for documents of one length that is "
-              "a multiple of 1K from 2K tokens on, a faster backward for others.");
+              "attention may add gradients in any order: cuDNN for a row that is one document of "
+              "2K tokens or more, a multiple of 1K, a faster backward for others.");
   fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
                "Newest checkpoints kept; the ones at stage boundaries are always kept.",
                {1, 1 << 20});
