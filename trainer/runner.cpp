@@ -59,6 +59,9 @@ class Runner {
     if (start_.reader) {
       run_->parameter_comms();  // made by all ranks together, while none has a reason to throw
       world_.together("loading " + start_.folder, [&] { run_->load(*start_.reader); });
+      // A fork that begins a stage anew counts its rows anew, whatever the checkpoint's is called.
+      const bool anew = !exports() && !start_.continues && start_.id.step == 0;
+      if (anew && !run_->data_state.is_null()) run_->data_state["stage"] = "";
       run_->publish_loaded();
     }
     if (!options_.export_to.empty()) {

@@ -89,7 +89,8 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
   }
   Env env = model.env(batch, options.sparse);
   SelectionTeaching selection{options.selection, {}};
-  if (options.selection.weight > 0) env.selection = &selection;
+  const bool teaches = options.selection.weight > 0;
+  if (teaches && !batch.idle) env.selection = &selection;
   env.matmul = options.matmul;
   std::vector<Saved> saved(units.size());
 
@@ -118,7 +119,7 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
     saved[u] = {};
     for (size_t part : units[u]->parts) parameters.reduce(part, last);
   }
-  if (!env.selection) return losses;
+  if (!teaches) return losses;
   return at::cat(
       {losses, selection.sums.defined() ? selection.sums : losses.new_zeros({kNumSelectionSums})});
 }

@@ -16,12 +16,6 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kTiny = 1e-30;
 
-// The first query of a document that has two blocks to choose from, and is one of those asked.
-int64_t first_position(const SparseConfig& c, int64_t stride) {
-  const int64_t choice = (c.init_blocks + c.local_blocks() + 2) * c.block_size;
-  return (choice / stride + 1) * stride - 1;
-}
-
 // One document's keys, and the gradient of its compressed keys as slabs of queries add to it.
 struct KeySide {
   at::Tensor keys;     // (NKV, nk, HS) fp32/fp64
@@ -118,6 +112,11 @@ at::Tensor key_gradient(const KeySide& k, int64_t stride) {
 
 }  // namespace
 
+int64_t first_taught_position(const SparseConfig& c, int64_t query_stride) {
+  const int64_t choice = (c.init_blocks + c.local_blocks() + 2) * c.block_size;
+  return (choice / query_stride + 1) * query_stride - 1;
+}
+
 at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Documents& docs,
                              const SparseConfig& config, double scale,
                              const SelectionLossOptions& options, at::Tensor& dq, at::Tensor& dk) {
@@ -130,13 +129,13 @@ at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Doc
   const int64_t bytes = q.size(1) * static_cast<int64_t>(at::elementSize(type));
   const int64_t budget = q.is_cuda() ? kSelectionLossBytesCuda : kSelectionLossBytesCpu;
   for (int64_t d = 0; d < docs.count(); ++d) {
-    const int64_t nk = docs.length(d), first = first_position(config, options.query_stride);
+    const int64_t nk = docs.length(d), first = first_taught_position(config, options.query_stride);
     if (first >= nk) continue;
     const at::Tensor keys = document_keys(k, docs, d);
     KeySide side{keys.to(type), window_means(keys, config).fine, {}};
     side.d_windows = at::zeros_like(side.windows);
     const int64_t count = (nk - 1 - first) / options.query_stride + 1;
-    const int64_t most = std::max<int64_t>(budget / (bytes * nk), kFewestQueries);
+    const int64_t most = std::max<int64_t>(budget / (bytes * nk), 1);
     for (int64_t i = 0; i < count; i += most) {
       const int64_t n = std::min(most, count - i);
       const at::Tensor position =

@@ -26,6 +26,9 @@ struct SelectionLossOptions {
   int64_t query_stride = 31;
 };
 
+// The first position in a document whose query is taught: it has two blocks to choose from.
+int64_t first_taught_position(const SparseConfig& config, int64_t query_stride);
+
 // What block_select_loss returns (3) fp64 on the device: sums over queries and means over KV heads.
 enum SelectionSum {
   kSelectionKl,      // the loss, without `weight`

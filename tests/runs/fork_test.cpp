@@ -112,4 +112,27 @@ TEST(Export, FromAnyCheckpointOfTheRun) {
   EXPECT_TRUE(std::filesystem::exists(folder + "/config.json"));
 }
 
+// Its rows are counted anew, and so are the places of what a teacher said of them.
+TEST(Fork, BeginsAStageAnewThatIsCalledLikeTheOneBehindIt) {
+  ToyRun toy({.stages = std::string(kConversion) + kTraining, .save_every = 0});
+  ASSERT_EQ(toy.run("whole", 1), 0) << toy.log("whole");
+  replace_stages(toy, kTraining);
+  const std::string arguments =
+      " --from " + toy.checkpoint_of("whole", "train") +
+      " --set stages.distill.topk=8 --set stages.distill.teacher_cache=" + toy.folder() + "/cache";
+  ASSERT_EQ(toy.run("asks", 1, arguments), 0) << toy.log("asks");
+  ASSERT_EQ(toy.run("reads", 1, arguments), 0) << toy.log("reads");
+  EXPECT_EQ(toy.events("asks", "step"), toy.events("reads", "step"));
+  EXPECT_EQ(toy.events("asks", "step").size(), 40u);
+}
+
+TEST(Fork, ThatEndedBeforeItsFirstCheckpointIsNotBegunAtTheSource) {
+  ToyRun toy;
+  std::filesystem::create_directories(toy.run_folder("fork"));
+  std::ofstream(toy.run_folder("fork") + "/metrics.jsonl")
+      << nlohmann::json{{"event", "fork"}, {"from", "elsewhere"}}.dump() << "\n";
+  EXPECT_NE(toy.run("fork", 1), 0);
+  EXPECT_NE(toy.log("fork").find("give --from again"), std::string::npos) << toy.log("fork");
+}
+
 }  // namespace sala::test

@@ -60,9 +60,17 @@ void MetricsFile::sync() {
   }
 }
 
-bool tells_of_checkpoints(const std::string& path) {
+namespace {
+
+bool tells_of(const std::string& path, const std::string& event) {
   return path_exists(path) &&
-         read_text_file(path).find("\"event\":\"checkpoint\"") != std::string::npos;
+         read_text_file(path).find("\"event\":\"" + event + "\"") != std::string::npos;
 }
+
+}  // namespace
+
+bool tells_of_checkpoints(const std::string& path) { return tells_of(path, "checkpoint"); }
+
+bool tells_of_fork(const std::string& path) { return tells_of(path, "fork"); }
 
 }  // namespace sala

@@ -29,5 +29,7 @@ class MetricsFile {
 
 // Whether the metrics of a run folder tell of a checkpoint that was saved.
 bool tells_of_checkpoints(const std::string& path);
+// Or that it began as a fork of another run.
+bool tells_of_fork(const std::string& path);
 
 }  // namespace sala

@@ -80,6 +80,8 @@ Facts facts_of_start(World& world, Recipe& recipe, const RunnerOptions& options)
   // On a CPU the number of threads decides in which order a norm is summed.
   facts["device"] = device_name(world.device());
   facts["--from"] = options.from;
+  facts["beginning"] = fmt::format("'{}', stage {}, step {}", recipe.begin.checkpoint,
+                                   recipe.begin.stage, recipe.begin.step);
   facts["--export"] = options.export_to;
   for (const auto& [path, value] : recipe_values(recipe)) facts[path] = value;
   return facts;

@@ -95,8 +95,10 @@ StagePlan ModelTraining::plan(const PlanContext& context) const {
   training.evaluates = evaluate_every > 0;
   StagePlan plan = plan_model_training(context, budget_, training);
   plan.advice = lr_advice(context.hybrid);
-  const std::string matmul = matmul_advice(context.hybrid);
-  if (!matmul.empty()) plan.advice += (plan.advice.empty() ? "" : "\n") + matmul;
+  for (const std::string& advice :
+       {matmul_advice(context.hybrid), selection_advice(context.hybrid)}) {
+    if (!advice.empty()) plan.advice += (plan.advice.empty() ? "" : "\n") + advice;
+  }
   return plan;
 }
 
@@ -106,7 +108,8 @@ void ModelTraining::begin(Run& run) {
   loss_ = make_loss(run);
   const ModelConfig config = run.student->model.config();
   const OptimizerOptions optimizer = optimizer_options(config);
-  for (const std::string& advice : {lr_advice(config), matmul_advice(config)}) {
+  for (const std::string& advice :
+       {lr_advice(config), matmul_advice(config), selection_advice(config)}) {
     if (!advice.empty()) run.metrics.note(advice);
   }
   optimizer_ = std::make_unique<Optimizer>(run.student->parameters, optimizer);
@@ -155,14 +158,30 @@ std::string ModelTraining::lr_advice(const ModelConfig& config) const {
       name, lr, lr / safe, size, safe);
 }
 
-SelectionLossOptions ModelTraining::selection(const ModelConfig& config,
-                                              int64_t num_target_tokens) const {
+std::string ModelTraining::selection_advice(const ModelConfig& config) const {
+  if (selection_weight_ == 0) return "";
+  const std::string nothing =
+      fmt::format("warning: stage {}: selection_weight teaches nothing: ", name);
+  if (!std::ranges::count(config.mixers, Mixer::kSparse)) {
+    return nothing + "the model has no sparse layers";
+  }
+  const int64_t first = first_taught_position(config.sparse, SelectionLossOptions{}.query_stride);
+  if (first < budget_.row_length) return "";
+  return nothing + fmt::format(
+                       "the first query with two blocks to choose from is number {} of a "
+                       "document, and rows have {} tokens; use longer rows, or a smaller "
+                       "model.sparse.window_size",
+                       first + 1, budget_.row_length);
+}
+
+SelectionLossOptions ModelTraining::selection(const ModelConfig& config) const {
   SelectionLossOptions options;
   const auto layers = std::count(config.mixers.begin(), config.mixers.end(), Mixer::kSparse);
   if (layers == 0) return options;
-  // The mean over layers and, as every stride-th token stands for its neighbours, over the step.
+  // The mean over layers and, as every stride-th token stands for its neighbours, over the step's
+  // tokens.
   options.weight = selection_weight_ * static_cast<double>(options.query_stride) /
-                   static_cast<double>(layers * num_target_tokens);
+                   static_cast<double>(layers * budget_.batch_tokens);
   return options;
 }
 
@@ -183,7 +202,7 @@ bool ModelTraining::advance(Run& run) {
   const PassOptions passes{.recompute = loop_options_.recompute_level(),
                            .sparse = loop_options_.attention == "sparse",
                            .clock = &loop_->clock(),
-                           .selection = selection(student.model.config(), input.num_target_tokens),
+                           .selection = selection(student.model.config()),
                            .matmul = loop_options_.matmul_rule()};
   const StepOptions options{.lr = input.lr,
                             .clip = optimizer_options_.clip,

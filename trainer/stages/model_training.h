@@ -41,8 +41,8 @@ class ModelTraining : public Stage {
  private:
   static void start_from_source(Run& run);
   double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
-  // Of this step, for a model of this config.
-  SelectionLossOptions selection(const ModelConfig& config, int64_t num_target_tokens) const;
+  SelectionLossOptions selection(const ModelConfig& config) const;
+  std::string selection_advice(const ModelConfig& config) const;  // where it teaches nothing
   // One line about products in FP8; empty without.
   std::string matmul_advice(const ModelConfig& config) const;
   // One line when the rate came from the model's size or is far above it; empty otherwise.

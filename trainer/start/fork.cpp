@@ -1,9 +1,12 @@
 // What the manifest of a checkpoint says to a recipe.
 #include "trainer/start/fork.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <stdexcept>
 
 #include "trainer/checkpoint/folder.h"
 #include "trainer/checkpoint/manifest.h"
@@ -40,12 +43,16 @@ void find_place(Recipe& recipe, const Manifest& manifest, Beginning& begin) {
   begin.step = goes_on ? manifest.id.step : 0;
 }
 
-void read_state(const nlohmann::json& state, Beginning& begin) {
+void read_state(const nlohmann::json& state, Beginning& begin) try {
   begin.mixers = state.at("has_aligned").get<bool>();
   begin.scores = !state.at("scores").is_null();
   begin.model = state.at("has_student").get<bool>();
   begin.hybrid = state.value("hybrid", false);
   begin.kept = state.value("kept", std::vector<int64_t>());
+} catch (const nlohmann::json::exception& error) {
+  throw std::runtime_error(fmt::format(
+      "{}: its manifest does not say what the run had come to ({}); choose another checkpoint",
+      begin.checkpoint, error.what()));
 }
 
 Beginning from_record(const Recipe& recipe, const nlohmann::json& record,

@@ -71,11 +71,19 @@ class StartFinder {
     });
   }
 
-  // Metrics that tell of checkpoints, and no checkpoint: a disk that is not mounted, or a loss.
+  // Metrics that tell of checkpoints, and no checkpoint: a disk that is not mounted, or a loss. Of
+  // a fork, and not of which: it ended before a checkpoint of its own could say so.
   void refuse_lost_checkpoints() const {
     world_.together("", [&] {
       const std::string metrics = recipe_.run.folder + "/metrics.jsonl";
-      if (world_.rank() != 0 || !tells_of_checkpoints(metrics)) return;
+      if (world_.rank() != 0) return;
+      if (options_.from.empty() && tells_of_fork(metrics)) {
+        throw std::runtime_error(fmt::format(
+            "{} tells of a fork that ended before its first checkpoint: give --from again, choose "
+            "another run.folder, or delete metrics.jsonl to begin at the source",
+            metrics));
+      }
+      if (!tells_of_checkpoints(metrics)) return;
       throw std::runtime_error(fmt::format(
           "{} tells of checkpoints, but {}/checkpoints holds none: restore them, choose another "
           "run.folder, or delete metrics.jsonl to begin anew here",
