@@ -70,6 +70,7 @@ nlohmann::json Loader::mixture_state() const {
 StepRows Loader::make_step() {
   StepRows step;
   step.step = step_++;
+  step.first_row_of_stage = mixture_.rows_done();
   for (std::int64_t i = 0; i < config_.rows_per_step; ++i)
     step.plans.push_back(mixture_.next_row());
   for (const RowPlan& plan : step.plans) step.num_target_tokens += count_targets(sources_, plan);

@@ -34,12 +34,13 @@ struct LoaderConfig {
 };
 
 struct StepRows {
-  std::int64_t step = 0;               // from 0 in each stage
-  std::int64_t num_target_tokens = 0;  // sum of loss weights over all rows of all ranks
-  std::vector<RowPlan> plans;          // all rows of the step
-  std::int64_t first_row = 0;          // rows[i] is plans[first_row + i]
-  std::vector<Row> rows;               // this rank's; may be empty
-  nlohmann::json state_after;          // resumes at step + 1, on any number of ranks
+  std::int64_t step = 0;                // from 0 in each stage
+  std::int64_t num_target_tokens = 0;   // sum of loss weights over all rows of all ranks
+  std::vector<RowPlan> plans;           // all rows of the step
+  std::int64_t first_row_of_stage = 0;  // plans[i] is this row + i since the stage's beginning
+  std::int64_t first_row = 0;           // rows[i] is plans[first_row + i]
+  std::vector<Row> rows;                // this rank's; may be empty
+  nlohmann::json state_after;           // resumes at step + 1, on any number of ranks
 };
 
 // Rows [first, second) of `rows_per_step` belong to `rank`: row i to rank floor(i * R / rows).

@@ -42,7 +42,7 @@ class Mixture {
   Mixture(const std::vector<Source>& sources, MixtureConfig config, const nlohmann::json& state);
 
   RowPlan next_row();
-  std::int64_t rows_done() const { return row_; }
+  std::int64_t rows_done() const { return row_; }  // in this stage
   nlohmann::json state() const;
 
  private:

@@ -64,6 +64,7 @@ TopkDistillLoss::TopkDistillLoss(std::unique_ptr<CutTeacher> teacher, DistillCon
 TopkDistillLoss::~TopkDistillLoss() = default;
 void TopkDistillLoss::begin_step(const StepRows& rows) { teacher_->begin_step(rows); }
 void TopkDistillLoss::end_step() { teacher_->end_step(); }
+void TopkDistillLoss::pass_over(const StepRows& rows) { teacher_->pass_over(rows); }
 void TopkDistillLoss::flush() { teacher_->flush(); }
 void TopkDistillLoss::prepare(const Batch& batch) { words_ = teacher_->of(batch); }
 

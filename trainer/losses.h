@@ -32,6 +32,8 @@ class Loss {
   // Around a step's passes, on all ranks together; `rows` are this rank's.
   virtual void begin_step(const StepRows& /*rows*/) {}
   virtual void end_step() {}
+  // Instead of both, where no token of the step counts as a target: no passes follow.
+  virtual void pass_over(const StepRows& /*rows*/) {}
   // What it keeps for later runs becomes durable. May throw on one rank alone.
   virtual void flush() {}
   // Before the model's own forward pass: what needs other models' weights.
@@ -73,6 +75,7 @@ class TopkDistillLoss : public Loss {
   ~TopkDistillLoss() override;
   void begin_step(const StepRows& rows) override;
   void end_step() override;
+  void pass_over(const StepRows& rows) override;
   void flush() override;
   void prepare(const Batch& batch) override;
   at::Tensor forward_backward(const LeasedHead& head, const at::Tensor& x, const Batch& batch,

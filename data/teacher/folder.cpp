@@ -29,13 +29,17 @@ std::string part_name(std::int64_t number, int rank) {
   return name;
 }
 
-// Adds what can be done to what is wrong with a part.
+// Adds what can be done where a part is damaged, in our words or those of data/files/hdf5_file.h;
+// an error of the system, or a part that is whole but in the wrong place, is no reason to delete.
 template <class Work>
 auto with_advice(const Work& work) {
   try {
     return work();
   } catch (const std::runtime_error& error) {
-    throw std::runtime_error(std::string(error.what()) +
+    const std::string what = error.what();
+    const auto says = [&](const char* words) { return what.find(words) != std::string::npos; };
+    if (!says(": is damaged: ") && !says("; the file is truncated or damaged: ")) throw;
+    throw std::runtime_error(what +
                              "; a damaged part of a teacher cache may be deleted: its tokens are "
                              "asked again");
   }

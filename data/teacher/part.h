@@ -30,7 +30,8 @@ struct TopkFormat {
 // Tokens [begin, begin + n) of a stage's rows laid end to end.
 struct TopkTokens {
   std::int64_t begin = 0;
-  std::vector<std::int32_t> ids, position;  // (n) the token, and its place in its document
+  std::vector<std::int32_t> ids, position;  // (n) the token, its place in its document's part
+                                            // of the row
   at::Tensor top_ids;   // (n, k) int16, int32: the bits of u16, u32; on the host, as all here
   at::Tensor log_p;     // (n, k) fp16, fp32: of top_ids
   at::Tensor log_tail;  // (n) fp32: of all other ids together

@@ -73,6 +73,7 @@ TEST_F(LoaderTest, RowsSayExactlyWhatTheDocumentsSay) {
   for (int s = 0; s < 40; ++s) {
     const StepRows step = loader.next();
     ASSERT_EQ(step.step, s);
+    ASSERT_EQ(step.first_row_of_stage, 5 * s);
     ASSERT_EQ(step.rows.size(), 5u);
     double weights = 0;
     for (size_t r = 0; r < step.rows.size(); ++r) {
@@ -170,6 +171,21 @@ TEST_F(LoaderTest, ResumedAgainAfterEveryStepEqualsNotStopping) {
   EXPECT_GT(state.at("sources").at("tiny").at("epoch"), 2);
 }
 
+// Steps are counted on, though they were of another size; rows are counted as they were read.
+TEST_F(LoaderTest, RowsOfTheStageAreCountedThroughStepsOfAnotherSize) {
+  Loader first(specs_, config(0, 1, 5));
+  for (int s = 0; s < 3; ++s) first.next();
+  Loader smaller(specs_, config(0, 1, 2), first.state());
+  for (const std::int64_t row : {15, 17}) {
+    Loader single(specs_, config(0, 1, 1));
+    for (std::int64_t r = 0; r < row; ++r) single.next();
+    const StepRows step = smaller.next(), expected = single.next();
+    EXPECT_EQ(step.first_row_of_stage, row);
+    EXPECT_EQ(expected.first_row_of_stage, row);
+    EXPECT_TRUE(same(step.rows[0], expected.rows[0]));
+  }
+}
+
 TEST_F(LoaderTest, AnotherStageStartsAtStepZeroAndReadsOn) {
   Loader first(specs_, config());
   for (int s = 0; s < 3; ++s) first.next();
@@ -179,6 +195,7 @@ TEST_F(LoaderTest, AnotherStageStartsAtStepZeroAndReadsOn) {
   Loader second(specs_, longer, first.state());
   const StepRows step = second.next();
   EXPECT_EQ(step.step, 0);
+  EXPECT_EQ(step.first_row_of_stage, 0);
   // Lane 0 holds an open document, or took none; what opens the row is never a document's repeat.
   const auto lanes = first.state().at("lanes");
   ASSERT_FALSE(lanes.empty());

@@ -68,6 +68,15 @@ std::string only_part(const std::string& folder) {
   return folder + "/" + listing.parts.at(0).name;
 }
 
+void expect_no_advice_to_delete(const std::string& folder) {
+  try {
+    list_cache(folder);
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const std::runtime_error& error) {
+    EXPECT_EQ(std::string(error.what()).find("may be deleted"), std::string::npos) << error.what();
+  }
+}
+
 }  // namespace
 
 TEST(TeacherCache, GivesBackWhatRanksWroteInAnyRanges) {
@@ -180,6 +189,16 @@ TEST(TeacherCache, DamageIsNamed) {
           {"is damaged"}, 16);
 }
 
+TEST(TeacherCache, WhatTheSystemRefusesIsNotDamage) {
+  const TestFolder folder;
+  write_facts(folder.path(), facts());
+  fs::create_symlink(folder / "gone", folder / "part-00000000-00000.h5");  // a disk that is away
+  expect_no_advice_to_delete(folder.path());
+  fs::remove(folder / "part-00000000-00000.h5");
+  fs::create_directory(folder / "part-00000000-00000.h5");
+  expect_no_advice_to_delete(folder.path());
+}
+
 TEST(TeacherCache, APartOfAnotherCacheIsRefused) {
   const TestFolder one, other;
   write_facts(one.path(), facts());
@@ -188,6 +207,7 @@ TEST(TeacherCache, APartOfAnotherCacheIsRefused) {
   const std::string part = only_part(one.path());
   fs::copy_file(part, other / fs::path(part).filename().string());
   expect_error([&] { list_cache(other.path()); }, {"belongs to another teacher cache"});
+  expect_no_advice_to_delete(other.path());
   fs::remove(one / "teacher.json");
   expect_error([&] { list_cache(one.path()); }, {"teacher.json", "is missing"});
   std::ofstream(one / "teacher.json") << "{}";

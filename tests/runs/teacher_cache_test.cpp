@@ -116,13 +116,42 @@ TEST(CachedTeacher, ServesOtherOptimizersBatchesAndLosses) {
   }
 }
 
+// Its steps are counted on, but those before it were smaller: the rows' own places count.
+TEST(CachedTeacher, ServesAForkInsideItsStageWithOtherBatches) {
+  CachedToy toy;
+  const std::string saving = "--set stages.distill.save_every=4 --set run.keep_checkpoints=9";
+  ASSERT_EQ(toy.run("first", 1, toy.keeping(saving)), 0) << toy.log("first");
+  const std::string inside = "/checkpoints/02-distill-00000004";
+  const std::string batches = " --set stages.distill.batch_tokens=786 --from ";
+  const auto from = [&](const std::string& name) { return toy.run_folder(name) + inside; };
+  ASSERT_EQ(toy.run("live", 1, saving + batches + from("first")), 0) << toy.log("live");
+  ASSERT_EQ(toy.run("fork", 1, toy.keeping(saving + batches + from("first"))), 0)
+      << toy.log("fork");
+  EXPECT_FALSE(toy.loaded_a_teacher("fork"));
+  const auto live = toy.distilled("live"), fork = toy.distilled("fork");
+  ASSERT_EQ(live.size(), 2u);  // the fifth and sixth, of rows 12 to 23
+  ASSERT_EQ(fork.size(), live.size());
+  for (size_t i = 0; i < live.size(); ++i) {  // asked in other micro-batches
+    const double a = live[i].at("loss"), b = fork[i].at("loss");
+    EXPECT_LE(std::abs(a - b), 1e-5 * a) << i;
+  }
+  // Smaller ones end behind the rows that the stage has alone.
+  const std::string smaller = " --set stages.distill.batch_tokens=262 --from " + from("first");
+  EXPECT_NE(toy.run("beyond", 1, toy.keeping(saving + smaller)), 0);
+  EXPECT_NE(last_line(toy.log("beyond")).find("but this step reads up to row 38"),
+            std::string::npos)
+      << toy.log("beyond");
+}
+
 TEST(CachedTeacher, CutToTheWholeVocabularyIsTheWholeTeacher) {
   CachedToy toy;
   const std::string whole = "--set stages.distill.topk=96 --set stages.distill.topk_values=fp32";
   ASSERT_EQ(toy.run("full", 1, "--set stages.distill.topk=0"), 0) << toy.log("full");
   ASSERT_EQ(toy.run("first", 1, toy.keeping(whole)), 0) << toy.log("first");
   ASSERT_EQ(toy.run("later", 1, toy.keeping(whole)), 0) << toy.log("later");
+  ASSERT_EQ(toy.run("four", 4, toy.keeping(whole)), 0) << toy.log("four");  // one of them idle
   expect_near(toy, "full", "later", 1e-4);
+  expect_near(toy, "full", "four", 1e-4);
   expect_same(toy, "first", "later");
 }
 

@@ -6,6 +6,7 @@
 #include "data/source.h"
 #include "trainer/checks/input_identity.h"
 #include "trainer/checks/target_folder.h"
+#include "trainer/planning/plan.h"
 #include "trainer/recipe/amount_text.h"
 #include "trainer/stages/model_training.h"
 #include "trainer/teacher/cut.h"
@@ -32,7 +33,7 @@ class DistillStage : public ModelTraining {
                   "Type that a cut teacher's log-probabilities are rounded to, kept or not.");
     fields.path("teacher_cache", cut_.cache, Need::kOptional,
                 "Folder that keeps what the cut teacher says of every row. What is missing there "
-                "is asked and added; with nothing missing no teacher is loaded. Needs topk.");
+                "is asked and added; with nothing missing the stage loads no teacher. Needs topk.");
   }
 
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
@@ -83,6 +84,10 @@ class DistillStage : public ModelTraining {
     const double step_tokens = static_cast<double>(budget_.batch_tokens) / ranks;
     plan.batch_bytes += 12.0 * static_cast<double>(budget_.micro_rows() * budget_.row_length) *
                         static_cast<double>(cut_.topk);
+    // Beside logits and gradient, softmax at temperature one: three chunks of logits, not 2.5.
+    if (context.cuda && config_.temperature != 1 && config_.ce_weight > 0) {
+      plan.activation_bytes += 0.5 / 2.5 * vocabulary_workspace_bytes(context);
+    }
     if (cut_.cache.empty()) return plan;
     plan.batch_bytes += 2 * step_tokens * static_cast<double>(format.bytes_per_token());
     const int64_t missing = num_stage_tokens() - tokens_held_;

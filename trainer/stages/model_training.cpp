@@ -195,6 +195,7 @@ bool ModelTraining::advance(Run& run) {
   if (loop_->done()) return false;
   TrainingLoop::Input input = loop_->next();
   if (input.num_target_tokens == 0) {
+    loss_->pass_over(input.rows);
     loop_->pass_over(input);
     return true;
   }

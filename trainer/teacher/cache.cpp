@@ -73,11 +73,11 @@ TeacherCache::TeacherCache(World& world, const std::string& folder, const nlohma
     }
   });
   listing = listing_of(world.broadcast(listing_text(listing)));
-  format_ = format_of(listing.facts);
+  const TopkFormat format = format_of(listing.facts);
   const int64_t number = listing.next_number;
   reader_ = std::make_unique<CacheReader>(folder, std::move(listing));
   if (!this->complete()) {
-    writer_ = std::make_unique<CacheWriter>(folder, format_, number, world.rank());
+    writer_ = std::make_unique<CacheWriter>(folder, format, number, world.rank());
   }
 }
 

@@ -44,7 +44,6 @@ class TeacherCache {
   TeacherCache(World& world, const std::string& folder, const nlohmann::json& facts,
                int64_t num_tokens);
 
-  const TopkFormat& format() const { return format_; }
   bool complete() const { return covers(0, num_tokens_); }
   int64_t num_tokens_held() const { return reader_->index().num_tokens_before(num_tokens_); }
   // As it was opened: the same on all ranks.
@@ -59,7 +58,6 @@ class TeacherCache {
 
  private:
   int64_t num_tokens_;
-  TopkFormat format_;
   std::unique_ptr<RunLock> lock_;  // rank 0, where something is missing
   std::unique_ptr<CacheReader> reader_;
   std::unique_ptr<CacheWriter> writer_;  // where something is missing

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/to_device.h"
 #include "model/forward.h"
@@ -25,7 +26,7 @@ void CutTeacher::begin_step(const StepRows& rows) {
   next_ = 0;
   if (!cache_) return;
   const auto rows_per_step = static_cast<int64_t>(rows.plans.size());
-  const int64_t first_row = rows.step * rows_per_step;
+  const int64_t first_row = rows.first_row_of_stage;
   step_ = {};
   step_.begin = (first_row + rows.first_row) * row_length_;
   for (const Row& row : rows.rows) {
@@ -35,9 +36,14 @@ void CutTeacher::begin_step(const StepRows& rows) {
   // Of the whole step, so that all ranks come to the same.
   const int64_t step_tokens = rows_per_step * row_length_;
   is_cached_ = cache_->covers(first_row * row_length_, first_row * row_length_ + step_tokens);
-  TORCH_CHECK(is_cached_ || network_, "teacher cache: a step beyond it, and no teacher");
-  if (!is_cached_) return;
+  if (!is_cached_ && network_) return;
   world_.together("teacher cache", [&] {
+    if (!is_cached_) {
+      throw std::runtime_error(fmt::format(
+          "it has all rows that the stage's tokens make, but this step reads up to row {}: the run "
+          "came from inside the stage with other batch_tokens; name another folder, or none",
+          first_row + rows_per_step));
+    }
     if (step_.count() > 0) read_step(step_.begin + step_tokens);
   });
 }
@@ -49,8 +55,9 @@ void CutTeacher::read_step(int64_t next) {
   if (at < step_.ids.size()) {
     throw std::runtime_error(fmt::format(
         "the cache was filled from other rows: token {} of row {} of the stage is id {} at place "
-        "{} of its document, there id {} at place {}. The stages before this one decide where its "
-        "rows begin in the data: read as much in them as that run did, or name another folder",
+        "{} of its document's part of the row, there id {} at place {}. The stages before this one "
+        "decide where its rows begin in the data: read as much in them as that run did, or name "
+        "another folder",
         (step_.begin + static_cast<int64_t>(at)) % row_length_,
         (step_.begin + static_cast<int64_t>(at)) / row_length_, step_.ids[at], step_.position[at],
         found.ids[at], found.position[at]));
@@ -86,15 +93,26 @@ PackedTopk CutTeacher::cached(int64_t first, int64_t count, at::Device device) c
   return {part(step_.top_ids), part(step_.log_p), part(step_.log_tail)};
 }
 
-// Tokens without weight: any distribution does.
+// Tokens without weight: any distribution does that leaves no KL infinite.
 PackedTopk CutTeacher::of_idle(int64_t count, at::Device device) const {
   const auto options = at::TensorOptions().device(device);
   const int64_t k = format_.topk;
-  const double log_p = -std::log(static_cast<double>(k) + 1);
+  const bool whole = k == format_.vocab_size;  // where nothing is left for the tail
+  const double log_p = -std::log(static_cast<double>(whole ? k : k + 1));
+  const double log_tail = whole ? -std::numeric_limits<double>::infinity() : log_p;
   const at::Tensor ids = at::arange(k, options.dtype(at::kLong)).expand({count, k}).contiguous();
   return {ids.to(format_.wide_ids() ? at::kInt : at::kShort),
           at::full({count, k}, log_p, options.dtype(format_.half ? at::kHalf : at::kFloat)),
-          at::full({count}, log_p, options.dtype(at::kFloat))};
+          at::full({count}, log_tail, options.dtype(at::kFloat))};
+}
+
+// Its tokens have no weight in any run of the same stores.
+void CutTeacher::pass_over(const StepRows& rows) {
+  if (!cache_) return;
+  begin_step(rows);
+  if (is_cached_) return;
+  if (step_.count() > 0) asked_.push_back({0, of_idle(step_.count(), at::kCPU)});
+  end_step();
 }
 
 void CutTeacher::end_step() {

@@ -28,6 +28,8 @@ class CutTeacher {
   // that was filled from other rows than these is an error.
   void begin_step(const StepRows& rows);
   void end_step();
+  // Of a step without targets, at which nothing is asked: so that it leaves no hole.
+  void pass_over(const StepRows& rows);
   // Of the step's next micro-batch, in order. All ranks ask together where the step is not cached.
   TopkTeacher of(const Batch& batch);
   // What is kept so far becomes durable.
