@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <nlohmann/json.hpp>
 
+#include "data/files/atomic_file.h"
 #include "tests/data/test_tasks.h"
 
 namespace sala {
@@ -35,6 +37,21 @@ TEST(TaskSet, ScoresAreSharesOfReferencesOrWhetherAnyIsFound) {
   prompt.match_all = false;
   EXPECT_DOUBLE_EQ(answer_score(prompt, "it is alphabet"), 1);
   EXPECT_DOUBLE_EQ(answer_score(prompt, "none"), 0);
+}
+
+// What RULER's own scorer gives, in percent (tests/python/ruler_official_test.py compares).
+TEST(TaskSet, ScoresAreThoseOfRulersOwnScorer) {
+  const auto cases = nlohmann::json::parse(
+      read_text_file(std::string(SALA_SOURCE_DIR) + "/tests/golden/ruler_scores.json"));
+  ASSERT_FALSE(cases.empty());
+  for (const auto& one : cases) {
+    TaskPrompt prompt;
+    prompt.match_all = one.at("match") == "all";
+    prompt.references = one.at("references").get<std::vector<std::string>>();
+    EXPECT_NEAR(answer_score(prompt, one.at("answer").get<std::string>()),
+                one.at("score").get<double>() / 100, 1e-12)
+        << one.dump();
+  }
 }
 
 TEST(TaskSet, BadFilesAreNamed) {

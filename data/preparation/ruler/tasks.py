@@ -69,8 +69,9 @@ class Needles:
 
 class VariableTracking:
     """One variable gets a number, others get it from each other in a chain; asked is for all that
-    hold it. A short example with its answer comes first, as in RULER."""
-    name, match, answer_tokens, least, hops = "vt", "all", 30, 6, 4
+    hold it. An example with its answer comes first. In RULER it has as much filler as 500 tokens
+    have room for, in steps of five units: ten, by the tokenizers of today's models."""
+    name, match, answer_tokens, least, hops, filler_of_example = "vt", "all", 30, 6, 4, 10
 
     def chain(self, rng, letters):
         names = words.distinct(lambda: words.letters(rng, letters, CAPITALS), self.hops + 1)
@@ -93,7 +94,7 @@ class VariableTracking:
 
     def make(self, rng, amount, text, length):
         del text, length
-        example, answer = self.part(rng, 5, letters=3)
+        example, answer = self.part(rng, self.filler_of_example, letters=3)
         prompt, names = self.part(rng, amount, letters=5)
         return Example(f"{example} {' '.join(answer)}\n\n{prompt}", names)
 
