@@ -1,5 +1,6 @@
 // The written gradient of the loss that loss.h defines, slab of queries by slab.
 #include "kernels/selection/loss.h"
+
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
