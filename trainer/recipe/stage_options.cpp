@@ -305,10 +305,11 @@ void LoopOptions::describe_model(Fields& fields) {
                 "large enough; the log says which. Weight gradients, embedding, head, attention, "
                 "norms, evaluations and the teacher stay as they are. fp8 takes a GPU with FP8 "
                 "cores (Hopper), or a CPU, which computes the same slowly.");
-  fields.count("fp8_from", fp8_from, Need::kOptional,
-               "Least size in FP8: tokens at once, inputs and outputs of a product must all reach "
-               "it and be multiples of 16; smaller ones take longer in FP8 than in bf16.",
-               {kFp8Multiple, 1 << 20});
+  fields.count(
+      "fp8_from", fp8_from, Need::kOptional,
+      "Least size in FP8: tokens at once, inputs and outputs of a product must all reach "
+      "it and be multiples of 16: rounding costs small ones more than FP8 saves. An estimate.",
+      {kFp8Multiple, 1 << 20});
 }
 
 }  // namespace sala
