@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <iostream>
+#include <utility>
 
 #include "kernels/paths.h"
 #include "trainer/checks/check_command.h"
@@ -31,10 +32,13 @@ struct Arguments {
   sala::RunnerOptions runner;
 };
 
-std::unique_ptr<sala::Recipe> read_recipe(const Arguments& a) {
+// `code` is that of an error meanwhile: checkpoints that cannot be read are no mistake of the call.
+std::unique_ptr<sala::Recipe> read_recipe(const Arguments& a, int& code) {
   const std::string& from = a.runner.from;
   return sala::read_recipe(a.recipe, a.set, [&](sala::Recipe& recipe) {
+    const int code_of_call = std::exchange(code, from.empty() ? 1 : code);
     sala::Beginning begin = sala::find_beginning(recipe, from);
+    code = code_of_call;
     // The model of any checkpoint can be exported, whatever the recipe's stages are.
     if (!a.runner.export_to.empty() && !from.empty()) begin.known = false;
     return begin;
@@ -118,7 +122,7 @@ int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake)
     std::unique_ptr<sala::Recipe> recipe;
     world.together("", [&] {
       if (!mistake.empty()) throw std::runtime_error(mistake);
-      recipe = read_recipe(a);
+      recipe = read_recipe(a, code_of_errors);
       if (recipe->problems.empty()) return;  // else what it would find out later is told with it
       std::vector<std::string> warnings;
       const sala::CheckDevice device = sala::check_device(recipe->run);
@@ -171,8 +175,9 @@ int parse_and_run(int argc, char** argv) {
     return after_output(0);
   }
   if (mistake.empty() && arguments.check) {
-    const auto recipe = read_recipe(arguments);
-    const int code = sala::check_recipe(*recipe, arguments.ranks);
+    int code = kExitBadCall;
+    const auto recipe = read_recipe(arguments, code);
+    code = sala::check_recipe(*recipe, arguments.ranks);
     std::cout.flush();
     return after_output(std::cout ? code : 1);
   }

@@ -223,6 +223,9 @@ TEST(Check, EveryShippedRecipeCanRunOnceItsInputsAreThere) {
   write_toy(folder);
   write_model(folder, kSmollm2);
   write_store(folder / "a.h5", store_of({6000}));
+  TestTasks tasks;
+  tasks.hash = xxh3_64_hex("{}", 2);
+  tasks.write(folder / "tasks.h5");
   const CheckDevice device{true, "a large GPU", 0, 1e15};
   const fs::path here = fs::current_path();  // where an export of the demo may lie
   fs::current_path(folder / "");
@@ -232,6 +235,7 @@ TEST(Check, EveryShippedRecipeCanRunOnceItsInputsAreThere) {
     recipe->run.folder = folder / "run";
     for (auto& [name, source] : recipe->data.sources) source.files = {folder / "a.h5"};
     recipe->data.needles = folder / "needles.json";
+    if (!recipe->data.tasks.empty()) recipe->data.tasks = folder / "tasks.h5";
     recipe->run.keep_checkpoints = 1;
     const Checked found = checked(*recipe, device, 64);
     EXPECT_EQ(found.code, 0) << file << found.text;

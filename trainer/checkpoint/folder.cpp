@@ -111,6 +111,8 @@ std::optional<Manifest> newest_manifest(const std::string& checkpoints) {
     if (folder.ends_with(kWriting)) continue;
     try {
       return read_manifest(folder);
+    } catch (const FileError& error) {
+      if (error.code() != ENOENT) throw;
     } catch (const std::exception&) {  // newest_valid says what is wrong with it
     }
   }
