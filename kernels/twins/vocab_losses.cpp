@@ -62,6 +62,18 @@ Row log_softmax(Row z, double temperature) {
   return z;
 }
 
+// What the two distillation losses return; ce where there are targets.
+VocabLoss distilled(double loss_sum, const Row& loss, const Row& kl, const Row& ce,
+                    bool has_targets, at::ScalarType type) {
+  const auto T = static_cast<int64_t>(loss.size());
+  VocabLoss result;
+  result.loss_sum = at::scalar_tensor(loss_sum, at::kDouble);
+  result.loss_T = tensor_of(loss, {T}, type);
+  result.kl_T = tensor_of(kl, {T}, type);
+  if (has_targets) result.ce_T = tensor_of(ce, {T}, type);
+  return result;
+}
+
 }  // namespace
 
 VocabLoss linear_cross_entropy_twin(const at::Tensor& x, const at::Tensor& w,
@@ -118,12 +130,7 @@ VocabLoss linear_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_
     head.add_gradient(t, dz);
   }
   head.write(x, dx, d_w);
-  VocabLoss result;
-  result.loss_sum = at::scalar_tensor(loss_sum, at::kDouble);
-  result.loss_T = tensor_of(loss, {T}, accumulate_type(x));
-  result.kl_T = tensor_of(kl, {T}, accumulate_type(x));
-  if (targets.defined()) result.ce_T = tensor_of(ce, {T}, accumulate_type(x));
-  return result;
+  return distilled(loss_sum, loss, kl, ce, targets.defined(), accumulate_type(x));
 }
 
 TopkTeacher linear_topk_twin(const at::Tensor& x, const at::Tensor& w, double logit_scale,
@@ -197,12 +204,7 @@ VocabLoss linear_topk_kl_twin(const at::Tensor& x, const at::Tensor& w, double l
     head.add_gradient(t, dz);
   }
   head.write(x, dx, d_w);
-  VocabLoss result;
-  result.loss_sum = at::scalar_tensor(loss_sum, at::kDouble);
-  result.loss_T = tensor_of(loss, {T}, accumulate_type(x));
-  result.kl_T = tensor_of(kl, {T}, accumulate_type(x));
-  if (targets.defined()) result.ce_T = tensor_of(ce, {T}, accumulate_type(x));
-  return result;
+  return distilled(loss_sum, loss, kl, ce, targets.defined(), accumulate_type(x));
 }
 
 }  // namespace sala
