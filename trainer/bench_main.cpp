@@ -62,6 +62,12 @@ void add_options(CLI::App& app, sala::BenchOptions& o) {
   add_sizes(app, "--batch", o.serve.batches, "With --serve: sequences side by side. Default 1,16");
   add_size(app, "--layers", o.serve.layers, "With --serve. Default 32 (CPU: 4)");
   add_size(app, "--chunk", o.serve.chunk, "With --serve: tokens of a pass of prefill. Default 16K");
+  add_size(app, "--kv-heads", o.serve.kv_heads,
+           "With --serve: KV heads of the source. Default: one for 16 query heads, as MiniCPM4-8B");
+  app.add_option("--most-gib", o.serve.most_gib,
+                 "With --serve: memory that may be used, as if the GPU had no more. Default: all")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("GIB");
   add_size(app, "--steps", o.serve.steps, "With --serve: decode steps that are timed. Default 32");
   app.add_option("--most-seconds", o.serve.most_seconds,
                  "With --serve: leaves longer prefills out. Default 300")

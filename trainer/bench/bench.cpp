@@ -48,6 +48,11 @@ BenchOptions completed(BenchOptions o, bool cuda) {
         &BenchOptions::repeats}) {
     if (o.*size == 0) o.*size = d.*size;
   }
+  if (o.serve.kv_heads == 0) o.serve.kv_heads = std::max<int64_t>(o.heads.front() / 16, 1);
+  if (o.heads.front() % o.serve.kv_heads != 0) {
+    refuse(fmt::format("--kv-heads: expected a divisor of the {} query heads, got {}",
+                       o.heads.front(), o.serve.kv_heads));
+  }
   if (o.dtype != "bf16" && o.dtype != "fp32") {
     refuse("--dtype: expected bf16 or fp32, got '" + o.dtype + "'");
   }

@@ -16,7 +16,9 @@ struct ServeOptions {
   std::vector<int64_t> batches;  // empty: 1 and 16
   int64_t layers = 0;            // 0: 32 on CUDA, 4 on a CPU
   int64_t chunk = 16384;         // tokens of a prefill's pass
+  int64_t kv_heads = 0;          // of the source; 0: one for 16 query heads
   int64_t steps = 32;            // decode steps that are timed
+  double most_gib = 0;           // of the device's memory; 0: all
   double most_seconds = 300;     // a prefill that is expected to take longer is left out
 };
 

@@ -39,7 +39,7 @@ ModelConfig source_config(const BenchOptions& o) {
   c.ffn_width = o.ffn;
   c.vocab_size = o.vocab;
   c.num_heads = o.heads.front();
-  c.num_kv_heads = std::max<int64_t>(c.num_heads / 16, 1);
+  c.num_kv_heads = o.serve.kv_heads;
   c.lightning_kv_heads = c.num_heads;
   c.head_size = o.head_size;
   c.max_position = int64_t{1} << 21;
@@ -126,6 +126,11 @@ class Serving {
             .device = device_};
   }
 
+  double memory_bytes() const {
+    const double whole = device_memory_bytes(device_);
+    return o_.serve.most_gib > 0 ? std::min(o_.serve.most_gib * kGiB, whole) : whole;
+  }
+
   // Seconds from the call to the first id on the host.
   double prefill_once(int64_t tokens) {
     const std::vector<std::vector<int64_t>> prompt{random_ids(tokens, model_.config().vocab_size)};
@@ -176,12 +181,10 @@ class Serving {
     row.cache_bytes = double(DecodeCache::num_bytes(model_.config(), shape(batch, tokens)));
     double weight_bytes = 0;
     for (const Weights& part : weights_.parts()) weight_bytes += double(part.flat.nbytes());
-    const double memory = device_memory_bytes(device_);
+    const double memory = memory_bytes();
     if (row.cache_bytes + weight_bytes > memory) {
-      row.note = fmt::format(
-          "does not fit: {:.0f} GiB of weights and {:.0f} of caches, the device "
-          "has {:.0f}",
-          weight_bytes / kGiB, row.cache_bytes / kGiB, memory / kGiB);
+      row.note = fmt::format("does not fit: {:.0f} GiB of weights and {:.0f} of caches, of {:.0f}",
+                             weight_bytes / kGiB, row.cache_bytes / kGiB, memory / kGiB);
       report_.row(row);
       return;
     }
@@ -196,7 +199,7 @@ class Serving {
       release_unused_memory(device_);
       row.step_s = step_seconds(batch, tokens);
     } catch (const c10::OutOfMemoryError&) {
-      row.note = "does not fit in the device's memory";
+      row.note = "does not fit in the memory";
     }
     release_unused_memory(device_);
     report_.row(row);
@@ -217,6 +220,7 @@ class Serving {
 void run_serve(const BenchOptions& o, at::Device device) {
   const at::NoGradGuard no_grad;
   at::manual_seed(1);
+  if (o.serve.most_gib > 0) limit_device_memory(device, o.serve.most_gib * kGiB);
   const ModelConfig source = source_config(o);
   SparseConfig sparse;
   const ModelConfig hybrid =

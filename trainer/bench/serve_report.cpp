@@ -40,9 +40,9 @@ nlohmann::json json_of(const ServeRow& row) {
 
 ServeReport::ServeReport(const std::string& device, const BenchOptions& options)
     : options_(options), device_(device) {
-  print_line(fmt::format("{}, {}; {} layers x {}, {} heads x {}, random weights", device,
-                         options.dtype, options.serve.layers, options.width, options.heads.front(),
-                         options.head_size));
+  print_line(fmt::format("{}, {}; {} layers x {}, {} query and {} KV heads x {}, random weights",
+                         device, options.dtype, options.serve.layers, options.width,
+                         options.heads.front(), options.serve.kv_heads, options.head_size));
   print_line(fmt::format("{:<8}{:>6}{:>9}{:>13}{:>12}{:>10}{:>10}{:>12}", "model", "batch",
                          "tokens", "first token", "tokens/s", "step ms", "tokens/s", "cache GiB"));
   save();
@@ -85,15 +85,18 @@ void ServeReport::gains(const std::string& slow, const std::string& fast) {
 
 void ServeReport::save() const {
   if (options_.json_file.empty()) return;
-  nlohmann::json json = {{"machine", {{"device", device_}, {"dtype", options_.dtype}}},
-                         {"shape",
-                          {{"layers", options_.serve.layers},
-                           {"width", options_.width},
-                           {"ffn", options_.ffn},
-                           {"vocab", options_.vocab},
-                           {"heads", options_.heads.front()},
-                           {"head_size", options_.head_size}}},
-                         {"rows", nlohmann::json::array()}};
+  nlohmann::json json = {
+      {"machine",
+       {{"device", device_}, {"dtype", options_.dtype}, {"most_gib", options_.serve.most_gib}}},
+      {"shape",
+       {{"layers", options_.serve.layers},
+        {"width", options_.width},
+        {"ffn", options_.ffn},
+        {"vocab", options_.vocab},
+        {"heads", options_.heads.front()},
+        {"kv_heads", options_.serve.kv_heads},
+        {"head_size", options_.head_size}}},
+      {"rows", nlohmann::json::array()}};
   for (const ServeRow& row : rows_) json["rows"].push_back(json_of(row));
   write_file_atomically(options_.json_file, json.dump(1) + "\n");
 }

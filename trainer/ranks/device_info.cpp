@@ -73,6 +73,16 @@ void forget_peak_memory(at::Device device) {
   std::ofstream("/proc/self/clear_refs") << "5";  // Linux: the resident set's high-water mark
 }
 
+void limit_device_memory(at::Device device, double bytes) {
+#ifdef SALA_CUDA
+  if (device.is_cuda()) {
+    const double share = std::min(bytes / device_memory_bytes(device), 1.0);
+    c10::cuda::CUDACachingAllocator::setMemoryFraction(share, device.index());
+  }
+#endif
+  (void)device, (void)bytes;
+}
+
 void configure_device_memory() {
 #ifdef SALA_CUDA
   if (std::getenv("PYTORCH_ALLOC_CONF") || std::getenv("PYTORCH_CUDA_ALLOC_CONF")) return;

@@ -16,6 +16,9 @@ double device_memory_bytes(at::Device device);  // in all; RAM of the node for a
 double peak_memory_bytes(at::Device device);
 // Gives memory that is free but kept back to the device, and begins the peak anew.
 void forget_peak_memory(at::Device device);
+// LibTorch's allocator takes no more than this of a GPU, as if it were a smaller one; nothing on a
+// CPU. More than the device has is all of it.
+void limit_device_memory(at::Device device, double bytes);
 // How LibTorch's allocators work, where the environment (PYTORCH_ALLOC_CONF) does not say: before
 // the first use of a GPU.
 void configure_device_memory();
