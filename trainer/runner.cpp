@@ -8,11 +8,11 @@
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/folder/export.h"
 #include "trainer/folder/export_student.h"
+#include "trainer/journal/folder_lock.h"
 #include "trainer/journal/own_files.h"
 #include "trainer/journal/profiler.h"
 #include "trainer/journal/recipe_record.h"
 #include "trainer/journal/report.h"
-#include "trainer/journal/run_folder.h"
 #include "trainer/planning/plan.h"
 #include "trainer/ranks/agreement.h"
 #include "trainer/ranks/device_info.h"
@@ -41,7 +41,7 @@ class Runner {
     require_equal_facts(world_, facts_of_start(world_, recipe_, options_));
     world_.together("run folder " + recipe_.run.folder, [&] {
       if (world_.rank() != 0 || exports()) return;
-      lock_ = std::make_unique<RunLock>(recipe_.run.folder);
+      lock_ = std::make_unique<FolderLock>(recipe_.run.folder, "run.folder");
       check_own_files(recipe_.run.folder);
     });
     start_ = find_start(recipe_, world_, checkpoints_, options_, record_);
@@ -284,7 +284,7 @@ class Runner {
   World& world_;
   RunnerOptions options_;
   nlohmann::json record_;
-  std::unique_ptr<RunLock> lock_;  // let go when no checkpoint is being written any more
+  std::unique_ptr<FolderLock> lock_;  // let go when no checkpoint is being written any more
   Checkpoints checkpoints_;
   Profiler profiler_;
   std::unique_ptr<Metrics> metrics_;

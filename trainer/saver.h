@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "trainer/checkpoint/checkpoints.h"
-#include "trainer/journal/run_folder.h"
+#include "trainer/journal/folder_lock.h"
 #include "trainer/ranks/environment.h"
 #include "trainer/run.h"
 #include "trainer/stage.h"
@@ -18,7 +18,7 @@ class Saver {
  public:
   // `lock`: of the run folder, on rank 0 (null on the others). `record`: the recipe, as checkpoints
   // keep it. All must outlive it.
-  Saver(Checkpoints& checkpoints, Run& run, const RunLock* lock, const nlohmann::json& record)
+  Saver(Checkpoints& checkpoints, Run& run, const FolderLock* lock, const nlohmann::json& record)
       : checkpoints_(checkpoints), run_(run), lock_(lock), record_(record) {}
 
   // All of these are for all ranks together, and throw one error on all.
@@ -46,7 +46,7 @@ class Saver {
 
   Checkpoints& checkpoints_;
   Run& run_;
-  const RunLock* lock_;
+  const FolderLock* lock_;
   const nlohmann::json& record_;
   std::pair<int64_t, int64_t> newest_{-1, -1};  // stage and step
   const std::optional<double> stop_seconds_ = stop_seconds();

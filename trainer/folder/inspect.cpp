@@ -22,9 +22,9 @@
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/folder/reader.h"
 #include "trainer/folder/transformers_code.h"
-#include "trainer/planning/flops.h"
+#include "trainer/journal/folder_lock.h"
 #include "trainer/journal/own_files.h"
-#include "trainer/journal/run_folder.h"
+#include "trainer/planning/flops.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/report/report.h"
 
@@ -155,7 +155,7 @@ std::string write_page_of(const std::string& run_folder) {
     throw std::runtime_error(run_folder + ": --html wants a run folder, and this one has no " +
                              kMetricsFile);
   }
-  const std::optional<bool> alive = run_goes_on(run_folder);
+  const std::optional<bool> alive = holder_lives(run_folder);
   Report(run_folder).write(alive ? Maybe(*alive ? 1 : 0) : Maybe());
   return run_folder + "/" + kPageFile;
 }

@@ -9,7 +9,6 @@
 #include "trainer/checks/check_command.h"
 #include "trainer/checks/input_identity.h"
 #include "trainer/journal/recipe_record.h"
-#include "trainer/journal/run_folder.h"
 
 namespace sala {
 

@@ -64,7 +64,7 @@ TeacherCache::TeacherCache(World& world, const std::string& folder, const nlohma
     };
     list();
     if (complete) return;
-    lock_ = std::make_unique<RunLock>(folder, "teacher_cache");
+    lock_ = std::make_unique<FolderLock>(folder, "teacher_cache");
     list();  // as whoever held the lock until now has left it
     remove_unfinished_parts(folder);
     if (listing.facts.is_null()) {

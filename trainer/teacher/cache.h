@@ -11,7 +11,7 @@
 
 #include "data/source.h"
 #include "data/teacher/folder.h"
-#include "trainer/journal/run_folder.h"
+#include "trainer/journal/folder_lock.h"
 #include "trainer/recipe/recipe.h"
 #include "trainer/recipe/stage_options.h"
 #include "trainer/world.h"
@@ -58,7 +58,7 @@ class TeacherCache {
 
  private:
   int64_t num_tokens_;
-  std::unique_ptr<RunLock> lock_;  // rank 0, where something is missing
+  std::unique_ptr<FolderLock> lock_;  // rank 0, where something is missing
   std::unique_ptr<CacheReader> reader_;
   std::unique_ptr<CacheWriter> writer_;  // where something is missing
   int64_t ahead_begin_ = 0, ahead_end_ = 0;

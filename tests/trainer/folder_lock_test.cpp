@@ -1,5 +1,5 @@
-// The lock of the run folder and the stop signals, with real processes.
-#include "trainer/journal/run_folder.h"
+// The lock of a folder and what is in a run folder beside it, with real processes.
+#include "trainer/journal/folder_lock.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -24,7 +24,7 @@ ScratchFolder scratch(const std::string& name) {
 
 std::string refusal(const std::string& folder) {
   try {
-    const RunLock lock(folder);
+    const FolderLock lock(folder, "run.folder");
   } catch (const std::runtime_error& error) {
     return error.what();
   }
@@ -38,7 +38,7 @@ pid_t start_holder(const std::string& folder) {
   const pid_t child = fork();
   if (child == 0) {
     setenv("SLURM_JOB_ID", "4711", 1);
-    const RunLock lock(folder);
+    const FolderLock lock(folder, "run.folder");
     if (write(ready[1], "1", 1) != 1) _exit(1);
     while (true) pause();
   }
@@ -49,7 +49,7 @@ pid_t start_holder(const std::string& folder) {
   return got ? child : -1;
 }
 
-TEST(RunLock, MakesTheFolderAndIsFreeAfterwards) {
+TEST(FolderLock, MakesTheFolderAndIsFreeAfterwards) {
   const ScratchFolder scratch_folder = scratch("free");
   const std::string folder = scratch_folder.path + "/a/b";
   EXPECT_EQ(refusal(folder), "");
@@ -57,7 +57,7 @@ TEST(RunLock, MakesTheFolderAndIsFreeAfterwards) {
   EXPECT_TRUE(std::filesystem::exists(folder + "/lock"));
 }
 
-TEST(RunLock, ALiveProcessIsNamedAndADeadOneTakenOver) {
+TEST(FolderLock, ALiveProcessIsNamedAndADeadOneTakenOver) {
   const ScratchFolder run = scratch("live");
   const pid_t holder = start_holder(run.path);
   ASSERT_GT(holder, 0);
@@ -71,7 +71,7 @@ TEST(RunLock, ALiveProcessIsNamedAndADeadOneTakenOver) {
   EXPECT_EQ(refusal(run.path), "");
 }
 
-TEST(RunLock, UnreadableTextInTheLockFileDoesNotMatter) {
+TEST(FolderLock, UnreadableTextInTheLockFileDoesNotMatter) {
   const ScratchFolder run = scratch("text");
   for (const char* text : {"", "{", "{\"host\":\"\xff\xfe"}) {
     std::ofstream(run.path + "/lock") << text;
@@ -82,7 +82,7 @@ TEST(RunLock, UnreadableTextInTheLockFileDoesNotMatter) {
   EXPECT_EQ(read_text_file(run.path + "/lock"), "a list of locks");
 }
 
-TEST(RunLock, ALinkIsNotFollowed) {
+TEST(FolderLock, ALinkIsNotFollowed) {
   const ScratchFolder run = scratch("link");
   std::ofstream(run.path + "/diary") << "";
   std::filesystem::create_symlink(run.path + "/diary", run.path + "/lock");
@@ -90,9 +90,9 @@ TEST(RunLock, ALinkIsNotFollowed) {
   EXPECT_EQ(read_text_file(run.path + "/diary"), "");
 }
 
-TEST(RunLock, IsNotHeldAnyMoreWhenItsFileIsDeletedOrReplaced) {
+TEST(FolderLock, IsNotHeldAnyMoreWhenItsFileIsDeletedOrReplaced) {
   const ScratchFolder run = scratch("deleted");
-  const RunLock lock(run.path);
+  const FolderLock lock(run.path, "run.folder");
   EXPECT_TRUE(lock.is_held());
   EXPECT_NO_THROW(lock.check());
   std::filesystem::remove(run.path + "/lock");
@@ -147,7 +147,7 @@ TEST(OwnFiles, MetricsOfOthersAreNotCut) {
   }
 }
 
-TEST(RunLock, AFolderThatCannotBeMadeIsNamed) {
+TEST(FolderLock, AFolderThatCannotBeMadeIsNamed) {
   const ScratchFolder run = scratch("file");
   std::ofstream(run.path + "/file") << "x";
   const std::string error = refusal(run.path + "/file/run");

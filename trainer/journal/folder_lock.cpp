@@ -1,6 +1,6 @@
 // flock is the lock; the file's text only tells people who holds it. A dead process holds no flock,
 // so what it left is taken over. Where the file system has no locks, the text decides.
-#include "trainer/journal/run_folder.h"
+#include "trainer/journal/folder_lock.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -48,7 +48,7 @@ void check_lock_is_ours(const std::string& path, const std::string& key, int fil
   const bool zeros = start.find_first_not_of('\0') == std::string::npos;
   if (length >= 0 && (zeros || std::string(kLockStart).starts_with(start))) return;
   throw std::runtime_error(path +
-                           ": expected the lock file of a run, found another file; move it "
+                           ": expected a lock file of sala-train, found another file; move it "
                            "elsewhere or choose another " +
                            key);
 }
@@ -77,7 +77,8 @@ void check_holder_without_locks(const std::string& path, const std::string& key,
 
 }  // namespace
 
-RunLock::RunLock(const std::string& folder, const std::string& key) : path_(folder + "/lock") {
+FolderLock::FolderLock(const std::string& folder, const std::string& key)
+    : path_(folder + "/lock") {
   try {
     make_folder_durably(folder);
   } catch (const FileError& error) {
@@ -115,12 +116,12 @@ RunLock::RunLock(const std::string& folder, const std::string& key) : path_(fold
 
 // The file stays: removing it would let a third process lock a new one while a second waits on
 // this.
-RunLock::~RunLock() {
+FolderLock::~FolderLock() {
   if (ftruncate(file_, 0) != 0) return;  // the lock goes with the process
   close(file_);
 }
 
-bool RunLock::is_held() const {
+bool FolderLock::is_held() const {
   struct stat mine {};
   struct stat there {};
   if (fstat(file_, &mine) != 0) return true;  // a disk that refuses is no other run
@@ -128,7 +129,7 @@ bool RunLock::is_held() const {
   return mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
 }
 
-void RunLock::check() const {
+void FolderLock::check() const {
   if (is_held()) return;
   throw std::runtime_error(path_ +
                            ": deleted or replaced while this run held it, so another run may be "
@@ -136,7 +137,7 @@ void RunLock::check() const {
                            "other does");
 }
 
-std::optional<bool> run_goes_on(const std::string& folder) {
+std::optional<bool> holder_lives(const std::string& folder) {
   const std::string path = folder + "/lock";
   if (!path_exists(path)) return {};
   const auto holder = nlohmann::json::parse(read_text_file(path), nullptr, false);
