@@ -1,7 +1,7 @@
 // One decision for each product, two ways to make it.
 #include "model/weights/products.h"
 
-#include <algorithm>
+#include <utility>
 
 #include "kernels/fp8.h"
 #include "kernels/range.h"
@@ -27,10 +27,18 @@ at::Tensor fp8_forward(const at::Tensor& x, const at::Tensor& weight) {
 
 }  // namespace
 
-bool Matmul::in_fp8(int64_t tokens, int64_t in, int64_t out) const {
-  if (fp8_from == 0) return false;
-  const auto fits = [&](int64_t size) { return size >= fp8_from && size % kFp8Multiple == 0; };
-  return fits(tokens) && fits(in) && fits(out);
+std::string Matmul::why_not_fp8(int64_t tokens, int64_t in, int64_t out) const {
+  const std::pair<const char*, int64_t> sizes[] = {
+      {" tokens at once", tokens}, {" inputs", in}, {" outputs", out}};
+  for (const auto& [what, size] : sizes) {
+    if (size < fp8_from) {
+      return std::to_string(size) + what + " are fewer than fp8_from " + std::to_string(fp8_from);
+    }
+    if (size % kFp8Multiple != 0) {
+      return std::to_string(size) + what + " are no multiple of " + std::to_string(kFp8Multiple);
+    }
+  }
+  return "";
 }
 
 at::Tensor linear_forward(const Matmul& matmul, const at::Tensor& x, const at::Tensor& weight,

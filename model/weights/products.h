@@ -14,6 +14,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "model/config.h"
@@ -26,7 +27,12 @@ struct Matmul {
   // nowhere. Smaller products take longer in FP8 than in bf16.
   int64_t fp8_from = 0;
 
-  bool in_fp8(int64_t tokens, int64_t in, int64_t out) const;
+  bool in_fp8(int64_t tokens, int64_t in, int64_t out) const {
+    return fp8_from > 0 && why_not_fp8(tokens, in, out).empty();
+  }
+  // The first of the sizes that stands against it, in words ("576 inputs are fewer than fp8_from
+  // 2048"); empty: none does.
+  std::string why_not_fp8(int64_t tokens, int64_t in, int64_t out) const;
 };
 
 // x (T, in), weight (out, in), bias (out) or undefined -> y (T, out) = x W^T + bias.

@@ -8,26 +8,9 @@
 #include <tuple>
 #include <vector>
 
-#include "kernels/fp8.h"
-
 namespace sala {
 
 namespace {
-
-// Empty: it is in FP8.
-std::string why_not(int64_t tokens, const BlockProduct& product, const Matmul& matmul) {
-  const std::pair<const char*, int64_t> sizes[] = {
-      {"tokens at once", tokens}, {"inputs", product.in}, {"outputs", product.out}};
-  for (const auto& [what, size] : sizes) {
-    if (size < matmul.fp8_from) {
-      return fmt::format("{} {} are fewer than fp8_from {}", size, what, matmul.fp8_from);
-    }
-    if (size % kFp8Multiple != 0) {
-      return fmt::format("{} {} are no multiple of {}", size, what, kFp8Multiple);
-    }
-  }
-  return "";
-}
 
 // Products of one size, with the mixers of the layers that have it.
 struct Listed {
@@ -69,7 +52,7 @@ std::string matmul_text(const ModelConfig& config, int64_t tokens, const Matmul&
     if (listed.mixers.size() < num_mixers) {
       text += fmt::format(", {}", fmt::join(listed.mixers, " and "));
     }
-    const std::string reason = why_not(tokens, product, matmul);
+    const std::string reason = matmul.why_not_fp8(tokens, product.in, product.out);
     if (reason.empty()) {
       in_fp8.push_back(text + ")");
     } else {
