@@ -72,8 +72,9 @@ class Stage {
   // Cross-field arithmetic; `path` is the stage's own path ("stages[2].distill"). Reads no files.
   virtual void check(const Recipe& recipe, const std::string& path, Problems& problems) const = 0;
   // What the stage needs from model, data and folders and would find out only when it runs. Reads
-  // no tokens but those it names. Called when check() had nothing to say.
-  virtual void check_inputs(const StageInputs&, Problems&) const {}
+  // no tokens but those it names. Called when check() had nothing to say, on the first rank alone;
+  // what the stage learns it may keep for plan().
+  virtual void check_inputs(const StageInputs&, Problems&) {}
   virtual bool needs_full_source() const { return false; }  // a hybrid as source will not do
   virtual bool needs_mixers() const { return false; }       // of an align stage before
   virtual bool needs_scores() const { return false; }       // of a score stage before

@@ -163,7 +163,7 @@ class Preflight {
     if (!why_not.empty()) problems_.add("run.folder", why_not);
   }
 
-  void check_stage(int64_t index, const Stage& stage) {
+  void check_stage(int64_t index, Stage& stage) {
     if (!problems_.clean(stage.path)) return;
     // An export that is under way may have made its folder already: the stage knows its own.
     const bool own_folder = options_.continues && index == options_.first_stage;

@@ -46,7 +46,7 @@ class AlignStage : public Stage {
     }
   }
 
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+  void check_inputs(const StageInputs& inputs, Problems& problems) override {
     if (!inputs.context) return;
     check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
                   problems);

@@ -63,7 +63,7 @@ class DistillStage : public ModelTraining {
     }
   }
 
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+  void check_inputs(const StageInputs& inputs, Problems& problems) override {
     ModelTraining::check_inputs(inputs, problems);
     if (!inputs.context) return;
     const int64_t vocab_size = inputs.context->source.vocab_size;
@@ -132,7 +132,7 @@ class DistillStage : public ModelTraining {
   }
 
   // As far as it can be told without reading weights and rows.
-  void look_at_cache(const StageInputs& inputs, Problems& problems) const {
+  void look_at_cache(const StageInputs& inputs, Problems& problems) {
     const std::string key = path + ".teacher_cache";
     std::map<std::string, std::string> fingerprints;
     for (const auto& [source, weight] : budget_.data) {
@@ -184,7 +184,9 @@ class DistillStage : public ModelTraining {
 
   DistillConfig config_;
   TopkOptions cut_;
-  mutable int64_t tokens_held_ = 0;      // of the stage's, in the cache, when it was last looked at
+  // Of the stage's tokens, in the cache: as check_inputs() finds it, for the plan of the first
+  // rank; from begin() on as it was opened, on all ranks.
+  int64_t tokens_held_ = 0;
   std::unique_ptr<TeacherCache> cache_;  // from begin() until the loss takes it
 };
 

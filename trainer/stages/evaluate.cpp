@@ -108,7 +108,7 @@ class EvaluateStage : public OneStepStage {
     plan.activation_bytes = evaluation_moment_bytes(context, options);
     return plan;
   }
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+  void check_inputs(const StageInputs& inputs, Problems& problems) override {
     check_sources_have_targets(inputs, problems);
     if (inputs.context) {
       check_context(path, options.context, inputs.context->num_ranks, options.row_length, problems);

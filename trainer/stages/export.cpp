@@ -58,7 +58,7 @@ class ExportStage : public OneStepStage {
     }
   }
 
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+  void check_inputs(const StageInputs& inputs, Problems& problems) override {
     if (!inputs.writes) return;
     const std::string maker = run_as_maker_if_known(inputs.recipe.run.folder);
     const std::string why_not = why_no_export(folder_, maker);

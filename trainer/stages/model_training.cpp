@@ -62,7 +62,7 @@ void ModelTraining::check(const Recipe& recipe, const std::string& path, Problem
   }
 }
 
-void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) const {
+void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) {
   if (inputs.context) {
     check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
                   problems);

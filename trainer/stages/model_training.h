@@ -15,7 +15,7 @@ class ModelTraining : public Stage {
  public:
   void describe(Fields& fields) override;
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override;
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override;
+  void check_inputs(const StageInputs& inputs, Problems& problems) override;
   StagePlan plan(const PlanContext& context) const override;
   void begin(Run& run) override;
   bool advance(Run& run) override;

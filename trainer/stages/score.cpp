@@ -16,7 +16,7 @@ class ScoreStage : public Stage {
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     options_.check(recipe, path, problems);
   }
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+  void check_inputs(const StageInputs& inputs, Problems& problems) override {
     options_.check_inputs(path, inputs, problems);
   }
   bool needs_full_source() const override { return true; }

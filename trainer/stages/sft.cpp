@@ -42,7 +42,7 @@ class SftStage : public ModelTraining {
                   "do not train, whatever `rules` says; fine-tuning them costs long recall.");
   }
 
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+  void check_inputs(const StageInputs& inputs, Problems& problems) override {
     ModelTraining::check_inputs(inputs, problems);
     for (const auto& [name, weight] : budget_.data) {
       const auto found = inputs.sources.find(name);

@@ -61,7 +61,7 @@ class SwapStage : public OneStepStage {
     }
   }
 
-  void check_inputs(const StageInputs& inputs, Problems& problems) const override {
+  void check_inputs(const StageInputs& inputs, Problems& problems) override {
     if (inputs.context == nullptr) return;
     const int64_t num_layers = inputs.context->source.num_layers;
     if (choice_.keep > num_layers) {
