@@ -9,6 +9,7 @@
 
 #include "kernels/paths.h"
 #include "trainer/checks/check_command.h"
+#include "trainer/checks/start_check.h"
 #include "trainer/evaluation/alone.h"
 #include "trainer/ranks/environment.h"
 #include "trainer/ranks/launch_folder.h"
@@ -111,6 +112,15 @@ void set_rules_of(const sala::RunOptions& run) {
   sala::set_path_rules(std::move(rules));
 }
 
+// What is wrong with a recipe's text, and with it what the run would find out later.
+void tell_problems(sala::Recipe& recipe, sala::World& world) {
+  std::vector<std::string> warnings;
+  const sala::CheckDevice device = sala::check_device(recipe.run);
+  sala::preflight_on_first(recipe, world, {.device = device, .first_stage = recipe.begin.stage},
+                           warnings);
+  world.together("", [&] { recipe.problems.raise(); });  // where the first rank's text is right
+}
+
 // Mistakes of the call and the recipe are the world's: said once where all ranks make the same,
 // with the rank where only some do, and no rank waits for one that has left.
 int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake) {
@@ -123,15 +133,8 @@ int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake)
     world.together("", [&] {
       if (!mistake.empty()) throw std::runtime_error(mistake);
       recipe = read_recipe(a, code_of_errors);
-      if (recipe->problems.empty()) return;  // else what it would find out later is told with it
-      std::vector<std::string> warnings;
-      const sala::CheckDevice device = sala::check_device(recipe->run);
-      sala::preflight(
-          *recipe,
-          {.device = device, .first_stage = recipe->begin.stage, .writes = world.rank() == 0},
-          warnings);
-      recipe->problems.raise();
     });
+    if (world.any(!recipe->problems.empty())) tell_problems(*recipe, world);
     world.use_device(recipe->run.device);
     set_rules_of(recipe->run);
     code_of_errors = 1;

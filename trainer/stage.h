@@ -61,7 +61,7 @@ struct StageInputs {
   const NeedleSet* needles;                         // null: none
   const std::map<std::string, ChoiceSet>& choices;  // by name
   const TaskSet* tasks;                             // null: none
-  bool writes;  // this process makes the folders, and none of them is there yet
+  bool writes;  // its folders are to be tried out: none of them is there yet
 };
 
 class Stage {

@@ -28,7 +28,7 @@ struct PreflightOptions {
   int64_t ranks_per_node = 1;
   int64_t first_stage = 0;  // of those that are still to run; earlier ones are not looked at
   bool continues = false;   // a checkpoint of this run is there, so its folders are its own
-  bool writes = true;       // whether this process makes the folders (rank 0)
+  bool writes = true;       // whether folders are tried out, and room for what goes there
   int64_t num_stages = std::numeric_limits<int64_t>::max();  // from first_stage on, at most
 };
 

@@ -1,9 +1,10 @@
-// The bytes of the data and the device's kernels, before anything is trained.
+// Surroundings, the bytes of the data and the device's kernels, before anything is trained.
 #include "trainer/checks/start_check.h"
 
 #include "kernels/attention/block_sparse_cuda.h"
 #include "kernels/lightning/cuda.h"
 #include "kernels/selection/cuda.h"
+#include "trainer/checks/check_command.h"
 #include "trainer/checks/input_identity.h"
 #include "trainer/checks/verify_stores.h"
 #include "trainer/ranks/agreement.h"
@@ -26,6 +27,24 @@ Facts small_files(const Run& run) {
 }
 
 }  // namespace
+
+void preflight_on_first(Recipe& recipe, World& world, const PreflightOptions& options,
+                        std::vector<std::string>& warnings) {
+  std::string problems;
+  world.together("", [&] {
+    if (world.rank() != 0) return;
+    preflight(recipe, options, warnings);
+    problems = recipe.problems.text();
+  });
+  problems = world.broadcast(problems);
+  if (!problems.empty()) throw SharedError(problems);
+}
+
+CheckDevice smallest_device(World& world) {
+  CheckDevice device = check_device(world.device());
+  device.memory_bytes = -world.max(-device.memory_bytes);
+  return device;
+}
 
 void require_equal_files(Run& run) {
   Facts facts;

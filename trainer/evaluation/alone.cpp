@@ -4,8 +4,6 @@
 #include <fmt/format.h>
 
 #include "data/files/atomic_file.h"
-#include "trainer/checks/check_command.h"
-#include "trainer/checks/preflight.h"
 #include "trainer/checks/start_check.h"
 #include "trainer/checks/verify_stores.h"
 #include "trainer/evaluation/evaluate.h"
@@ -31,18 +29,15 @@ void check_stage(Recipe& recipe, World& world, Metrics& metrics) {
   int64_t stage = 0;
   while (recipe.stages[stage]->type() != "evaluate") ++stage;
   std::vector<std::string> warnings;
-  world.together("", [&] {
-    const CheckDevice device = check_device(world.device());
-    preflight(recipe,
-              {.device = device,
-               .num_ranks = world.size(),
-               .ranks_per_node = world.local_size(),
-               .first_stage = stage,
-               .writes = false,
-               .num_stages = 1},
-              warnings);
-    recipe.problems.raise();
-  });
+  const CheckDevice device = smallest_device(world);
+  preflight_on_first(recipe, world,
+                     {.device = device,
+                      .num_ranks = world.size(),
+                      .ranks_per_node = static_cast<int64_t>(world.max(world.local_size())),
+                      .first_stage = stage,
+                      .writes = false,
+                      .num_stages = 1},
+                     warnings);
   for (const std::string& line : warnings) metrics.note("warning: " + line);
 }
 

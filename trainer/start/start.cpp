@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
-#include "trainer/checks/check_command.h"
 #include "trainer/checks/input_identity.h"
+#include "trainer/checks/start_check.h"
 #include "trainer/journal/recipe_record.h"
 
 namespace sala {
@@ -146,16 +146,13 @@ Start find_start(const Recipe& recipe, World& world, Checkpoints& checkpoints,
 
 void check_before_start(Recipe& recipe, World& world, Start& start) {
   if (start.id.stage_index == static_cast<int64_t>(recipe.stages.size())) return;  // all is done
-  world.together("", [&] {
-    const CheckDevice device = check_device(world.device());
-    std::vector<std::string> warnings;
-    preflight(recipe,
-              {device, world.size(), world.local_size(), start.id.stage_index, start.continues,
-               world.rank() == 0},
-              warnings);
-    recipe.problems.raise();
-    for (const std::string& line : warnings) start.notes.push_back("warning: " + line);
-  });
+  const CheckDevice device = smallest_device(world);
+  const auto ranks_per_node = static_cast<int64_t>(world.max(world.local_size()));
+  std::vector<std::string> warnings;
+  preflight_on_first(recipe, world,
+                     {device, world.size(), ranks_per_node, start.id.stage_index, start.continues},
+                     warnings);
+  for (const std::string& line : warnings) start.notes.push_back("warning: " + line);
 }
 
 void identify_inputs(Run& run, const Start& start) {
