@@ -25,6 +25,14 @@ class StateWriter;   // trainer/checkpoint/checkpoints.h
 class StateReader;   // trainer/checkpoint/checkpoints.h
 class TaskSet;       // data/questions/task_set.h
 
+// Bytes that will be written into a folder, by all ranks together.
+struct DiskNeed {
+  std::string key;  // the recipe's, of the folder
+  std::string folder;
+  std::string what;  // for people: "export"
+  double bytes = 0;
+};
+
 // What a stage will need, before anything is allocated; per rank.
 struct StagePlan {
   double weights_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
@@ -32,7 +40,8 @@ struct StagePlan {
   double flops = 0;        // of the whole stage, all ranks together
   // That a rank receives in one step from ranks of its node, and from others.
   double node_bytes = 0, network_bytes = 0;
-  double checkpoint_bytes = 0;  // one checkpoint in this stage, all ranks together
+  double checkpoint_bytes = 0;   // one checkpoint in this stage, all ranks together
+  std::vector<DiskNeed> writes;  // beside checkpoints
   int64_t tokens = 0, steps = 0;
   std::string advice;  // a line for people; empty = none
   // All but activations, which are an estimate.

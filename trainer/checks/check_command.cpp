@@ -11,7 +11,7 @@
 #include <fmt/ostream.h>
 #include <fmt/ranges.h>
 
-#include "trainer/checks/target_folder.h"
+#include "trainer/checks/disk_room.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/planning/speed.h"
@@ -151,10 +151,14 @@ class Check {
   }
 
   void print_disk(const PlanContext& context) {
-    const DiskPlan disk = plan_disk(context);
-    fmt::print(out_, "disk: {} at stage boundaries, {} inside stages, {} exported; {} free at {}\n",
-               bytes_text(disk.boundaries), bytes_text(disk.inside), bytes_text(disk.exported),
-               bytes_text(free_bytes(recipe_.run.folder)), recipe_.run.folder);
+    std::vector<DiskNeed> needs = plan_checkpoints(context);
+    for (DiskNeed& need : plan_stage_writes(context, recipe_.begin.stage)) {
+      needs.push_back(std::move(need));
+    }
+    for (const DiskRoom& room : disk_rooms(needs)) {
+      fmt::print(out_, "disk: {} of {} free: {}\n", bytes_text(room.needed_bytes()),
+                 bytes_text(room.free_bytes), room.sum_text());
+    }
   }
 
   Recipe& recipe_;

@@ -13,6 +13,7 @@
 #include "data/questions/task_set.h"
 #include "data/source.h"
 #include "model/weights/parts.h"
+#include "trainer/checks/disk_room.h"
 #include "trainer/checks/target_folder.h"
 #include "trainer/folder/reader.h"
 #include "trainer/planning/plan.h"
@@ -44,7 +45,7 @@ class Preflight {
     for (int64_t s = options_.first_stage; s < options_.first_stage + count; ++s) {
       check_stage(s, *recipe_.stages[static_cast<size_t>(s)]);
     }
-    if (context_ && options_.writes && !options_.continues) check_disk();
+    if (context_ && options_.writes) check_disk();
     return std::move(context_);
   }
 
@@ -218,12 +219,23 @@ class Preflight {
     }
   }
 
+  // A run that goes on has made some of its checkpoints, and its stage some of what it writes.
   void check_disk() {
-    if (!problems_.clean("run.folder") || !problems_.clean("model")) return;
-    const double needed = plan_disk(*context_).all(), free = free_bytes(recipe_.run.folder);
-    if (needed <= free) return;
-    problems_.add("run.folder", fmt::format("the run needs about {} of disk, but {} are free there",
-                                            bytes_text(needed), bytes_text(free)));
+    if (!problems_.clean("model")) return;
+    std::vector<DiskNeed> needs;
+    if (!options_.continues) needs = plan_checkpoints(*context_);
+    for (DiskNeed& need :
+         plan_stage_writes(*context_, options_.first_stage + (options_.continues ? 1 : 0))) {
+      needs.push_back(std::move(need));
+    }
+    std::erase_if(needs, [&](const DiskNeed& need) { return !problems_.clean(need.key); });
+    for (const DiskRoom& room : disk_rooms(needs)) {
+      const double needed = room.needed_bytes();
+      if (needed <= room.free_bytes) continue;
+      problems_.add(room.needs.front().key,
+                    fmt::format("the run needs about {} of disk, but {} are free there: {}",
+                                bytes_text(needed), bytes_text(room.free_bytes), room.sum_text()));
+    }
   }
 
   Recipe& recipe_;

@@ -1,6 +1,7 @@
 // Trying a folder out: permissions, read-only mounts, names too long and files in the way all show.
 #include "trainer/checks/target_folder.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -81,11 +82,14 @@ bool lies_in(const std::string& path, const std::string& folder) {
   return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
-double free_bytes(const std::string& folder) {
+FileSystem file_system_of(const std::string& folder) {
   std::vector<fs::path> missing;
+  const fs::path there = nearest(folder, missing);
+  struct stat status {};
   std::error_code error;
-  const fs::space_info space = fs::space(nearest(folder, missing), error);
-  return error ? std::numeric_limits<double>::infinity() : static_cast<double>(space.available);
+  const fs::space_info space = fs::space(there, error);
+  return {::stat(there.c_str(), &status) == 0 ? status.st_dev : 0,
+          error ? std::numeric_limits<double>::infinity() : static_cast<double>(space.available)};
 }
 
 }  // namespace sala

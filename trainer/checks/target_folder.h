@@ -1,6 +1,7 @@
 // Folders that a run will write, tried before it has anything to write.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace sala {
@@ -15,7 +16,11 @@ std::string why_no_export(const std::string& folder, const std::string& maker);
 // Whether `path` is FOLDER or lies in it, by their names alone.
 bool lies_in(const std::string& path, const std::string& folder);
 
-// Free bytes where FOLDER is or will be; infinity where the file system does not tell.
-double free_bytes(const std::string& folder);
+// Where FOLDER is or will be.
+struct FileSystem {
+  std::uint64_t id = 0;   // the same for all of its folders, as this machine sees them
+  double free_bytes = 0;  // infinity where it does not tell
+};
+FileSystem file_system_of(const std::string& folder);
 
 }  // namespace sala

@@ -150,7 +150,7 @@ std::string out_of_memory_text(const Stage& stage, const StagePlan& plan, double
       gb(plan.activation_bytes / 2), what.substr(0, what.find('\n')));
 }
 
-DiskPlan plan_disk(const PlanContext& context) {
+std::vector<DiskNeed> plan_checkpoints(const PlanContext& context) {
   // A stage boundary holds the weights alone (the mixers before the swap); inside a stage the
   // optimizer's state comes with them, for the newest few.
   const Recipe& recipe = context.recipe;
@@ -158,7 +158,7 @@ DiskPlan plan_disk(const PlanContext& context) {
   const double mixer_bytes =
       4.0 * static_cast<double>(mixer_parameters(context.hybrid, Mixer::kLightning) *
                                 context.source.num_layers);
-  DiskPlan disk;
+  double between = 0, inside = 0;
   bool aligned = recipe.begin.mixers, swapped = recipe.begin.model;
   for (size_t s = static_cast<size_t>(recipe.begin.stage); s < recipe.stages.size(); ++s) {
     const auto& stage = recipe.stages[s];
@@ -166,15 +166,25 @@ DiskPlan plan_disk(const PlanContext& context) {
     const std::string type = stage->type();
     aligned = aligned || type == "align";
     swapped = swapped || type == "swap" || type == "train" || type == "sft";
-    if (swapped || aligned) disk.boundaries += swapped ? hybrid_bytes : mixer_bytes;
-    if (type == "export") disk.exported += hybrid_bytes / 2;
-    if (stage->save_every > 0) {
-      disk.inside = std::max(disk.inside, stage->plan(context).checkpoint_bytes);
-    }
+    if (swapped || aligned) between += swapped ? hybrid_bytes : mixer_bytes;
+    if (stage->save_every > 0) inside = std::max(inside, stage->plan(context).checkpoint_bytes);
   }
   // One more than is kept: the old one goes when the new one is whole.
-  disk.inside *= static_cast<double>(recipe.run.keep_checkpoints + 1);
-  return disk;
+  inside *= static_cast<double>(recipe.run.keep_checkpoints + 1);
+  const std::string& folder = recipe.run.folder;
+  return {{"run.folder", folder, "checkpoints between stages", between},
+          {"run.folder", folder, "checkpoints inside stages", inside}};
+}
+
+std::vector<DiskNeed> plan_stage_writes(const PlanContext& context, int64_t first) {
+  const Recipe& recipe = context.recipe;
+  std::vector<DiskNeed> needs;
+  for (auto s = static_cast<size_t>(first); s < recipe.stages.size(); ++s) {
+    if (!recipe.problems.clean(recipe.stages[s]->path)) continue;
+    const StagePlan plan = recipe.stages[s]->plan(context);
+    needs.insert(needs.end(), plan.writes.begin(), plan.writes.end());
+  }
+  return needs;
 }
 
 StagePlan plan_model_training(const PlanContext& context, const TokenBudget& budget,

@@ -49,14 +49,10 @@ ModelConfig planned_hybrid(const Recipe& recipe, const ModelConfig& source);
 std::string out_of_memory_text(const Stage& stage, const StagePlan& plan, double device_bytes,
                                const std::string& what);
 
-// What a run writes, in bytes.
-struct DiskPlan {
-  double boundaries = 0;  // checkpoints between stages, which are all kept
-  double inside = 0;      // those inside the stage that needs most
-  double exported = 0;
-  double all() const { return boundaries + inside + exported; }
-};
-DiskPlan plan_disk(const PlanContext& context);
+// What a run writes: checkpoints between stages, which are all kept, those inside the stage that
+// needs most; and what its stages do, from number `first` on.
+std::vector<DiskNeed> plan_checkpoints(const PlanContext& context);
+std::vector<DiskNeed> plan_stage_writes(const PlanContext& context, int64_t first);
 
 // How a stage trains the whole model.
 struct TrainingPlan {

@@ -68,7 +68,8 @@ class ExportStage : public OneStepStage {
   StagePlan plan(const PlanContext& context) const override {
     StagePlan plan = plan_forward(context, 0, 1, true);
     plan.steps = 1;
-    plan.checkpoint_bytes += 2.0 * num_parameters(context.hybrid);
+    plan.writes = {{path + ".folder", folder_, "export",
+                    2.0 * static_cast<double>(num_parameters(context.hybrid))}};
     return plan;
   }
 
