@@ -38,6 +38,7 @@ struct StagePlan {
   double weights_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
   double batch_bytes = 0;  // tokens of the steps in flight
   double flops = 0;        // of the whole stage, all ranks together
+  double fp32_flops = 0;   // of these, in fp32 whatever the compute type
   // That a rank receives in one step from ranks of its node, and from others.
   double node_bytes = 0, network_bytes = 0;
   double checkpoint_bytes = 0;   // one checkpoint in this stage, all ranks together

@@ -87,8 +87,10 @@ class Check {
     const auto percent = [&](const char* type) { return 100 * measured_share(type, source.width); };
     fmt::print(out_,
                "time is by what models of this width reached on H200s: align {:.0f} %, distill "
-               "{:.0f} %, train {:.0f} % of the peak of {:.0f} TFLOP/s\n\n",
-               percent("align"), percent("distill"), percent("train"), device_.peak_flops / 1e12);
+               "{:.0f} %, train {:.0f} % of the peak of {:.0f} TFLOP/s; {:.0f} % are assumed where "
+               "selection is taught, in fp32\n\n",
+               percent("align"), percent("distill"), percent("train"), device_.peak_flops / 1e12,
+               100 * kFp32Share);
   }
 
   // One line of the table: eleven columns.

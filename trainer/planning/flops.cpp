@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/selection/loss.h"
 #include "model/weights/parts.h"
 
 namespace sala {
@@ -48,6 +49,20 @@ double forward_flops(const ModelConfig& c, int64_t length, bool sparse) {
   double flops = head_flops(c) + c.num_layers * mlp_flops(c);
   for (Mixer mixer : c.mixers) flops += mixer_flops(c, mixer, length, sparse);
   return flops;
+}
+
+double selection_loss_flops(const ModelConfig& c, int64_t length) {
+  const int64_t stride = SelectionLossOptions{}.query_stride;
+  const int64_t first = first_taught_position(c.sparse, stride);
+  if (first >= length) return 0;
+  const auto queries = static_cast<double>((length - 1 - first) / stride + 1);
+  const auto windows =
+      static_cast<double>((length - c.sparse.kernel_size) / c.sparse.kernel_stride + 1);
+  // Scores of the keys; scores of the windows, and the gradients of either side.
+  const double of_query =
+      2.0 * static_cast<double>(c.q_size()) * (static_cast<double>(length) + 3 * windows);
+  const auto layers = std::count(c.mixers.begin(), c.mixers.end(), Mixer::kSparse);
+  return static_cast<double>(layers) * queries * of_query / static_cast<double>(length);
 }
 
 }  // namespace sala

@@ -13,6 +13,11 @@ double head_flops(const ModelConfig& config);
 // Per token, the whole model.
 double forward_flops(const ModelConfig& config, int64_t length, bool sparse);
 
+// Per token, of teaching the sparse layers their choice of blocks (kernels/selection/loss.h),
+// forward and backward, in documents of `length` tokens. Not causal: a picked query's products meet
+// all keys and windows of its document. In fp32. No part of MFU.
+double selection_loss_flops(const ModelConfig& config, int64_t length);
+
 int64_t num_parameters(const ModelConfig& config);  // tied tensors once, no padding
 int64_t mixer_parameters(const ModelConfig& config, Mixer mixer);
 

@@ -237,7 +237,10 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
     plan.flops += forward_flops(student, length, training.sparse);
   }
   if (training.teacher) plan.flops += forward_flops(context.source, length, false);
+  if (training.teaches_selection) plan.fp32_flops = selection_loss_flops(student, length);
+  plan.flops += plan.fp32_flops;
   plan.flops *= static_cast<double>(plan.tokens);
+  plan.fp32_flops *= static_cast<double>(plan.tokens);
   plan.checkpoint_bytes = 12.0 * static_cast<double>(num_parameters(student));
   plan.batch_bytes = batch_bytes(context, budget, training.context);
   plan_traffic(context, {budget, training.context, training.teacher}, plan);

@@ -87,8 +87,10 @@ void add_sequence(const PlanContext& context, const Traffic& traffic, double mic
 
 double compute_seconds(const PlanContext& context, const std::string& stage_type,
                        const StagePlan& plan, double peak_flops) {
-  const double share = context.cuda ? measured_share(stage_type, context.source.width) : 1;
-  return plan.flops / (share * peak_flops * static_cast<double>(context.num_ranks));
+  const double all_peaks = peak_flops * static_cast<double>(context.num_ranks);
+  if (!context.cuda) return plan.flops / all_peaks;  // which are of fp32
+  const double share = measured_share(stage_type, context.source.width);
+  return ((plan.flops - plan.fp32_flops) / share + plan.fp32_flops / kFp32Share) / all_peaks;
 }
 
 double traffic_seconds(const PlanContext& context, const StagePlan& plan) {

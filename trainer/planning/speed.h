@@ -24,6 +24,9 @@ void plan_traffic(const PlanContext& context, const Traffic& traffic, StagePlan&
 // Of alignment: the teacher's weights, and the mixers'.
 void plan_align_traffic(const PlanContext& context, const Traffic& traffic, StagePlan& plan);
 
+// Assumed, not measured: of the dense bf16 peak, what products in fp32 reach, which tensor cores do
+// not take (datasheets of H100 and H200: 67 of 989 TFLOP/s; three quarters of that).
+inline constexpr double kFp32Share = 0.05;
 // Assumed, not measured: GPUs of a node, what NVLink carries for each in NCCL's collectives, and
 // one 400 Gb/s port for each; bytes a second.
 inline constexpr int64_t kNodeRanks = 8;
