@@ -65,7 +65,7 @@ TopkDistillLoss::~TopkDistillLoss() = default;
 void TopkDistillLoss::begin_step(const StepRows& rows) { teacher_->begin_step(rows); }
 void TopkDistillLoss::end_step() { teacher_->end_step(); }
 void TopkDistillLoss::pass_over(const StepRows& rows) { teacher_->pass_over(rows); }
-void TopkDistillLoss::flush() { teacher_->flush(); }
+std::shared_future<void> TopkDistillLoss::make_durable() { return teacher_->make_durable(); }
 void TopkDistillLoss::prepare(const Batch& batch) { words_ = teacher_->of(batch); }
 
 at::Tensor TopkDistillLoss::forward_backward(const LeasedHead& head, const at::Tensor& x,

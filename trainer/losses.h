@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <future>
 #include <memory>
 
 #include "kernels/ops.h"
@@ -34,8 +35,9 @@ class Loss {
   virtual void end_step() {}
   // Instead of both, where no token of the step counts as a target: no passes follow.
   virtual void pass_over(const StepRows& /*rows*/) {}
-  // What it keeps for later runs becomes durable. May throw on one rank alone.
-  virtual void flush() {}
+  // What it keeps for later runs becomes durable, beside the steps that follow: it is when the
+  // future is ready, which throws on this rank where it cannot. Invalid: nothing is kept.
+  virtual std::shared_future<void> make_durable() { return {}; }
   // Before the model's own forward pass: what needs other models' weights.
   virtual void prepare(const Batch& /*batch*/) {}
   // x (T, C): final-norm output. Fills dx and adds the vocabulary projection's gradient to d_head
@@ -76,7 +78,7 @@ class TopkDistillLoss : public Loss {
   void begin_step(const StepRows& rows) override;
   void end_step() override;
   void pass_over(const StepRows& rows) override;
-  void flush() override;
+  std::shared_future<void> make_durable() override;
   void prepare(const Batch& batch) override;
   at::Tensor forward_backward(const LeasedHead& head, const at::Tensor& x, const Batch& batch,
                               at::Tensor& dx, const at::Tensor& d_head) override;

@@ -12,7 +12,7 @@
 namespace sala {
 
 enum class Phase {
-  kData,           // waiting for rows, and bringing them to the device
+  kData,           // waiting for rows and a kept teacher's words, to the device and from it
   kForward,        // with the teacher's
   kBackward,       // with what recomputing makes again
   kCommunication,  // waiting for other ranks, beyond what computing hides

@@ -211,26 +211,23 @@ CacheWriter::CacheWriter(std::string folder, TopkFormat format, std::int64_t fir
 void CacheWriter::add(TopkTokens tokens) {
   held_bytes_ += tokens.count() * format_.bytes_per_token();
   held_.push_back(std::move(tokens));
-  if (held_bytes_ >= kPartBytes) start_writing();
-}
-
-void CacheWriter::flush() {
-  start_writing();
-  finish_writing();
-}
-
-void CacheWriter::start_writing() {
-  finish_writing();
-  if (held_.empty()) return;
-  const std::string path = folder_ + "/" + part_name(number_++, rank_);
-  writing_ = std::async(std::launch::async, [this, path, tokens = std::exchange(held_, {})] {
-    write_topk_part(path, format_, tokens);
-  });
-  held_bytes_ = 0;
-}
-
-void CacheWriter::finish_writing() {
+  if (held_bytes_ < kPartBytes) return;
   if (writing_.valid()) writing_.get();
+  make_durable();
+}
+
+std::shared_future<void> CacheWriter::make_durable() {
+  if (held_.empty()) return writing_;
+  // The thread lets go of the part before its own, which else would be held by the newest for ever.
+  writing_ = std::async(std::launch::async, [path = folder_ + "/" + part_name(number_++, rank_),
+                                             format = format_, tokens = std::exchange(held_, {}),
+                                             before = writing_]() mutable {
+               if (before.valid()) before.get();
+               before = {};
+               write_topk_part(path, format, std::exchange(tokens, {}));
+             }).share();
+  held_bytes_ = 0;
+  return writing_;
 }
 
 }  // namespace sala

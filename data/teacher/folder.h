@@ -67,26 +67,25 @@ class CacheReader {
   TopkTokens last_;
 };
 
-// One rank's parts: collected in memory, written by a thread while the next one fills.
+// One rank's parts: collected in memory, written by a thread, one after the other, while the next
+// one fills.
 class CacheWriter {
  public:
   CacheWriter(std::string folder, TopkFormat format, std::int64_t first_number, int rank);
-  // An error of the thread is thrown here or by flush().
+  // Waits where the disk is slower than what is added: a part is written while the next one fills.
+  // An error of the thread is thrown here or by the future.
   void add(TopkTokens tokens);
-  // What was added is durable when it returns.
-  void flush();
+  // What was added is durable when the future is ready; invalid: nothing was.
+  std::shared_future<void> make_durable();
 
  private:
-  void start_writing();
-  void finish_writing();
-
   std::string folder_;
   TopkFormat format_;
   std::int64_t number_;
   int rank_;
   std::vector<TopkTokens> held_;
   std::int64_t held_bytes_ = 0;
-  std::future<void> writing_;  // the last member: its end waits for the thread
+  std::shared_future<void> writing_;  // the newest part, and with it those before
 };
 
 }  // namespace sala

@@ -51,7 +51,7 @@ void write(const std::string& folder, const nlohmann::json& of, int rank,
   const TopkFormat format = format_of(of);
   CacheWriter writer(folder, format, list_cache(folder).next_number, rank);
   for (const auto& [begin, count] : ranges) writer.add(tokens_at(format, begin, count));
-  writer.flush();
+  writer.make_durable().get();
 }
 
 void flip_byte(const std::string& path, const std::string& after) {
@@ -109,13 +109,31 @@ TEST(TeacherCache, ReadsTheNewestWordsWherePartsOverlap) {
   write(folder.path(), facts(), 0, {{0, 50}, {90, 30}});
   CacheWriter second(folder.path(), format, 1, 0);
   second.add(tokens_at(format, 20, 80, /*version=*/1));
-  second.flush();
+  second.make_durable().get();
   CacheReader reader(folder.path(), list_cache(folder.path()));
   expect_equal(reader.read(0, 20), tokens_at(format, 0, 20));
   expect_equal(reader.read(20, 100), tokens_at(format, 20, 80, 1));
   expect_equal(reader.read(100, 120), tokens_at(format, 100, 20));
   EXPECT_EQ(reader.index().num_tokens_before(1000), 120);
   EXPECT_EQ(reader.index().num_tokens_before(95), 95);
+}
+
+// Parts that were begun one after the other are durable with the last one.
+TEST(TeacherCache, PartsAreWrittenInTheirOrder) {
+  const TestFolder folder;
+  write_facts(folder.path(), facts());
+  const TopkFormat format = format_of(facts());
+  CacheWriter writer(folder.path(), format, 0, 0);
+  EXPECT_FALSE(writer.make_durable().valid());
+  std::shared_future<void> last;
+  for (int64_t part = 0; part < 5; ++part) {
+    writer.add(tokens_at(format, 100 * part, 100));
+    last = writer.make_durable();
+  }
+  last.get();
+  EXPECT_EQ(list_cache(folder.path()).parts.size(), 5u);
+  CacheReader reader(folder.path(), list_cache(folder.path()));
+  expect_equal(reader.read(0, 500), tokens_at(format, 0, 500));
 }
 
 TEST(TeacherCache, HasHolesWhereNothingWasWritten) {

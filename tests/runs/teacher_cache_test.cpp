@@ -10,6 +10,7 @@
 #include <iterator>
 
 #include "data/teacher/folder.h"
+#include "tests/faults/failing_calls.h"
 #include "tests/runs/toy_run.h"
 
 namespace sala::test {
@@ -262,6 +263,55 @@ TEST(CachedTeacher, ATornPartIsNamedAndCanBeAskedAgain) {
   EXPECT_FALSE(toy.loaded_a_teacher("later"));
   expect_same(toy, "first", "mended");
   expect_same(toy, "first", "later");
+}
+
+TEST(CachedTeacher, ItsPartsAreWrittenBesideTheSteps) {
+  CachedToy toy;
+  const FailingCalls slow_disk("fsync */cache/part-*.h5.tmp 1 DELAY:700 -1");
+  const std::string longer =
+      "--set stages.distill.tokens=62880 --set stages.distill.save_every=50 --set "
+      "stages.distill.schedule=constant";
+  ASSERT_EQ(toy.run("first", 1, toy.keeping(longer)), 0) << toy.log("first");
+  for (const auto& saved : toy.events("first", "checkpoint")) {
+    if (saved.at("stage") != "distill" || saved.at("step") != 50) continue;
+    EXPECT_GE(saved.at("write_seconds"), 0.7);
+    EXPECT_LT(saved.at("stall_seconds"), 0.5);
+    return;
+  }
+  FAIL() << "no checkpoint of step 50\n" << toy.log("first");
+}
+
+// A run that goes on from a checkpoint does not come to the rows before it again.
+TEST(CachedTeacher, ACheckpointIsNotCompleteBeforeItsPart) {
+  CachedToy toy;
+  ASSERT_EQ(toy.run("live", 1), 0) << toy.log("live");
+  const std::string saving = toy.keeping("--set stages.distill.save_every=4");
+  {
+    const std::string part = "*/cache/part-00000000-00000.h5";
+    const FailingCalls killed("fsync " + part + ".tmp 1 DELAY:300;rename " + part + " 1 SIGKILL");
+    EXPECT_NE(toy.run("killed", 1, saving), 0);
+  }
+  EXPECT_FALSE(fs::exists(toy.run_folder("killed") + "/checkpoints/02-distill-00000004"));
+  ASSERT_EQ(toy.run("killed", 1, saving), 0) << toy.log("killed");
+  EXPECT_EQ(toy.tokens_kept(), kSteps * 393);
+  expect_same(toy, "live", "killed");
+}
+
+// The first rank lists the cache for all; the others open the parts of the rows that they read.
+TEST(CachedTeacher, RanksOpenThePartsThatTheyRead) {
+  CachedToy toy;
+  const std::string constant = " --set stages.distill.schedule=constant ";
+  ASSERT_EQ(toy.run("first", 1, toy.keeping("--set stages.distill.save_every=1" + constant)), 0)
+      << toy.log("first");
+  ASSERT_EQ(list_cache(toy.cache()).parts.size(), static_cast<size_t>(kSteps));
+  const std::string two_steps = toy.keeping(constant + "--set stages.distill.tokens=786");
+  const std::string other_rank =
+      " : -np 1 env LD_PRELOAD=" SALA_FAIL_CALLS_LIBRARY
+      " ASAN_OPTIONS=verify_asan_link_order=0 "
+      "SALA_FAIL_CALLS='open */cache/part-* 3 EIO -1' " SALA_BIN_DIR "/sala-train " +
+      toy.recipe() + " --set run.folder=" + toy.run_folder("later") + " " + two_steps;
+  ASSERT_EQ(toy.run("later", 1, two_steps + other_rank), 0) << toy.log("later");
+  EXPECT_FALSE(toy.loaded_a_teacher("later"));
 }
 
 TEST(CachedTeacher, IsInThePlan) {

@@ -1,7 +1,7 @@
-// Order of a save: the snapshot; rank files (fsync) and frozen files (fsync) by each rank's thread;
-// then, by rank 0, manifest (fsync, rename), folder renamed to its name, parent folder (fsync), and
-// only then older checkpoints deleted. Whatever the moment of a crash, the newest folder with a
-// manifest is whole.
+// Order of a save: the snapshot; rank files (fsync) and frozen files (fsync) by each rank's thread,
+// which then waits for what the checkpoint completes after; then, by rank 0, manifest (fsync,
+// rename), folder renamed to its name, parent folder (fsync), and only then older checkpoints
+// deleted. Whatever the moment of a crash, the newest folder with a manifest is whole.
 #include "trainer/checkpoint/checkpoints.h"
 
 #include <c10/core/DeviceGuard.h>
@@ -117,6 +117,7 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
   }
   save.report = std::async(std::launch::async, [this, &save, begun = Clock::now()] {
     nlohmann::json report = write_snapshot(save.snapshot, save.place, sound_frozen, save.given_up);
+    for (const auto& work : save.snapshot.awaited()) work.get();
     report["seconds"] = seconds_since(begun);
     return report;
   });

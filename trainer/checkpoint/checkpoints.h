@@ -18,6 +18,7 @@
 #include <ATen/ATen.h>
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -52,6 +53,9 @@ class StateWriter {
                       int64_t begin, const at::Tensor& range) = 0;
   virtual void frozen(const std::string& part, const std::string& field, const Layout& layout,
                       const at::Tensor& full) = 0;
+  // This rank's work for what later runs read beside the checkpoint: it is not complete before that
+  // is done, and fails with it. An invalid future is none.
+  virtual void complete_after(std::shared_future<void> /*work*/) {}
 };
 
 // The saved tensors of a part are found by their names: a layout that has them at other offsets or
@@ -89,7 +93,7 @@ struct SavedCheckpoint {
   CheckpointId id;
   std::string folder;
   double stall_seconds = 0;  // the run stood still: the snapshot, waiting in finish(), the commit
-  double write_seconds = 0;  // hashing, writing and fsync of the slowest rank
+  double write_seconds = 0;  // hashing, writing and fsync of the slowest rank, and complete_after
 };
 
 class Checkpoints {

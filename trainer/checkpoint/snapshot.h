@@ -37,12 +37,16 @@ class Snapshot final : public StateWriter {
               int64_t begin, const at::Tensor& range) override;
   void frozen(const std::string& part, const std::string& field, const Layout& layout,
               const at::Tensor& full) override;
+  void complete_after(std::shared_future<void> work) override {
+    if (work.valid()) awaited_.push_back(std::move(work));
+  }
   void check() const;  // throws the first error
 
   const nlohmann::json& state() const { return state_; }
   const std::map<std::string, Layout>& layouts() const { return layouts_; }
   const std::vector<SnapshotTensor>& tensors() const { return tensors_; }
   const Staging& staging() const { return staging_; }
+  const std::vector<std::shared_future<void>>& awaited() const { return awaited_; }
 
  private:
   template <class Work>
@@ -57,6 +61,7 @@ class Snapshot final : public StateWriter {
   std::map<std::string, Layout> layouts_;  // by part
   std::vector<SnapshotTensor> tensors_;    // in the order of the calls
   int64_t num_whole_frozen_ = 0;
+  std::vector<std::shared_future<void>> awaited_;
   std::string error_;
 };
 

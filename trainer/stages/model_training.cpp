@@ -220,6 +220,7 @@ bool ModelTraining::advance(Run& run) {
       student.parameters, *optimizer_, loop_->comm(), options);
   const nlohmann::json selected =
       passes.selection.weight > 0 ? take_selection(result.losses) : nlohmann::json::object();
+  loop_->clock().enter(Phase::kData);
   loss_->end_step();
   nlohmann::json units = nlohmann::json::object();
   for (size_t p = 0; p < student.parameters.num_parts(); ++p) {
@@ -238,7 +239,9 @@ bool ModelTraining::advance(Run& run) {
 }
 
 void ModelTraining::end(Run& run) {
-  run.world.together("", [&] { loss_->flush(); });
+  run.world.together("", [&] {
+    if (const auto kept = loss_->make_durable(); kept.valid()) kept.get();
+  });
   run.student->parameters.set_clock(nullptr);
   if (needs_teacher()) run.teacher().parameters.set_clock(nullptr);
   loop_.reset();
@@ -248,7 +251,8 @@ void ModelTraining::end(Run& run) {
 }
 
 void ModelTraining::save(StateWriter& out) const {
-  loss_->flush();  // a run that goes on from here does not come to these rows again
+  // A run that goes on from here does not come to these rows again.
+  out.complete_after(loss_->make_durable());
   loop_->save(out);
   optimizer_->save(out);
 }

@@ -52,8 +52,9 @@ class TeacherCache {
   // [begin, end), which are covered. Begins to read [next, next + end - begin) after them.
   TopkTokens read(int64_t begin, int64_t end, int64_t next);
   void add(TopkTokens tokens) { writer_->add(std::move(tokens)); }
-  void flush() {  // what was added is durable when it returns
-    if (writer_) writer_->flush();
+  // What was added is durable when the future is ready; invalid: nothing was.
+  std::shared_future<void> make_durable() {
+    return writer_ ? writer_->make_durable() : std::shared_future<void>();
   }
 
  private:

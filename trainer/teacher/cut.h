@@ -32,9 +32,9 @@ class CutTeacher {
   void pass_over(const StepRows& rows);
   // Of the step's next micro-batch, in order. All ranks ask together where the step is not cached.
   TopkTeacher of(const Batch& batch);
-  // What is kept so far becomes durable.
-  void flush() const {
-    if (cache_) cache_->flush();
+  // What is kept so far becomes durable: Loss::make_durable.
+  std::shared_future<void> make_durable() const {
+    return cache_ ? cache_->make_durable() : std::shared_future<void>();
   }
 
  private:
