@@ -5,12 +5,10 @@
 //
 //   sharding | masters, moments | gradients summed over ranks     | compute copies
 //   none     | whole            | whole, all-reduced              | whole
-//   zero1    | share            | whole, reduced into its own     | whole, gathered after the
-//   update
-//            |                  | share at the step's end         |
+//   zero1    | share            | whole, at a step's end reduced  | whole, gathered after the
+//            |                  | into its own share              | update
 //   zero3    | share            | share; a whole buffer per part  | share, gathered into a buffer
-//   at
-//            |                  | at work (sharding/pool.h)       | a lease (sharding/pool.h)
+//            |                  | at work (sharding/pool.h)       | at a lease (sharding/pool.h)
 //
 // A part's flat buffer of n elements is cut into R equal shares (sharding/cut.h), R being the ranks
 // of the communicators: all, or groups that each hold a copy of the model (several nodes, say,
@@ -20,6 +18,19 @@
 // ranks), the copy is not made twice: under none the whole masters are the copy, under zero1 a
 // rank's master is its slice of the whole copy, under zero3 leases gather the masters. In a world
 // of one rank every sharding is none.
+//
+// What else a rank's memory holds while it trains, each said in one file (planning/plan.cpp adds up
+// what lies on the device, and says what an evaluation in between takes):
+//
+//   moments       two more of each trained share               trainer/optimizer.h
+//   teacher       Parameters without masters                   trainer/run.h
+//   activations   what units keep from forward to backward,    model/kept_tensors.h
+//                 and what one unit at work takes on top
+//   logits        of a chunk of tokens, at the head            kernels/vocabulary/chunks.h
+//   rows          of this step, on the device                  trainer/batches.h
+//   on the host   rows of steps to come                        data/loader.h
+//                 this rank's share of a checkpoint            trainer/checkpoint/staging.h
+//                 a kept teacher's words, until written        data/teacher/folder.h
 //
 // Gathers and reductions run on streams of their own, and wait for what they read and write by
 // events; the host never waits. Every rank makes the same calls in the same order.

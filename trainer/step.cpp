@@ -94,13 +94,14 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
   env.matmul = options.matmul;
   std::vector<Saved> saved(units.size());
 
+  // A hint starts the next unit's gather while this one computes; a lease's end lets weights go.
   at::Tensor x;
   for (size_t u = 0; u < units.size(); ++u) {
     const Lease weights = parameters.lease(units[u]->parts);
     parameters.hint(u + 1 < units.size() ? units[u + 1]->parts : model.head_parts());
     saved[u].input = x;
     x = units[u]->forward(weights, x, env, &saved[u]);
-    saved[u].trim(options.recompute);
+    saved[u].trim(options.recompute);  // backward makes it again
   }
 
   at::Tensor losses;
