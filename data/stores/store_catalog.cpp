@@ -64,11 +64,15 @@ void StoreCatalog::add(const std::string& line) {
 }
 
 const StoreFacts* StoreCatalog::find(const std::string& path) const {
-  const FileIdentity now = file_identity(path);
+  const auto settled = settled_.find(path);
+  return find(path, settled != settled_.end() ? settled->second : file_identity(path));
+}
+
+const StoreFacts* StoreCatalog::find(const std::string& path, const FileIdentity& file) const {
   const auto entry = known_.find(path);
   if (entry == known_.end()) return nullptr;
   for (const StoreFacts& facts : entry->second) {
-    if (facts.file == now) return &facts;
+    if (facts.file == file) return &facts;
   }
   return nullptr;
 }

@@ -23,8 +23,13 @@ class StoreCatalog {
   static StoreCatalog copy_of(const std::string& folder);
 
   // The facts of the file that is at `path` now, if its data was verified; else nullptr. Throws if
-  // there is no such file.
+  // there is no such file. Of a settled path: as the file was then.
   const StoreFacts* find(const std::string& path) const;
+  // Of the file as it was when somebody looked at it.
+  const StoreFacts* find(const std::string& path, const FileIdentity& file) const;
+  // From now on find(path) is about this file and does not ask the file system: thousands of stores
+  // are looked at once, whoever reads one compares it again (data/source.h).
+  void settle(const std::string& path, const FileIdentity& file) { settled_[path] = file; }
   // `line` is what record_line() gave, on this or another process.
   void add(const std::string& line);
   static std::string record_line(const std::string& path, const StoreFacts& facts);
@@ -38,6 +43,7 @@ class StoreCatalog {
   std::string folder_;
   // Several for a path whose nodes hold copies of their own.
   std::map<std::string, std::vector<StoreFacts>> known_;
+  std::map<std::string, FileIdentity> settled_;
 };
 
 }  // namespace sala

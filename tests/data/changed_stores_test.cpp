@@ -106,6 +106,24 @@ TEST_F(ChangedStores, TheRecordKnowsAFileUntilItChanges) {
   expect_error([&] { known.find(path); }, {path, "no such file"});
 }
 
+// Of thousands of stores each is looked at once in a start; what changes then shows when it is
+// read.
+TEST_F(ChangedStores, ASettledOneIsLookedAtWhenItIsRead) {
+  const std::string path = folder_ / "a.h5", elsewhere = folder_ / "moved.h5";
+  StoreCatalog known = catalog(path);
+  static_cast<void>(Source({"web", {path}, 1.0}, {}, known));  // keeps the documents' offsets
+  known.settle(path, file_identity(path));
+  fs::rename(path, elsewhere);  // the catalog asks nobody
+  const Source source({"web", {path}, 1.0}, {}, known);
+  EXPECT_EQ(source.num_documents(), 5);
+  expect_error([&] { source.read(0, 0, 1); }, {path, "no such file"});
+  fs::rename(elsewhere, path);
+  EXPECT_EQ(source.read(1, 0, 1).size(), 1u);
+  overwrite_in_place(path, folder_ / "b.h5");
+  EXPECT_NE(known.find(path), nullptr);
+  expect_error([&] { source.read(0, 0, 1); }, {path, "overwritten", "restore"});
+}
+
 // A bit in the record or in the offsets may flip like any other: never other documents for it.
 TEST_F(ChangedStores, DamagedRecordsAreReadAgainOrNamed) {
   const std::string path = folder_ / "a.h5";

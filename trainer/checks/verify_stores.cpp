@@ -32,10 +32,12 @@ class Verification {
     run_.world.together("", [&] {
       for (const std::string& name : sources_) {
         const SourceOptions& source = run_.recipe.data.sources.at(name);
-        for (const std::string& path : expand_globs(source.files)) paths_.insert(path);
+        for (const std::string& path : expand_globs(source.files)) {
+          paths_.try_emplace(path, file_identity(path));
+        }
       }
-      for (const std::string& path : paths_) {
-        if (again || !catalog_->find(path)) add_unknown(path);
+      for (const auto& [path, file] : paths_) {
+        if (again || !catalog_->find(path, file)) add_unknown(path, file);
       }
     });
     tell();
@@ -57,8 +59,7 @@ class Verification {
   }
 
  private:
-  void add_unknown(const std::string& path) {
-    const FileIdentity file = file_identity(path);
+  void add_unknown(const std::string& path, const FileIdentity& file) {
     unknown_[fmt::format("{} {} {} {}", xxh3_128_hex(path.data(), path.size()), file.num_bytes,
                          file.changed_ns, file.inode)] = path;
     unknown_bytes_ += static_cast<double>(file.num_bytes);
@@ -120,18 +121,21 @@ class Verification {
         changed = true;
       }
     }
-    if (changed && remembers_ && run_.world.rank() == 0)
-      catalog_->save({paths_.begin(), paths_.end()});
+    if (!changed || !remembers_ || run_.world.rank() != 0) return;
+    std::vector<std::string> paths;
+    for (const auto& [path, file] : paths_) paths.push_back(path);
+    catalog_->save(paths);
   }
 
   // Copies on several nodes must hold the same data, or ranks would train on different rows.
   void compare_ranks() {
     std::string mine;
     run_.world.together("", [&] {
-      for (const std::string& path : paths_) {
-        const StoreFacts* facts = catalog_->find(path);
+      for (const auto& [path, file] : paths_) {
+        const StoreFacts* facts = catalog_->find(path, file);
         if (!facts) throw std::runtime_error(path + ": changed while the run starts");
         check_tokenizer(path, *facts, run_.tokenizer);
+        catalog_->settle(path, file);
         mine += facts->checksum;
       }
     });
@@ -146,7 +150,7 @@ class Verification {
       if (differs == all[0].end()) continue;
       const auto place = (differs - all[0].begin()) / static_cast<std::ptrdiff_t>(kHashDigits);
       throw SharedError(fmt::format("{}: holds other data on rank {} than on rank 0; copy it anew",
-                                    *std::next(paths_.begin(), place), r));
+                                    std::next(paths_.begin(), place)->first, r));
     }
   }
 
@@ -176,7 +180,7 @@ class Verification {
   const std::set<std::string> sources_;
   const bool remembers_;
   std::shared_ptr<StoreCatalog> catalog_;
-  std::set<std::string> paths_;
+  std::map<std::string, FileIdentity> paths_;   // of all stores, as this rank sees them
   std::map<std::string, std::string> unknown_;  // to this rank: file as it is -> its path
   double unknown_bytes_ = 0;
 };
