@@ -29,6 +29,11 @@ Fp8Rows fp8_rows(const at::Tensor& x);
 // Of the transpose of x (R, K): values (K, R), scale (K). Equal to fp8_rows(x^T) in every bit. bf16
 // on CUDA: two kernels, each of which reads x once.
 Fp8Rows fp8_columns(const at::Tensor& x);
+// Both, equal in every bit; bf16 on CUDA: two kernels that read x twice in all.
+struct Fp8Both {
+  Fp8Rows rows, columns;
+};
+Fp8Both fp8_rows_and_columns(const at::Tensor& x);
 
 // How the tensor cores add: fast, in accumulators that hold about 14 bits; or exact, where these
 // are added to fp32 sums on the way. The composition has one way, the second.
@@ -38,6 +43,13 @@ enum class Fp8Sum { kFast, kExact };
 // multiples of kFp8Multiple: LibTorch's scaled product (cuBLASLt on Hopper), the same bits at every
 // call; elsewhere both operands are widened and multiplied in fp32 (fp64 for fp64), which is slow.
 at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype, Fp8Sum sum);
+
+// sum (M, N) += a b^T; sum fp32 (fp64), contiguous. fp32 on a CUDA device with FP8 cores, M, N and
+// K multiples of kFp8Multiple: the product adds by itself where cuBLASLt can (Hopper), which takes
+// kFp8AddBytes of memory; else it is rounded to bf16 and added, which is told once. Elsewhere both
+// operands are widened.
+inline constexpr int64_t kFp8AddBytes = int64_t{32} << 20;
+void fp8_add_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind);
 
 // Whether the device multiplies FP8 by itself: CUDA, compute capability 8.9 and higher.
 bool has_fp8_cores(at::Device device);

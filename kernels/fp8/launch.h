@@ -9,15 +9,22 @@ struct CUstream_st;
 
 namespace sala {
 
+struct Fp8Output {
+  void* values = nullptr;  // e4m3
+  float* scale = nullptr;
+};
+
 struct Fp8Quantize {
-  int64_t rows, columns;  // at least 1 each
-  const void* x;          // (rows, columns) bf16
-  void* values;           // e4m3: (rows, columns), or (columns, rows)
-  float* scale;           // (rows), or (columns)
-  uint32_t* largest;      // fp8_columns_cuda alone: (columns) zeros, which it writes to
+  int64_t rows, columns;          // at least 1 each
+  const void* x;                  // (rows, columns) bf16
+  Fp8Output by_rows, by_columns;  // values (rows, columns) and (columns, rows)
+  // Of fp8_columns_cuda and fp8_both_cuda: (columns), and (rows) of the second, zeros that they
+  // write to.
+  uint32_t *column_largest = nullptr, *row_largest = nullptr;
 };
 int fp8_rows_cuda(const Fp8Quantize& op, CUstream_st* stream);
 int fp8_columns_cuda(const Fp8Quantize& op, CUstream_st* stream);
+int fp8_both_cuda(const Fp8Quantize& op, CUstream_st* stream);
 
 // Of the current device: whether its tensor cores take e4m3.
 bool fp8_cores_cuda();

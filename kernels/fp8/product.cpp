@@ -1,60 +1,18 @@
-// FP8 operands and their product: our kernels and LibTorch's scaled product where the device has
-// both, compositions of LibTorch ops for the rest.
+// Products of FP8 operands: LibTorch's scaled product where the device has FP8 cores, in fp32 of
+// widened operands elsewhere.
 
 #include "kernels/check.h"
 #include "kernels/cuda_doors.h"
 #include "kernels/fp8.h"
+#include "kernels/fp8/add_product.h"
+#include "kernels/fp8/cublaslt.h"
 #include "kernels/fp8/launch.h"
 
 namespace sala {
 namespace {
 
-constexpr double kLargest = 448, kLeast = 1e-30;
-
-Fp8Rows composed_rows(const at::Tensor& x) {
-  const at::Tensor wide = x.to(at::kFloat);
-  // Tensors divide tensors: with a number on one side LibTorch multiplies by its reciprocal.
-  const at::Tensor limit = at::full({}, kLargest, wide.options());
-  const at::Tensor largest = wide.abs().amax(1).clamp_min(kLeast);
-  const at::Tensor inverse = at::div(limit, largest);
-  return {(wide * inverse.unsqueeze(1)).to(at::kFloat8_e4m3fn), at::div(largest, limit)};
-}
-
 at::Tensor widened(const Fp8Rows& rows, at::ScalarType dtype) {
   return rows.values.to(dtype) * rows.scale.to(dtype).unsqueeze(1);
-}
-
-#ifdef SALA_CUDA
-bool kernels_quantize(const at::Tensor& x) {
-  return x.is_cuda() && x.scalar_type() == at::kBFloat16;
-}
-
-// `columns`: of the transpose.
-Fp8Rows quantized(const at::Tensor& x, bool columns) {
-  const c10::cuda::CUDAGuard guard(x.device());
-  const int64_t R = columns ? x.size(1) : x.size(0), K = columns ? x.size(0) : x.size(1);
-  Fp8Rows rows{at::empty({R, K}, x.options().dtype(at::kFloat8_e4m3fn)),
-               at::empty({R}, x.options().dtype(at::kFloat))};
-  Fp8Quantize op{x.size(0),
-                 x.size(1),
-                 x.const_data_ptr(),
-                 rows.values.data_ptr(),
-                 rows.scale.data_ptr<float>(),
-                 nullptr};
-  at::Tensor largest;
-  if (columns) {
-    largest = at::zeros({R}, x.options().dtype(at::kInt));
-    op.largest = static_cast<uint32_t*>(largest.data_ptr());
-  }
-  check_launch(columns ? fp8_columns_cuda(op, current_stream())
-                       : fp8_rows_cuda(op, current_stream()));
-  return rows;
-}
-#endif
-
-void check_operand(const at::Tensor& x, const char* op) {
-  check_input(x, 2, op, "x");
-  TORCH_CHECK(x.numel() > 0, op, ": expected at least one row and one column, got ", x.sizes());
 }
 
 void check_rows(const Fp8Rows& rows, const char* name) {
@@ -64,37 +22,82 @@ void check_rows(const Fp8Rows& rows, const char* name) {
   check_shape(rows.scale, {rows.values.size(0)}, "FP8 product", "scale");
 }
 
-}  // namespace
-
-Fp8Rows fp8_rows(const at::Tensor& x) {
-  check_operand(x, "FP8 rows");
-#ifdef SALA_CUDA
-  if (kernels_quantize(x)) return quantized(x, false);
-#endif
-  return composed_rows(x);
-}
-
-Fp8Rows fp8_columns(const at::Tensor& x) {
-  check_operand(x, "FP8 columns");
-#ifdef SALA_CUDA
-  if (kernels_quantize(x)) return quantized(x, true);
-#endif
-  return composed_rows(x.t().contiguous());
-}
-
-at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype, Fp8Sum sum) {
+void check_operands(const Fp8Rows& a, const Fp8Rows& b) {
   check_rows(a, "a");
   check_rows(b, "b");
-  const int64_t K = a.values.size(1), N = b.values.size(0);
-  TORCH_CHECK(b.values.size(1) == K, "FP8 product: expected rows of equal length, got ", K, " and ",
+  TORCH_CHECK(b.values.size(1) == a.values.size(1),
+              "FP8 product: expected rows of equal length, got ", a.values.size(1), " and ",
               b.values.size(1));
-  if (dtype == at::kBFloat16 && K % kFp8Multiple == 0 && N % kFp8Multiple == 0 &&
-      has_fp8_cores(a.values.device())) {
-    return at::_scaled_mm(a.values, b.values.t(), a.scale.unsqueeze(1), b.scale.unsqueeze(0), {},
-                          {}, dtype, /*use_fast_accum=*/sum == Fp8Sum::kFast);
-  }
+}
+
+// A product (·, N) over K, by FP8 cores.
+bool cores_take(const Fp8Rows& a, const Fp8Rows& b) {
+  return a.values.size(1) % kFp8Multiple == 0 && b.values.size(0) % kFp8Multiple == 0 &&
+         has_fp8_cores(a.values.device());
+}
+
+// Rows of a larger tensor may start anywhere.
+bool starts_aligned(const at::Tensor& x) {
+  return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+}
+
+at::Tensor scaled_product(const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
+  return at::_scaled_mm(a.values, b.values.t(), a.scale.unsqueeze(1), b.scale.unsqueeze(0), {}, {},
+                        at::kBFloat16, /*use_fast_accum=*/kind == Fp8Sum::kFast);
+}
+
+}  // namespace
+
+at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype, Fp8Sum sum) {
+  check_operands(a, b);
+  if (dtype == at::kBFloat16 && cores_take(a, b)) return scaled_product(a, b, sum);
   const at::ScalarType wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
   return at::mm(widened(a, wide), widened(b, wide).t()).to(dtype);
+}
+
+void fp8_add_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
+  constexpr const char* kOp = "FP8 product added to a sum";
+  check_operands(a, b);
+  check_shape(sum, {a.values.size(0), b.values.size(0)}, kOp, "sum");
+  const at::ScalarType wide = sum.scalar_type();
+  TORCH_CHECK(wide == at::kFloat || wide == at::kDouble, kOp, ": expected a sum in fp32, got ",
+              wide);
+  if (wide == at::kFloat && a.values.size(0) % kFp8Multiple == 0 && cores_take(a, b) &&
+      starts_aligned(a.values) && starts_aligned(a.scale) && starts_aligned(sum)) {
+    if (fp8_add_in_product(sum, a, b, kind)) return;
+    tell_way(kOp,
+             "rounded to bf16 on the way: cuBLASLt has no product of these sizes that adds to "
+             "fp32 on this GPU");
+    fp8_add_rounded(sum, a, b, kind);
+    return;
+  }
+  sum.addmm_(widened(a, wide), widened(b, wide).t());
+}
+
+bool fp8_add_in_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
+#ifdef SALA_CUDA
+  const c10::cuda::CUDAGuard guard(sum.device());
+  const at::Tensor workspace = at::empty({kFp8AddBytes}, sum.options().dtype(at::kByte));
+  return add_fp8_product({.M = a.values.size(0),
+                          .N = b.values.size(0),
+                          .K = a.values.size(1),
+                          .a = a.values.const_data_ptr(),
+                          .b = b.values.const_data_ptr(),
+                          .a_scale = a.scale.const_data_ptr<float>(),
+                          .b_scale = b.scale.const_data_ptr<float>(),
+                          .sum = sum.data_ptr<float>(),
+                          .fast = kind == Fp8Sum::kFast,
+                          .workspace = workspace.data_ptr(),
+                          .workspace_bytes = size_t{kFp8AddBytes}},
+                         current_stream());
+#else
+  static_cast<void>(sum), static_cast<void>(a), static_cast<void>(b), static_cast<void>(kind);
+  return false;
+#endif
+}
+
+void fp8_add_rounded(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
+  sum.add_(fp8_product(a, b, at::kBFloat16, kind));
 }
 
 bool has_fp8_cores(at::Device device) {

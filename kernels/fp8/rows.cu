@@ -27,29 +27,6 @@ __device__ Fp8Scale row_scale(uint32_t largest_pair, float* scale) {
   return found;
 }
 
-template <bool kAligned>
-__device__ void store_rounded(const Chunk<Bf16>& chunk, float inverse, uint8_t* values, int column,
-                              int columns) {
-  if (column >= columns) return;
-  const Values<Bf16> x = widen(chunk);
-  uint32_t pairs[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    pairs[i] = fp8_pair(x.v[2 * i] * inverse, x.v[2 * i + 1] * inverse);
-  }
-  if constexpr (kAligned) {
-    *reinterpret_cast<uint2*>(values + column) =
-        make_uint2(pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kChunkColumns; ++i) {
-      if (column + i < columns) {
-        values[column + i] = static_cast<uint8_t>(pairs[i / 2] >> (i % 2 * 8));
-      }
-    }
-  }
-}
-
 template <bool kAligned, int kChunks>
 __global__ void __launch_bounds__(kMaxThreads) quantize_rows(const Fp8Quantize op) {
   const int64_t row = blockIdx.x;
@@ -64,11 +41,11 @@ __global__ void __launch_bounds__(kMaxThreads) quantize_rows(const Fp8Quantize o
   uint32_t largest = 0;
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) largest = larger_pair(largest, chunks[i]);
-  const Fp8Scale scale = row_scale(largest, op.scale + row);
-  uint8_t* values = static_cast<uint8_t*>(op.values) + row * op.columns;
+  const Fp8Scale scale = row_scale(largest, op.by_rows.scale + row);
+  uint8_t* values = static_cast<uint8_t*>(op.by_rows.values) + row * op.columns;
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) {
-    store_rounded<kAligned>(chunks[i], scale.inverse, values, column(i), columns);
+    store_rounded<kAligned>(widen(chunks[i]), scale.inverse, values, column(i), columns);
   }
 }
 
@@ -83,11 +60,11 @@ __global__ void __launch_bounds__(kMaxThreads) quantize_long_rows(const Fp8Quant
   for (int column = first; column < columns; column += step) {
     largest = larger_pair(largest, load_chunk<kAligned>(x, column, columns));
   }
-  const Fp8Scale scale = row_scale(largest, op.scale + row);
-  uint8_t* values = static_cast<uint8_t*>(op.values) + row * op.columns;
+  const Fp8Scale scale = row_scale(largest, op.by_rows.scale + row);
+  uint8_t* values = static_cast<uint8_t*>(op.by_rows.values) + row * op.columns;
   for (int column = first; column < columns; column += step) {
-    store_rounded<kAligned>(load_chunk<kAligned>(x, column, columns), scale.inverse, values, column,
-                            columns);
+    store_rounded<kAligned>(widen(load_chunk<kAligned>(x, column, columns)), scale.inverse, values,
+                            column, columns);
   }
 }
 
@@ -108,7 +85,7 @@ int fp8_rows_cuda(const Fp8Quantize& op, CUstream_st* stream) {
   int threads = 128;
   while (threads < kMaxThreads && threads * kMaxChunks < chunks) threads *= 2;
   const int64_t per_thread = (chunks + threads - 1) / threads;
-  const bool aligned = op.columns % kChunkColumns == 0 && all_aligned({op.x, op.values});
+  const bool aligned = op.columns % kChunkColumns == 0 && all_aligned({op.x, op.by_rows.values});
   const Kernel kernel = aligned ? kernel_of<true>(per_thread) : kernel_of<false>(per_thread);
   kernel<<<static_cast<unsigned>(op.rows), threads, 0, stream>>>(op);
   return cudaGetLastError();

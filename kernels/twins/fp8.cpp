@@ -56,4 +56,11 @@ at::Tensor fp8_product_twin(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType d
   return tensor_of(y, {M, N}, dtype);
 }
 
+at::Tensor fp8_add_product_twin(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b) {
+  auto y = values_of(fp8_product_twin(a, b, at::kDouble));
+  const auto before = values_of(sum);
+  for (size_t i = 0; i < y.size(); ++i) y[i] += before[i];
+  return tensor_of(y, sum.sizes().vec(), sum.scalar_type());
+}
+
 }  // namespace sala

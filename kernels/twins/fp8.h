@@ -14,5 +14,7 @@ double round_to_e4m3(double value);
 Fp8Rows fp8_rows_twin(const at::Tensor& x);
 Fp8Rows fp8_columns_twin(const at::Tensor& x);
 at::Tensor fp8_product_twin(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype);
+// The new sum.
+at::Tensor fp8_add_product_twin(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b);
 
 }  // namespace sala

@@ -48,6 +48,7 @@ struct Door {
 const std::vector<Door> kDoors = {
     {"mpi.h", {"trainer/ranks/mpi_group.cpp"}},
     {"nccl.h", {"kernels/nccl_comm.cpp"}},
+    {"cublasLt.h", {"kernels/fp8/cublaslt.cpp"}},
     {"yaml-cpp/", {"trainer/recipe/yaml_reader.cpp"}},
     {"hdf5", {"data/files/hdf5_file.cpp"}},
     {"CLI/", {"trainer/main.cpp", "trainer/inspect_main.cpp", "trainer/bench_main.cpp"}},

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/fp8.h"
+#include "kernels/fp8/add_product.h"
 #include "kernels/twins/fp8.h"
 #include "tests/kernels/attention_cases.h"
 
@@ -37,6 +38,13 @@ double relative_error(const at::Tensor& y, const at::Tensor& expected) {
 
 class Fp8 : public OpInPlace {
  protected:
+  // The tolerance of sums: fp32 whatever the operands were, but FP8 cores add in fewer bits and the
+  // product may be rounded on the way.
+  Tolerance added() const {
+    return has_fp8_cores(device())
+               ? tolerance(at::kBFloat16)
+               : tolerance(GetParam().dtype == at::kDouble ? at::kDouble : at::kFloat);
+  }
   // Magnitudes over many orders, as gradients have them, and a few far above the rest.
   at::Tensor with_outliers(at::IntArrayRef sizes) const {
     const at::Tensor wide = at::randn(sizes, at::kDouble) * at::randn(sizes, at::kDouble).exp();
@@ -70,6 +78,28 @@ TEST_P(Fp8, ColumnsEqualTheTwinInEveryBit) {
     for (const at::Tensor& x : {random({rows, K}), with_outliers({rows, K})}) {
       EXPECT_TRUE(same_rows(fp8_columns(x), fp8_columns_twin(x.cpu())));
       EXPECT_TRUE(same_rows(fp8_columns(x), fp8_rows(x.t().contiguous())));
+    }
+  }
+}
+
+TEST_P(Fp8, RowsAndColumnsAtOnceAreBoth) {
+  for (const auto& [rows, K] : Sizes{{1, 1},
+                                     {1, 7},
+                                     {17, 3},
+                                     {128, 64},
+                                     {129, 65},
+                                     {300, 16},
+                                     {64, 577},
+                                     {1030, 264},
+                                     {400, 1544}}) {
+    SCOPED_TRACE(::testing::Message() << rows << " x " << K);
+    for (at::Tensor x : {random({rows, K}), with_outliers({rows, K})}) {
+      for (const double bad : {1.0, std::nan("")}) {
+        x[rows / 2][K / 2].fill_(bad);
+        const Fp8Both both = fp8_rows_and_columns(x);
+        EXPECT_TRUE(same_rows(both.rows, fp8_rows(x)));
+        EXPECT_TRUE(same_rows(both.columns, fp8_columns(x)));
+      }
     }
   }
 }
@@ -145,13 +175,55 @@ TEST_P(Fp8, ProductsEqualTheTwin) {
   }
 }
 
-// Against the exact product of the operands before rounding: forward, and the gradient of the
-// input. 3.7 % is what independent rounding of both makes of it.
+// Sums that hold something already, of sizes that FP8 cores take and others.
+TEST_P(Fp8, SumsGrowByTheProduct) {
+  for (const auto& [M, N, K] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+           {1, 1, 1}, {3, 5, 17}, {48, 32, 64}, {16, 16, 16}, {144, 64, 272}, {64, 33, 48}}) {
+    SCOPED_TRACE(::testing::Message() << M << " x " << N << " x " << K);
+    const Fp8Rows a = fp8_columns(with_outliers({K, M})), b = fp8_columns(random({K, N}));
+    const at::Tensor before = random_wide({M, N}) * 10;
+    const Fp8Rows a_cpu{a.values.cpu(), a.scale.cpu()}, b_cpu{b.values.cpu(), b.scale.cpu()};
+    const at::Tensor expected = fp8_add_product_twin(before.cpu(), a_cpu, b_cpu);
+    for (const Fp8Sum kind : {Fp8Sum::kExact, Fp8Sum::kFast}) {
+      const at::Tensor sum = before.clone(), again = before.clone();
+      fp8_add_product(sum, a, b, kind);
+      fp8_add_product(again, a, b, kind);
+      EXPECT_TRUE(close(sum, expected, added())) << static_cast<int>(kind);
+      EXPECT_TRUE(bit_equal(sum, again)) << "another time";
+    }
+  }
+}
+
+// Both ways to add, whichever is taken: the one without rounding has no more than sums in fp32
+// lose.
+TEST_P(Fp8, BothWaysToAddAgree) {
+  const Fp8Rows a = fp8_columns(random({512, 256})), b = fp8_columns(random({512, 128}));
+  const at::Tensor before = at::ones({256, 128}, b.scale.options());
+  const at::Tensor expected = widened(a).mm(widened(b).t()) + 1;
+  const at::Tensor rounded = before.clone(), whole = before.clone();
+  fp8_add_rounded(rounded, a, b, Fp8Sum::kExact);
+  EXPECT_LE(relative_error(rounded, expected), 3e-3);
+  if (!has_fp8_cores(device())) return;
+  const bool taken = fp8_add_in_product(whole, a, b, Fp8Sum::kExact);
+  std::cout << "cuBLASLt adds FP8 products to fp32 here: " << (taken ? "yes" : "no") << "\n";
+  RecordProperty("added_by_cublaslt", taken);
+  if (taken) {
+    EXPECT_LE(relative_error(whole, expected), 1e-3);
+  } else {
+    EXPECT_TRUE(bit_equal(whole, before)) << "a refusal wrote something";
+  }
+}
+
+// Against the exact product of the operands before rounding: forward, and the gradients of input
+// and weights. 3.7 % is what independent rounding of both makes of it.
 TEST_P(Fp8, ProductsOfNormalValuesAreOffByFourPercent) {
   const int64_t T = 256, in = 512, out = 768;
   const at::Tensor x = random({T, in}), w = random({out, in}), dy = random({T, out});
   const at::Tensor y = fp8_product(fp8_rows(x), fp8_rows(w), x.scalar_type(), Fp8Sum::kExact);
   const at::Tensor dx = fp8_product(fp8_rows(dy), fp8_columns(w), x.scalar_type(), Fp8Sum::kExact);
+  const at::Tensor dw = at::zeros({out, in}, at::TensorOptions(device()));
+  fp8_add_product(dw, fp8_columns(dy), fp8_columns(x), Fp8Sum::kExact);
+  EXPECT_LE(relative_error(dw, exact(dy).t().mm(exact(x))), 0.042);
   const double forward = relative_error(y, exact(x).mm(exact(w).t()));
   const double backward = relative_error(dx, exact(dy).mm(exact(w)));
   EXPECT_LE(forward, 0.042);
@@ -182,6 +254,9 @@ TEST_P(Fp8, LongSumsKeepTheirSize) {
   RecordProperty("exact_sum_error", std::to_string(exactly));
   RecordProperty("fast_sum_error", std::to_string(fast));
   std::cout << "relative error of sums over 16K: exact " << exactly << ", fast " << fast << "\n";
+  const at::Tensor sum = at::zeros({256, 256}, a.scale.options());
+  fp8_add_product(sum, a, b, Fp8Sum::kExact);
+  EXPECT_LE(relative_error(sum, expected), 5e-3) << "added to fp32";
   EXPECT_LE(exactly, 5e-3);
   EXPECT_LE(fast, 5e-2);
 }
@@ -212,6 +287,10 @@ TEST(Fp8Rounding, WhatIsNoOperandIsRefused) {
   EXPECT_THROW(fp8_rows(at::zeros({3, 3}, at::kInt)), c10::Error);
   const Fp8Rows a = fp8_rows(at::ones({3, 4})), b = fp8_rows(at::ones({3, 5}));
   EXPECT_THROW(fp8_product(a, b, at::kFloat, Fp8Sum::kExact), c10::Error);
+  EXPECT_THROW(fp8_add_product(at::zeros({3, 3}), a, b, Fp8Sum::kExact), c10::Error);
+  EXPECT_THROW(fp8_add_product(at::zeros({3, 4}), a, a, Fp8Sum::kExact), c10::Error);
+  EXPECT_THROW(fp8_add_product(at::zeros({3, 3}, at::kHalf), a, a, Fp8Sum::kExact), c10::Error);
+  EXPECT_THROW(fp8_rows_and_columns(at::zeros({0, 3})), c10::Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Places, Fp8, all_places(), place_name);
