@@ -75,15 +75,15 @@ at::Tensor block_backward(const BlockFrame& call, const at::Tensor& dy, Gradient
   {
     const Range range("feed-forward backward");
     const at::Tensor d_down = scaled(dy, c.residual_scale);
-    block_gradient.add_product("down_proj.weight", "down_proj.weight", d_down, saved.take("act"));
-    const at::Tensor d_act = linear_backward(call.matmul, d_down, w["down_proj.weight"]);
+    const at::Tensor d_act =
+        linear_backward(call.matmul, d_down, saved.take("act"),
+                        {w, block_gradient, "down_proj.weight", "down_proj.weight"});
     const at::Tensor gate_up = saved.take("gate_up"), d_gate_up = at::empty_like(gate_up);
     const auto [gate, up] = halves(gate_up);
     const auto [d_gate, d_up] = halves(d_gate_up);
     swiglu_backward(d_act, gate, up, d_gate, d_up);
-    block_gradient.add_product("gate_proj.weight", "up_proj.weight", d_gate_up,
-                               saved.take("mlp_input"));
-    du = linear_backward(call.matmul, d_gate_up, w.group("gate_proj.weight", "up_proj.weight"));
+    du = linear_backward(call.matmul, d_gate_up, saved.take("mlp_input"),
+                         {w, block_gradient, "gate_proj.weight", "up_proj.weight"});
   }
   auto [dh, d_post_norm] = add_rmsnorm_backward(
       du, dy, saved.take("h"), w["post_attention_layernorm.weight"], saved.take("mlp_rstd"));

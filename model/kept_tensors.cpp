@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/fp8.h"
 #include "kernels/selection/composed.h"
 #include "kernels/selection/loss.h"
 #include "model/weights/parts.h"
@@ -124,14 +125,21 @@ int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& sha
                          const Matmul& matmul) {
   constexpr int64_t kScaleBytes = 4;
   // Without bf16 there are no FP8 cores, and both operands are widened to fp32.
-  const int64_t value = shape.value_bytes == 2 ? 1 : 1 + 4;
+  const bool cores = shape.value_bytes == 2;
+  // Of operands (M, K) and (N, K).
+  const auto operands = [&](int64_t M, int64_t N, int64_t K) {
+    return (cores ? 1 : 1 + 4) * (M + N) * K + kScaleBytes * (M + N);
+  };
   int64_t most = 0;
-  for (const BlockProduct& product : block_products(c, mixer)) {
-    if (!matmul.in_fp8(shape.tokens, product.in, product.out)) continue;
-    // Forward and the gradient of the input each sum over the other of the two.
-    const int64_t summed = std::max(product.in, product.out);
-    most = std::max(most, value * (shape.tokens * summed + product.in * product.out) +
-                              kScaleBytes * (shape.tokens + summed));
+  for (const auto& [name, in, out] : block_products(c, mixer)) {
+    const int64_t T = shape.tokens;
+    if (!matmul.in_fp8(T, in, out)) continue;
+    most = std::max({most, operands(T, out, in), operands(T, in, out)});
+    if (!matmul.fp8_gradients) continue;
+    // dy by rows beside the operands; the product's own memory, or the product in bf16.
+    const int64_t rows = T * out + kScaleBytes * T;
+    const int64_t beside = cores ? std::max(kFp8AddBytes, 2 * in * out) : 0;
+    most = std::max(most, operands(out, in, T) + rows + beside);
   }
   return most;
 }

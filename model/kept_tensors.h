@@ -34,7 +34,8 @@ int64_t kept_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shap
 // What a block's passes hold for a moment beside what they keep: at most this.
 int64_t forward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
 int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
-// The operands of a block's largest product in FP8, beside all of these; 0: it has none.
+// What a block's largest product in FP8 needs beside all of these: its operands, and what adding to
+// the gradients of weights takes; 0: it has none.
 int64_t fp8_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape,
                          const Matmul& matmul);
 // What teaching a sparse layer to select (kernels/selection/loss.h) holds for a moment in documents

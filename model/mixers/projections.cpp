@@ -172,10 +172,9 @@ at::Tensor project_backward(Mixer mixer, const MixerCall& call, const Heads& d_h
   norm_and_rotate_backward(mixer, call, kK, d_heads.k, d.k, gradient);
   at::Tensor(d.v).copy_(d_heads.v);
   const std::string last = group_names(mixer, call).last_weight;
-  gradient.add_product("q_proj.weight", last, d.all, call.saved->take("mixer_input"));
   add_bias_gradients(mixer, call, d.all, gradient);
-  if (!call.wants_dx) return {};
-  return linear_backward(call.env.matmul, d.all, call.weights.group("q_proj.weight", last));
+  return linear_backward(call.env.matmul, d.all, call.saved->take("mixer_input"),
+                         {call.weights, gradient, "q_proj.weight", last}, call.wants_dx);
 }
 
 at::Tensor output_forward(Mixer mixer, const MixerCall& call, const at::Tensor& o,
@@ -200,9 +199,9 @@ at::Tensor output_backward(Mixer mixer, const MixerCall& call, const at::Tensor&
                            const at::Tensor& o, at::Tensor dz, Gradient& gradient) {
   const at::Tensor norm = output_norm(mixer, call);
   const bool changed = dz.defined() || norm.defined();
-  const at::Tensor d_gated = linear_backward(call.env.matmul, dy, call.weights["o_proj.weight"]);
-  gradient.add_product("o_proj.weight", "o_proj.weight", dy,
-                       changed ? call.saved->take("gated") : o);
+  const at::Tensor d_gated =
+      linear_backward(call.env.matmul, dy, changed ? call.saved->take("gated") : o,
+                      {call.weights, gradient, "o_proj.weight", "o_proj.weight"});
   gradient.add_bias("o_proj.bias", "o_proj.bias", dy);
   if (!changed) return d_gated;
   const at::Tensor rstd = norm.defined() ? call.saved->take("gated_rstd") : at::Tensor();

@@ -22,6 +22,10 @@ bool Gradient::wants(std::string_view suffix) const {
   return index >= 0 && trains_[index];
 }
 
+bool Gradient::wants_any(std::string_view first, std::string_view last) const {
+  return !ranges(first, last).empty();
+}
+
 at::Tensor Gradient::view(std::string_view suffix) const {
   if (!wants(suffix)) return {};
   const int64_t index = layout_->index(suffix);
@@ -70,6 +74,16 @@ void Gradient::add_product(std::string_view first, std::string_view last, const 
     } else {
       sum.addmm_(g.to(sum.scalar_type()), x.to(sum.scalar_type()));
     }
+  }
+}
+
+void Gradient::add_product(std::string_view first, std::string_view last, const Fp8Rows& dy_columns,
+                           const Fp8Rows& x_columns, Fp8Sum kind) {
+  const at::NoGradGuard no_grad;
+  for (const Range& range : ranges(first, last)) {
+    const Fp8Rows g{dy_columns.values.narrow(0, range.column, range.width),
+                    dy_columns.scale.narrow(0, range.column, range.width)};
+    fp8_add_product(group_view(*layout_, flat, range.first, range.last), g, x_columns, kind);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/fp8.h"
 #include "model/weights/layout.h"
 
 namespace sala {
@@ -19,7 +20,9 @@ class Gradient {
   Gradient(LayoutPtr layout, at::Tensor flat, std::vector<bool> trains);
 
   bool wants_any() const;
-  bool wants(std::string_view suffix) const;       // false for a tensor that is not there
+  bool wants(std::string_view suffix) const;  // false for a tensor that is not there
+  // Any of the neighbours `first` … `last` of a group.
+  bool wants_any(std::string_view first, std::string_view last) const;
   at::Tensor view(std::string_view suffix) const;  // undefined where it is not wanted
   void add(std::string_view suffix, const at::Tensor& g);
   // += dy^T x for the matrices `first` … `last` of a group: dy (T, out of all of them), x (T, in).
@@ -27,6 +30,9 @@ class Gradient {
   // summed in fp32 by the product itself.
   void add_product(std::string_view first, std::string_view last, const at::Tensor& dy,
                    const at::Tensor& x);
+  // The same of FP8 operands, which are columns: dy^T (out of all of them, T), x^T (in, T).
+  void add_product(std::string_view first, std::string_view last, const Fp8Rows& dy_columns,
+                   const Fp8Rows& x_columns, Fp8Sum kind);
   // += the sums of dy's columns, for the biases of a group. Biases that are not there are no error.
   void add_bias(std::string_view first, std::string_view last, const at::Tensor& dy);
 

@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "kernels/fp8.h"
 #include "kernels/range.h"
 #include "model/weights/parts.h"
 
@@ -23,6 +22,20 @@ constexpr Fp8Sum kSum = Fp8Sum::kExact;
 at::Tensor fp8_forward(const at::Tensor& x, const at::Tensor& weight) {
   const Range range("FP8 product");
   return fp8_product(fp8_rows(x), fp8_rows(weight), x.scalar_type(), kSum);
+}
+
+// dy by rows, which dx takes, where that is wanted.
+Fp8Rows add_fp8_gradient(const at::Tensor& dy, const at::Tensor& x, const Matrices& matrices,
+                         bool wants_rows) {
+  const Range range("FP8 weight gradient");
+  Fp8Both made;
+  if (wants_rows) {
+    made = fp8_rows_and_columns(dy);
+  } else {
+    made.columns = fp8_columns(dy);
+  }
+  matrices.gradient.add_product(matrices.first, matrices.last, made.columns, fp8_columns(x), kSum);
+  return made.rows;
 }
 
 }  // namespace
@@ -60,10 +73,23 @@ at::Tensor add_linear(const Matmul& matmul, const at::Tensor& h, const at::Tenso
   return in_place ? sum.addmm_(x, transposed, 1.0, scale) : at::addmm(h, x, transposed, 1.0, scale);
 }
 
-at::Tensor linear_backward(const Matmul& matmul, const at::Tensor& dy, const at::Tensor& weight) {
-  if (!takes_fp8(matmul, dy, weight)) return at::mm(dy, weight);
+at::Tensor linear_backward(const Matmul& matmul, const at::Tensor& dy, at::Tensor x,
+                           const Matrices& matrices, bool wants_dx) {
+  const auto& [weights, gradient, first, last] = matrices;
+  const at::Tensor weight = weights.group(first, last);
+  const bool fp8 = takes_fp8(matmul, dy, weight);
+  Fp8Rows dy_rows;
+  if (fp8 && matmul.fp8_gradients && gradient.wants_any(first, last)) {
+    dy_rows = add_fp8_gradient(dy, x, matrices, wants_dx);
+  } else {
+    gradient.add_product(first, last, dy, x);
+  }
+  x.reset();
+  if (!wants_dx) return {};
+  if (!fp8) return at::mm(dy, weight);
   const Range range("FP8 product");
-  return fp8_product(fp8_rows(dy), fp8_columns(weight), dy.scalar_type(), kSum);
+  if (!dy_rows.values.defined()) dy_rows = fp8_rows(dy);
+  return fp8_product(dy_rows, fp8_columns(weight), dy.scalar_type(), kSum);
 }
 
 std::vector<BlockProduct> block_products(const ModelConfig& c, Mixer mixer) {

@@ -53,9 +53,9 @@ class Fp8Blocks : public ::testing::Test {
  protected:
   void SetUp() override { at::manual_seed(5); }
 
-  static Env env_of(const HeldModel& held, const Batch& batch, int64_t fp8_from) {
+  static Env env_of(const HeldModel& held, const Batch& batch, const Matmul& matmul) {
     Env env = held.env(batch, /*sparse=*/true);
-    env.matmul.fp8_from = fp8_from;
+    env.matmul = matmul;
     return env;
   }
   static Batch batch() { return batch_of({5, 1, 26, 64}, 19); }
@@ -79,15 +79,21 @@ TEST_F(Fp8Blocks, OutputsAndGradientsStayNearExactOnes) {
     const at::Tensor x = normal(held), dy = normal(held);
     Env env = held.env(b, /*sparse=*/false);
     const Passed exact = pass(held, x, dy, env);
-    env.matmul.fp8_from = 16;
+    env.matmul = {16};
     const Passed fp8 = pass(held, x, dy, env);
+    env.matmul.fp8_gradients = true;
+    const Passed all = pass(held, x, dy, env);
     // Up to four products in a row, each off by 3.7 %, beside a residual stream that is exact.
     EXPECT_LE(relative_error(fp8.y, exact.y), 0.08);
     EXPECT_LE(relative_error(fp8.dx, exact.dx), 0.09);
     EXPECT_GE(relative_error(fp8.y, exact.y), 1e-3) << "nothing is in FP8";
     for (size_t part = 0; part < 2; ++part) {
-      EXPECT_LE(relative_error(fp8.gradients[part].flat, exact.gradients[part].flat), 0.12) << part;
+      const at::Tensor& expected = exact.gradients[part].flat;
+      EXPECT_LE(relative_error(fp8.gradients[part].flat, expected), 0.12) << part;
+      EXPECT_LE(relative_error(all.gradients[part].flat, expected), 0.12) << part;
+      EXPECT_FALSE(at::equal(all.gradients[part].flat, fp8.gradients[part].flat)) << part;
     }
+    EXPECT_TRUE(at::equal(all.y, fp8.y) && at::equal(all.dx, fp8.dx)) << "only weights differ";
   }
 }
 
@@ -96,14 +102,16 @@ TEST_F(Fp8Blocks, RecomputeIsBitEqual) {
     SCOPED_TRACE(unit_case.name);
     HeldModel held(unit_case.config, at::kFloat);
     const Batch b = batch();
-    const Env env = env_of(held, b, 16);
     const at::Tensor x = normal(held), dy = normal(held);
-    const Passed none = pass(held, x, dy, env);
-    for (const Recompute level : {Recompute::kSelective, Recompute::kFull}) {
-      const Passed again = pass(held, x, dy, env, level);
-      EXPECT_TRUE(at::equal(again.dx, none.dx));
-      for (size_t part = 0; part < 2; ++part) {
-        EXPECT_TRUE(at::equal(again.gradients[part].flat, none.gradients[part].flat)) << part;
+    for (const Matmul& matmul : {Matmul{16}, Matmul{16, true}}) {
+      const Env env = env_of(held, b, matmul);
+      const Passed none = pass(held, x, dy, env);
+      for (const Recompute level : {Recompute::kSelective, Recompute::kFull}) {
+        const Passed again = pass(held, x, dy, env, level);
+        EXPECT_TRUE(at::equal(again.dx, none.dx));
+        for (size_t part = 0; part < 2; ++part) {
+          EXPECT_TRUE(at::equal(again.gradients[part].flat, none.gradients[part].flat)) << part;
+        }
       }
     }
   }
@@ -114,10 +122,10 @@ TEST_F(Fp8Blocks, KeepWhatOthersKeepAndForwardWithoutGradientIsTheSame) {
     SCOPED_TRACE(unit_case.name);
     HeldModel held(unit_case.config, at::kFloat);
     const Batch b = batch();
-    const Env env = env_of(held, b, 16);
+    const Env env = env_of(held, b, {16});
     const at::Tensor x = normal(held), before = x.clone();
     const Passed fp8 = pass(held, x, x, env);
-    EXPECT_EQ(fp8.num_bytes, pass(held, x, x, env_of(held, b, 0)).num_bytes);
+    EXPECT_EQ(fp8.num_bytes, pass(held, x, x, env_of(held, b, {0})).num_bytes);
     const Unit& unit = *held.model.units()[1];
     const at::Tensor y = unit.forward(held.weights.lease(unit.parts), x, env, nullptr);
     EXPECT_TRUE(at::equal(y, fp8.y));
@@ -129,14 +137,14 @@ TEST_F(Fp8Blocks, ProductsThatAreTooSmallOrOddStayAsTheyAre) {
   HeldModel held(sized_cases()[0].config, at::kFloat);
   const at::Tensor x = normal(held);
   const Batch b = batch();
-  const Passed exact = pass(held, x, x, env_of(held, b, 0));
+  const Passed exact = pass(held, x, x, env_of(held, b, {0}));
   // kTokens is the largest size that all products reach in one of their three.
-  EXPECT_TRUE(at::equal(pass(held, x, x, env_of(held, b, kTokens + 1)).y, exact.y));
-  EXPECT_FALSE(at::equal(pass(held, x, x, env_of(held, b, 64)).y, exact.y));
+  EXPECT_TRUE(at::equal(pass(held, x, x, env_of(held, b, {kTokens + 1})).y, exact.y));
+  EXPECT_FALSE(at::equal(pass(held, x, x, env_of(held, b, {64})).y, exact.y));
   const Batch odd = batch_of({5, 1, 27, 64}, 19);  // 97 tokens
   const at::Tensor odd_x = at::randn({97, 64});
-  EXPECT_TRUE(at::equal(pass(held, odd_x, odd_x, env_of(held, odd, 16)).y,
-                        pass(held, odd_x, odd_x, env_of(held, odd, 0)).y));
+  EXPECT_TRUE(at::equal(pass(held, odd_x, odd_x, env_of(held, odd, {16})).y,
+                        pass(held, odd_x, odd_x, env_of(held, odd, {0})).y));
 }
 
 TEST_F(Fp8Blocks, TheRuleAsksForAllThreeSizes) {
@@ -173,9 +181,15 @@ TEST_F(Fp8Blocks, ThePlanCountsTheOperandsOfTheLargestProduct) {
   const PassShape shape{kTokens, 2, false};
   EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{}), 0);
   EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{kTokens + 1}), 0);
-  // gate | up: 64 to 192.
+  // gate | up: 64 to 192, in the gradient of its input.
   EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{16}),
-            kTokens * 192 + 64 * 192 + 4 * (kTokens + 192));
+            kTokens * 192 + 64 * 192 + 4 * (kTokens + 64));
+  // In that of its weights, with its own memory and dy by rows.
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{16, true}),
+            (192 + 64) * kTokens + 4 * (192 + 64) + kTokens * 192 + 4 * kTokens + kFp8AddBytes);
+  // A CPU widens both operands, so that the gradient of the input is the largest again.
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, {kTokens, 4, false}, Matmul{16, true}),
+            5 * (kTokens + 64) * 192 + 4 * (kTokens + 64));
 }
 
 }  // namespace

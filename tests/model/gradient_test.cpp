@@ -25,6 +25,7 @@ Gradient sevens(std::vector<bool> trains, at::ScalarType dtype = at::kDouble) {
 TEST(Gradient, NothingIsWantedByDefault) {
   Gradient none;
   EXPECT_FALSE(none.wants_any() || none.wants("norm.weight"));
+  EXPECT_FALSE(none.wants_any("q_proj.weight", "v_proj.weight"));
   EXPECT_FALSE(none.view("norm.weight").defined());
   none.add("norm.weight", at::ones({3}));
   none.add_product("q_proj.weight", "v_proj.weight", at::ones({2, 11}), at::ones({2, 3}));
@@ -72,6 +73,32 @@ TEST(Gradient, FrozenMembersOfAGroupStayUntouched) {
                               ? at::Tensor(gradient.view("norm.weight"))
                               : at::full({3}, 7, at::kDouble),
                           at::full({3}, 7, at::kDouble)));
+  }
+}
+
+// FP8 operands go where those in full precision go: frozen members stay as they are, the others get
+// the sum of what the operands hold.
+TEST(Gradient, Fp8OperandsOfAGroupGoToItsTrainedMembers) {
+  at::manual_seed(4);
+  const at::Tensor dy = at::randn({32, 11}), x = at::randn({32, 3});
+  const Fp8Rows dy_columns = fp8_columns(dy), x_columns = fp8_columns(x);
+  const at::Tensor product = fp8_product(dy_columns, x_columns, at::kDouble, Fp8Sum::kExact);
+  const int64_t columns[] = {0, 5, 7, 11};
+  const LayoutPtr layout = small_layout();
+  for (int mask = 0; mask < 8; ++mask) {
+    std::vector<bool> trains(7);
+    for (int i = 0; i < 3; ++i) trains[i] = mask >> i & 1;
+    Gradient gradient = sevens(trains);
+    EXPECT_EQ(gradient.wants_any("q_proj.weight", "v_proj.weight"), mask != 0);
+    EXPECT_EQ(gradient.wants_any("k_proj.weight", "k_proj.weight"), trains[1]);
+    gradient.add_product("q_proj.weight", "v_proj.weight", dy_columns, x_columns, Fp8Sum::kExact);
+    at::Tensor expected = at::full_like(gradient.flat, 7);
+    for (int i = 0; i < 3; ++i) {
+      if (!trains[i]) continue;
+      group_view(*layout, expected, i, i)
+          .add_(product.narrow(0, columns[i], columns[i + 1] - columns[i]));
+    }
+    EXPECT_TRUE(at::allclose(gradient.flat, expected, 1e-12, 1e-12)) << mask;
   }
 }
 

@@ -32,6 +32,10 @@ TEST(MatmulText, NamesProductsOfEveryMixer) {
             "in FP8, forward and gradients of inputs: q|k|v|z (4096 to 8704, sparse), o (4096 to "
             "4096), gate|up (4096 to 32768), down (16384 to 4096), q|k|v|z (4096 to 16384, "
             "lightning); weight gradients and everything else are not");
+  const std::string all = matmul_text(hybrid_of_8b(), 8192, Matmul{2048, true});
+  EXPECT_EQ(all.find("in FP8, forward and gradients of inputs and weights: q|k|v|z (4096"), 0u)
+      << all;
+  EXPECT_NE(all.find("lightning); everything else is not"), std::string::npos) << all;
 }
 
 TEST(MatmulText, SaysWhatStaysAndWhy) {
@@ -60,19 +64,20 @@ TEST(MatmulText, CheckPrintsIt) {
     return out.str();
   };
   const std::string fp8 = output(
-      {"stages.distill.matmul=fp8", "stages.distill.fp8_from=64", "stages.train.matmul=fp8"});
+      {"stages.distill.matmul=fp8", "stages.distill.fp8_from=64", "stages.train.matmul=fp8_all"});
   EXPECT_NE(fp8.find("stage distill: in FP8, forward and gradients of inputs: q|k|v|z"),
             std::string::npos)
       << fp8;
-  EXPECT_NE(fp8.find("stage train: in FP8, forward and gradients of inputs: nothing; not: "),
-            std::string::npos)
+  EXPECT_NE(
+      fp8.find("stage train: in FP8, forward and gradients of inputs and weights: nothing; not: "),
+      std::string::npos)
       << fp8;
   EXPECT_EQ(output({}).find("FP8, forward"), std::string::npos);
 }
 
 TEST(MatmulText, BadValuesGetOneLine) {
   const TemporaryFolder folder;
-  EXPECT_NE(complaint(folder, kGood, {"stages.distill.matmul=fp4"}).find("bf16, fp8"),
+  EXPECT_NE(complaint(folder, kGood, {"stages.distill.matmul=fp4"}).find("bf16, fp8, fp8_all"),
             std::string::npos);
   EXPECT_NE(complaint(folder, kGood, {"stages.train.fp8_from=0"}).find("fp8_from"),
             std::string::npos);

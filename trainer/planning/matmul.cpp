@@ -59,10 +59,12 @@ std::string matmul_text(const ModelConfig& config, int64_t tokens, const Matmul&
       not_in_fp8.push_back(text + "; " + reason + ")");
     }
   }
-  std::string text = "in FP8, forward and gradients of inputs: ";
+  std::string text = matmul.fp8_gradients ? "in FP8, forward and gradients of inputs and weights: "
+                                          : "in FP8, forward and gradients of inputs: ";
   text += in_fp8.empty() ? "nothing" : fmt::format("{}", fmt::join(in_fp8, ", "));
   if (!not_in_fp8.empty()) text += fmt::format("; not: {}", fmt::join(not_in_fp8, ", "));
-  return text + "; weight gradients and everything else are not";
+  return text + (matmul.fp8_gradients ? "; everything else is not"
+                                      : "; weight gradients and everything else are not");
 }
 
 }  // namespace sala

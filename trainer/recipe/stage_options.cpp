@@ -255,7 +255,9 @@ Recompute LoopOptions::recompute_level() const {
                                     : Recompute::kNone;
 }
 
-Matmul LoopOptions::matmul_rule() const { return {matmul == "fp8" ? fp8_from : 0}; }
+Matmul LoopOptions::matmul_rule() const {
+  return {matmul == "bf16" ? 0 : fp8_from, matmul == "fp8_all"};
+}
 
 void check_context(const std::string& path, int64_t context, int64_t num_ranks, int64_t row_length,
                    Problems& problems) {
@@ -299,12 +301,13 @@ void LoopOptions::describe_model(Fields& fields) {
   fields.choice("attention", attention, {"sparse", "dense"}, Need::kOptional,
                 "How the hybrid's sparse layers attend: sparse (documents of at least "
                 "model.sparse.dense_len tokens; shorter ones are dense) or always dense.");
-  fields.choice("matmul", matmul, {"bf16", "fp8"}, Need::kOptional,
-                "Products of the blocks with their matrices, forward and to the gradient of their "
-                "input: bf16 (fp32 on a CPU), or FP8 (e4m3, a scale for each row) where they are "
-                "large enough; the log says which. Weight gradients, embedding, head, attention, "
-                "norms, evaluations and the teacher stay as they are. fp8 takes a GPU with FP8 "
-                "cores (Hopper), or a CPU, which computes the same slowly.");
+  fields.choice("matmul", matmul, {"bf16", "fp8", "fp8_all"}, Need::kOptional,
+                "Products of the blocks with their matrices: bf16 (fp32 on a CPU), or FP8 (e4m3, a "
+                "scale for each row) where they are large enough; the log says which. fp8: forward "
+                "and to the gradient of their input; fp8_all: to the gradient of the weights too, "
+                "which is still summed in fp32. Embedding, head, attention, norms, evaluations and "
+                "the teacher stay as they are. FP8 takes a GPU with FP8 cores (Hopper), or a CPU, "
+                "which computes the same slowly.");
   fields.count(
       "fp8_from", fp8_from, Need::kOptional,
       "Least size in FP8: tokens at once, inputs and outputs of a product must all reach "

@@ -98,7 +98,7 @@ struct LoopOptions {
   int64_t context = 1;                 // ranks that share each sequence
   std::string recompute = "none";      // none | selective | full (model/saved.h)
   std::string attention = "sparse";    // sparse | dense: of the hybrid's sparse layers
-  std::string matmul = "bf16";         // bf16 | fp8 (model/weights/products.h)
+  std::string matmul = "bf16";         // bf16 | fp8 | fp8_all (model/weights/products.h)
   int64_t fp8_from = 2048;             // least side of a product in FP8
   std::string on_nonfinite = "skip";   // skip | stop: a step whose loss or gradient is not finite
   int64_t max_skips = 10;              // skipped steps in a row that stop the run

@@ -67,12 +67,12 @@ void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) 
     check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
                   problems);
     const at::Device gpu(at::kCUDA, 0);
-    if (loop_options_.matmul == "fp8" && inputs.context->cuda && num_gpus() > 0 &&
+    if (loop_options_.matmul_rule().fp8_from > 0 && inputs.context->cuda && num_gpus() > 0 &&
         !has_fp8_cores(gpu)) {
       problems.add(path + ".matmul",
-                   fmt::format("fp8 needs a GPU of compute capability 8.9 or higher (H100, H200), "
+                   fmt::format("{} needs a GPU of compute capability 8.9 or higher (H100, H200), "
                                "but this one is {}: use bf16",
-                               device_name(gpu)));
+                               loop_options_.matmul, device_name(gpu)));
     }
   }
   for (const auto& [source, weight] : budget_.data) {
