@@ -45,7 +45,7 @@ enum class BenchSweep { kHeads, kTokens, kOnce };
 
 struct BenchOp {
   std::string name;
-  std::string pass;  // fwd, bwd, fwd+bwd or step
+  std::string pass;  // fwd, bwd (dx or dW: one of a product's two), fwd+bwd or step
   BenchSweep sweep = BenchSweep::kTokens;
   std::function<std::string(const BenchShape&)> shape;
   std::function<double(const BenchShape&)> bytes;  // read + written if each is touched once
