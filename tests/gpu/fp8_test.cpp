@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/fp8.h"
-#include "tests/gpu/small_hybrid.h"
+#include "tests/gpu/small_network.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/step.h"
 
@@ -30,30 +30,17 @@ struct Steps {
   std::vector<std::vector<double>> part_norms;
 };
 
-Steps take_steps(int64_t fp8_from, int64_t count, Recompute recompute = Recompute::kNone) {
+Steps take_steps(const Matmul& matmul, int64_t count, Recompute recompute = Recompute::kNone) {
   const at::Device gpu(at::kCUDA, 0);
-  Parameters::Options options;
-  options.dtype = at::kBFloat16;
-  options.device = gpu;
-  options.trains = true;
-  Network network(small_hybrid(), options, {});
-  at::Generator generator = at::detail::createCPUGenerator(11);
-  for (size_t p = 0; p < network.parameters.num_parts(); ++p) {
-    Weights part(network.parameters.layout(p), at::kFloat, at::kCPU);
-    for (size_t i = 0; i < part.views().size(); ++i) {
-      const at::Tensor& view = part.views()[i];
-      const bool one = part.layout().entries[i].init == Init::kOnes;
-      view.copy_(at::randn(view.sizes(), generator, at::kFloat) * 0.06 + (one ? 1.0 : 0.0));
-    }
-    network.parameters.set_whole(p, part.flat);
-  }
+  SmallNetwork on_gpu(gpu, at::kBFloat16);
+  Network& network = on_gpu.network;
   OptimizerOptions schedule;
   schedule.schedule.lr = 1e-3;
   Optimizer optimizer(network.parameters, schedule);
   auto comm = make_single_comm();
   NextTokenLoss loss;
   const Batch batch = sized_batch(gpu);
-  const PassOptions passes{.recompute = recompute, .matmul = Matmul{fp8_from}};
+  const PassOptions passes{.recompute = recompute, .matmul = matmul};
   Steps steps;
   for (int64_t step = 0; step < count; ++step) {
     const StepResult result = take_step(
@@ -75,27 +62,41 @@ class Fp8StepsCuda : public testing::Test {
   }
 };
 
+const Matmul kBf16{}, kFp8{16}, kFp8All{16, true};
+
 }  // namespace
 
 TEST_F(Fp8StepsCuda, LearnAsStepsInBf16Do) {
-  const Steps bf16 = take_steps(0, 20), fp8 = take_steps(16, 20);
-  EXPECT_NE(bf16.losses, fp8.losses) << "nothing was in FP8";
-  EXPECT_LT(fp8.losses.back(), 0.9 * fp8.losses.front());
-  for (size_t i = 0; i < bf16.losses.size(); ++i) {
-    EXPECT_NEAR(fp8.losses[i], bf16.losses[i], 0.02 * bf16.losses[i]) << "step " << i + 1;
-  }
-  for (size_t part = 0; part < bf16.part_norms[0].size(); ++part) {
-    EXPECT_NEAR(fp8.part_norms[0][part], bf16.part_norms[0][part], 0.1 * bf16.part_norms[0][part])
-        << part;
+  const Steps bf16 = take_steps(kBf16, 20);
+  for (const Matmul& matmul : {kFp8, kFp8All}) {
+    SCOPED_TRACE(matmul.fp8_gradients ? "all" : "without weight gradients");
+    const Steps fp8 = take_steps(matmul, 20);
+    EXPECT_NE(bf16.losses, fp8.losses) << "nothing was in FP8";
+    EXPECT_LT(fp8.losses.back(), 0.9 * fp8.losses.front());
+    for (size_t i = 0; i < bf16.losses.size(); ++i) {
+      EXPECT_NEAR(fp8.losses[i], bf16.losses[i], 0.02 * bf16.losses[i]) << "step " << i + 1;
+    }
+    const auto &norms = fp8.part_norms[0], &expected = bf16.part_norms[0];
+    for (size_t part = 0; part < expected.size(); ++part) {
+      EXPECT_NEAR(norms[part], expected[part], 0.1 * expected[part]) << part;
+    }
   }
 }
 
+TEST_F(Fp8StepsCuda, WeightGradientsAreInFp8WhereAskedFor) {
+  const Steps fp8 = take_steps(kFp8, 1), all = take_steps(kFp8All, 1);
+  EXPECT_EQ(fp8.losses, all.losses) << "the forward is the same";
+  EXPECT_NE(fp8.part_norms, all.part_norms);
+}
+
 TEST_F(Fp8StepsCuda, AreTheSameBitsFromRunToRunAndRecomputed) {
-  const Steps first = take_steps(16, 2);
-  for (const Recompute level : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
-    const Steps again = take_steps(16, 2, level);
-    EXPECT_EQ(again.losses, first.losses);
-    EXPECT_EQ(again.part_norms, first.part_norms);
+  for (const Matmul& matmul : {kFp8, kFp8All}) {
+    const Steps first = take_steps(matmul, 2);
+    for (const Recompute level : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
+      const Steps again = take_steps(matmul, 2, level);
+      EXPECT_EQ(again.losses, first.losses);
+      EXPECT_EQ(again.part_norms, first.part_norms);
+    }
   }
 }
 

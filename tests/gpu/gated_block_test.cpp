@@ -20,13 +20,7 @@ ModelConfig one_layer(Mixer mixer) {
 HeldWeights random_weights(const Model& model, at::Device device, at::ScalarType dtype) {
   HeldWeights weights(model.layouts(), dtype, device);
   at::Generator generator = at::detail::createCPUGenerator(11);
-  for (Weights& part : weights.parts()) {
-    for (size_t i = 0; i < part.views().size(); ++i) {
-      const at::Tensor& view = part.views()[i];
-      const bool one = part.layout().entries[i].init == Init::kOnes;
-      view.copy_(at::randn(view.sizes(), generator, at::kFloat) * 0.06 + (one ? 1.0 : 0.0));
-    }
-  }
+  for (const Weights& part : weights.parts()) set_random(part, generator);
   return weights;
 }
 

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "model/forward.h"
-#include "tests/gpu/small_hybrid.h"
+#include "tests/gpu/small_network.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/step.h"
 
@@ -10,40 +10,17 @@ namespace sala {
 
 namespace {
 
-struct OnDevice {
-  explicit OnDevice(at::Device device, at::ScalarType dtype)
-      : network(small_hybrid(),
-                [&] {
-                  Parameters::Options options;
-                  options.dtype = dtype;
-                  options.device = device;
-                  options.trains = true;
-                  return options;
-                }(),
-                {}) {
-    at::Generator generator = at::detail::createCPUGenerator(11);
-    for (size_t p = 0; p < network.parameters.num_parts(); ++p) {
-      Weights part(network.parameters.layout(p), at::kFloat, at::kCPU);
-      for (size_t i = 0; i < part.views().size(); ++i) {
-        const at::Tensor& view = part.views()[i];
-        const bool one = part.layout().entries[i].init == Init::kOnes;
-        view.copy_(at::randn(view.sizes(), generator, at::kFloat) * 0.06 + (one ? 1.0 : 0.0));
-      }
-      network.parameters.set_whole(p, part.flat);
-    }
-  }
-  at::Tensor features(const Batch& batch, bool sparse) {
-    return hidden(network.model, network.parameters, network.model.env(batch, sparse));
-  }
-  Network network;
-};
+at::Tensor features(SmallNetwork& on, const Batch& batch, bool sparse) {
+  Network& network = on.network;
+  return hidden(network.model, network.parameters, network.model.env(batch, sparse));
+}
 
 struct Stepped {
   StepResult first, second;
 };
 
 Stepped two_steps(at::Device device, at::ScalarType dtype, Recompute recompute = Recompute::kNone) {
-  OnDevice alone(device, dtype);
+  SmallNetwork alone(device, dtype);
   Network& network = alone.network;
   OptimizerOptions options;
   options.schedule.lr = 1e-3;
@@ -75,10 +52,10 @@ class Gpu : public testing::Test {
 }  // namespace
 
 TEST_F(Gpu, HiddenStatesAgreeWithTheCpu) {
-  OnDevice on_cpu(at::kCPU, at::kFloat), on_gpu(gpu_, at::kBFloat16);
+  SmallNetwork on_cpu(at::kCPU, at::kFloat), on_gpu(gpu_, at::kBFloat16);
   const Batch cpu_batch = batch_on(at::kCPU), gpu_batch = batch_on(gpu_);
-  const at::Tensor expected = on_cpu.features(cpu_batch, false);
-  const at::Tensor x = on_gpu.features(gpu_batch, false).to(at::kFloat).cpu();
+  const at::Tensor expected = features(on_cpu, cpu_batch, false);
+  const at::Tensor x = features(on_gpu, gpu_batch, false).to(at::kFloat).cpu();
   EXPECT_LE((x - expected).norm().item<double>() / expected.norm().item<double>(), 0.03);
 }
 
@@ -105,11 +82,11 @@ TEST_F(Gpu, RecomputingChangesNoBit) {
 }
 
 TEST_F(Gpu, DocumentsDoNotSeeEachOther) {
-  OnDevice alone(gpu_, at::kBFloat16);
+  SmallNetwork alone(gpu_, at::kBFloat16);
   Batch batch = batch_on(gpu_);
-  const at::Tensor before = alone.features(batch, true).clone();
+  const at::Tensor before = features(alone, batch, true).clone();
   batch.ids.narrow(0, 0, 130).fill_(7);
-  const at::Tensor after = alone.features(batch, true);
+  const at::Tensor after = features(alone, batch, true);
   EXPECT_TRUE(at::equal(before.narrow(0, 130, 570), after.narrow(0, 130, 570)));
 }
 

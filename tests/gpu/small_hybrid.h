@@ -1,4 +1,4 @@
-// A small hybrid and a batch for it, for tests on a GPU.
+// A small hybrid, weights and a batch for it, for tests on a GPU.
 #pragma once
 
 #include "model/model.h"
@@ -21,6 +21,15 @@ inline ModelConfig small_hybrid() {
   c.sparse = {32, 16, 1, 64, 128, 2, 400};
   c.mixers = {Mixer::kSparse, Mixer::kLightning, Mixer::kLightning, Mixer::kSparse};
   return c;
+}
+
+// Matrices of a trained model's size, norms about one.
+inline void set_random(const Weights& part, at::Generator& generator) {
+  for (size_t i = 0; i < part.views().size(); ++i) {
+    const at::Tensor& view = part.views()[i];
+    const bool one = part.layout().entries[i].init == Init::kOnes;
+    view.copy_(at::randn(view.sizes(), generator, at::kFloat) * 0.06 + (one ? 1.0 : 0.0));
+  }
 }
 
 // Three documents: short, long enough to go sparse, one token.

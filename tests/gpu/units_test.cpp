@@ -14,13 +14,7 @@ struct Held {
   Held(at::Device device, at::ScalarType dtype)
       : model(small_hybrid()), weights(model.layouts(), dtype, device) {
     at::Generator generator = at::detail::createCPUGenerator(11);
-    for (Weights& part : weights.parts()) {
-      for (size_t i = 0; i < part.views().size(); ++i) {
-        const at::Tensor& view = part.views()[i];
-        const bool one = part.layout().entries[i].init == Init::kOnes;
-        view.copy_(at::randn(view.sizes(), generator, at::kFloat) * 0.06 + (one ? 1.0 : 0.0));
-      }
-    }
+    for (const Weights& part : weights.parts()) set_random(part, generator);
   }
   Model model;
   HeldWeights weights;
