@@ -1,22 +1,17 @@
 // The block, forward and backward, from the op library's functions and one product for gate and up.
 //
 // What is kept: the mixer's list (mixers/), h (T, C), norm(h), gate | up (T, 2F) and their SwiGLU
-// (T, F), two statistics (T).
+// (T, F), two statistics (T); with full recomputing of long rows not what is F wide
+// (feed_forward.h).
 #include "model/block.h"
 
 #include "kernels/ops.h"
-#include "kernels/range.h"
+#include "model/feed_forward.h"
 #include "model/mixers/mixers.h"
 
 namespace sala {
 
 namespace {
-
-// The two halves of (T, 2F): gate and up, as columns.
-std::pair<at::Tensor, at::Tensor> halves(const at::Tensor& both) {
-  const int64_t F = both.size(1) / 2;
-  return {both.narrow(1, 0, F), both.narrow(1, F, F)};
-}
 
 at::Tensor scaled(const at::Tensor& x, double factor) { return factor == 1.0 ? x : x * factor; }
 
@@ -47,21 +42,10 @@ std::pair<at::Tensor, at::Tensor> mixer_half(const BlockFrame& call, const at::T
 }  // namespace
 
 at::Tensor block_forward(const BlockFrame& call, const at::Tensor& x, const Mix& mix) {
-  const bool again = call.saved && call.saved->trimmed();
-  auto [h, u] = mixer_half(call, x, mix);
-  const Range range("feed-forward");
-  const at::Tensor gate_up = find_or_make(call.saved, "gate_up", Cost::kProduct, [&] {
-    return linear_forward(call.matmul, u, call.block.group("gate_proj.weight", "up_proj.weight"));
-  });
-  const auto [gate, up] = halves(gate_up);
-  const at::Tensor act = swiglu_forward(gate, up);
-  if (call.saved) call.saved->keep("act", act, Cost::kElementwise);
-  if (again) {
-    call.saved->made_again();
-    return {};
-  }
-  return add_linear(call.matmul, h, act, call.block["down_proj.weight"], call.config.residual_scale,
-                    /*in_place=*/call.saved == nullptr);
+  const auto [h, u] = mixer_half(call, x, mix);
+  const at::Tensor y = feed_forward(call, h, u);
+  if (call.saved && call.saved->trimmed()) call.saved->made_again();
+  return y;
 }
 
 at::Tensor block_backward(const BlockFrame& call, const at::Tensor& dy, Gradient& block_gradient,
@@ -71,20 +55,7 @@ at::Tensor block_backward(const BlockFrame& call, const at::Tensor& dy, Gradient
   Saved& saved = *call.saved;
   TORCH_CHECK(saved.input.defined(), "block backward: expected the block's input in `saved`");
 
-  at::Tensor du;
-  {
-    const Range range("feed-forward backward");
-    const at::Tensor d_down = scaled(dy, c.residual_scale);
-    const at::Tensor d_act =
-        linear_backward(call.matmul, d_down, saved.take("act"),
-                        {w, block_gradient, "down_proj.weight", "down_proj.weight"});
-    const at::Tensor gate_up = saved.take("gate_up"), d_gate_up = at::empty_like(gate_up);
-    const auto [gate, up] = halves(gate_up);
-    const auto [d_gate, d_up] = halves(d_gate_up);
-    swiglu_backward(d_act, gate, up, d_gate, d_up);
-    du = linear_backward(call.matmul, d_gate_up, saved.take("mlp_input"),
-                         {w, block_gradient, "gate_proj.weight", "up_proj.weight"});
-  }
+  at::Tensor du = feed_forward_backward(call, dy, block_gradient);
   auto [dh, d_post_norm] = add_rmsnorm_backward(
       du, dy, saved.take("h"), w["post_attention_layernorm.weight"], saved.take("mlp_rstd"));
   block_gradient.add("post_attention_layernorm.weight", d_post_norm);

@@ -6,6 +6,7 @@
 #include "kernels/fp8.h"
 #include "kernels/selection/composed.h"
 #include "kernels/selection/loss.h"
+#include "model/feed_forward.h"
 #include "model/weights/parts.h"
 
 namespace sala {
@@ -110,15 +111,25 @@ int64_t forward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape&
   // residual stream and a norm.
   const int64_t q = c.q_size(), kv = c.kv_size(mixer);
   const int64_t in_mixer = 2 * (2 * q + 2 * kv) + 2 * q, in_mlp = 3 * c.ffn_width;
-  return shape.tokens * shape.value_bytes * (3 * c.width + std::max(in_mixer, in_mlp));
+  const int64_t at_once = feed_forward_tokens(shape.tokens, /*keeps=*/false);
+  return shape.value_bytes *
+         (3 * shape.tokens * c.width + std::max(shape.tokens * in_mixer, at_once * in_mlp));
 }
 
-int64_t backward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape) {
-  // Gradients at act (F) and gate | up (2F); or at the projections, twice: as attention gives them
-  // and side by side. Beside them dy, dx and the residual stream's.
-  const int64_t q = c.q_size(), kv = c.kv_size(mixer);
-  const int64_t in_mixer = 2 * (2 * q + 2 * kv) + q, in_mlp = 3 * c.ffn_width;
-  return shape.tokens * shape.value_bytes * (3 * c.width + std::max(in_mixer, in_mlp));
+int64_t backward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape,
+                              Recompute recompute) {
+  // Gradients at act (F) and gate | up (2F), beside these two where they are of a tile; or at the
+  // projections, twice: as attention gives them and side by side. Beside them dy, dx and the
+  // residual stream's, and in tiles du.
+  const int64_t q = c.q_size(), kv = c.kv_size(mixer), T = shape.tokens;
+  const int64_t at_once = feed_forward_tokens(T, recompute != Recompute::kFull);
+  const bool in_tiles = at_once < T;
+  const int64_t in_mixer = T * (2 * (2 * q + 2 * kv) + q);
+  const int64_t in_mlp = at_once * (in_tiles ? 6 : 3) * c.ffn_width + (in_tiles ? T * c.width : 0);
+  int64_t again =
+      kept_bytes(c, mixer, shape, Recompute::kNone) - kept_bytes(c, mixer, shape, recompute);
+  if (in_tiles) again -= 3 * T * c.ffn_width * shape.value_bytes;
+  return again + shape.value_bytes * (3 * T * c.width + std::max(in_mixer, in_mlp));
 }
 
 int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape,

@@ -33,7 +33,9 @@ int64_t kept_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shap
                    Recompute recompute);
 // What a block's passes hold for a moment beside what they keep: at most this.
 int64_t forward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
-int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape);
+// What was forgotten and is made again is part of it.
+int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape,
+                              Recompute recompute);
 // What a block's largest product in FP8 needs beside all of these: its operands, and what adding to
 // the gradients of weights takes; 0: it has none.
 int64_t fp8_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape,

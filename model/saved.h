@@ -26,6 +26,9 @@ enum class Recompute {
 class Saved {
  public:
   at::Tensor input;  // x (T, C) of the unit; undefined for the embedding
+  // The level that trim() will be called with, known before the forward: what is forgotten anyway
+  // need not be made whole.
+  Recompute will_forget = Recompute::kNone;
 
   // Replaces what has this name.
   void keep(const char* name, at::Tensor tensor, Cost cost);

@@ -100,6 +100,7 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
     const Lease weights = parameters.lease(units[u]->parts);
     parameters.hint(u + 1 < units.size() ? units[u + 1]->parts : model.head_parts());
     saved[u].input = x;
+    saved[u].will_forget = options.recompute;
     x = units[u]->forward(weights, x, env, &saved[u]);
     saved[u].trim(options.recompute);  // backward makes it again
   }

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "model/block.h"
+#include "model/feed_forward.h"
 #include "model/mixers/mixers.h"
 #include "tests/model/composed.h"
 #include "tests/model/differentiable_ops.h"
@@ -67,6 +67,7 @@ Passed pass(HeldModel& held, const at::Tensor& x, const at::Tensor& dy, const En
   const Unit& unit = *held.model.units()[1];
   Saved saved;
   saved.input = x;
+  saved.will_forget = level;
   Passed out;
   const Lease lease = held.weights.lease(unit.parts);
   out.y = unit.forward(lease, x, env, &saved);
@@ -320,6 +321,35 @@ TEST_F(Units, FinalNormEqualsAutograd) {
     expect_close(unit.backward(lease, dy, {}, saved, pointers(gradients)), input.grad(), "dx");
     expect_close(gradients[0].view("model.norm.weight"), leaves["norm.weight"].grad(), "dw");
   }
+}
+
+TEST_F(Units, LongRowsTakeTheFeedForwardPartInTilesWhereItIsMadeAgain) {
+  HeldModel held(small_config(Mixer::kLightning));
+  const ModelConfig& c = held.model.config();
+  const Batch batch = batch_of({kFeedForwardTile - 500, 501, kFeedForwardTile + 36}, 19);
+  const Env env = held.env(batch, true);
+  const int64_t T = batch.num_tokens();
+  ASSERT_EQ(feed_forward_tokens(T, false), kFeedForwardTile);
+  const at::Tensor x = at::randn({T, c.width}, at::kDouble), dy = at::randn_like(x);
+  const Passed whole = pass(held, x, dy, env), tiles = pass(held, x, dy, env, Recompute::kFull);
+  expect_close(tiles.y, whole.y, "y");
+  expect_close(run_block(held, x.clone(), env), whole.y, "y without gradient");
+  expect_close(tiles.dx, whole.dx, "dx");
+  for (size_t part = 0; part < 2; ++part) {
+    expect_close(tiles.gradients[part].flat, whole.gradients[part].flat, "gradients");
+  }
+
+  Saved saved;
+  saved.input = x;
+  saved.will_forget = Recompute::kFull;
+  const Unit& unit = *held.model.units()[1];
+  const Lease lease = held.weights.lease(unit.parts);
+  unit.forward(lease, x, env, &saved);
+  saved.trim(Recompute::kFull);
+  unit.forward(lease, x, env, &saved);
+  EXPECT_TRUE(saved.find("mlp_input").defined());
+  EXPECT_FALSE(saved.find("gate_up").defined());
+  EXPECT_FALSE(saved.find("act").defined());
 }
 
 TEST_F(Units, ABackwardWithoutItsForwardIsRefused) {

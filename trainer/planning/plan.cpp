@@ -209,9 +209,7 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
   double kept = 0, moment = 0;
   for (Mixer mixer : student.mixers) {
     const auto at_work =
-        static_cast<double>(kept_bytes(student, mixer, shape, Recompute::kNone) -
-                            kept_bytes(student, mixer, shape, training.recompute) +
-                            backward_moment_bytes(student, mixer, shape) +
+        static_cast<double>(backward_moment_bytes(student, mixer, shape, training.recompute) +
                             fp8_moment_bytes(student, mixer, shape, training.matmul));
     kept += static_cast<double>(kept_bytes(student, mixer, shape, training.recompute));
     moment = std::max(moment, at_work);

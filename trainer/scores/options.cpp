@@ -49,7 +49,7 @@ void plan_gates(const PlanContext& context, int64_t num_steps, int64_t row_lengt
   plan.steps = num_steps;
   const auto whole = [&](const ModelConfig& config, Mixer mixer) {
     return static_cast<double>(kept_bytes(config, mixer, shape, Recompute::kNone) +
-                               backward_moment_bytes(config, mixer, shape));
+                               backward_moment_bytes(config, mixer, shape, Recompute::kNone));
   };
   plan.activation_bytes +=
       static_cast<double>(c.num_layers * kept_bytes(c, attention, shape, Recompute::kFull)) +
