@@ -72,6 +72,16 @@ void add_options(CLI::App& app, sala::BenchOptions& o) {
   app.add_option("--most-seconds", o.serve.most_seconds,
                  "With --serve: leaves longer prefills out. Default 300")
       ->type_name("SECONDS");
+  app.add_option("--lists", o.lists_file,
+                 std::string("Instead of ops: block-sparse attention on the lists of this file, "
+                             "which sala-inspect --lists writes, beside made-up lists of its "
+                             "shape. Without FILE: ") +
+                     sala::kTrainedLists)
+      ->type_name("FILE")
+      ->expected(0, 1)
+      ->default_str(sala::kTrainedLists);
+  add_size(app, "--kv-heads", o.kv_heads,
+           "With --lists: of the file's KV heads, the first N; --heads share them");
   app.add_option("--json", o.json_file, "Also write everything to this file")->type_name("FILE");
 }
 

@@ -144,6 +144,8 @@ hid_t memory_type(ElementType type) {
     case ElementType::kU16:
     case ElementType::kBF16:
       return H5T_NATIVE_UINT16;
+    case ElementType::kI16:
+      return H5T_NATIVE_INT16;
     case ElementType::kU32:
       return H5T_NATIVE_UINT32;
     case ElementType::kI32:
@@ -171,6 +173,7 @@ ElementType stored_type(const std::string& path, const std::string& name, hid_t 
     if (!is_signed && size == 2) {
       return H5Aexists(dataset, kBF16Mark) > 0 ? ElementType::kBF16 : ElementType::kU16;
     }
+    if (is_signed && size == 2) return ElementType::kI16;
     if (!is_signed && size == 4) return ElementType::kU32;
     if (is_signed && size == 4) return ElementType::kI32;
     if (is_signed && size == 8) return ElementType::kI64;
@@ -178,7 +181,7 @@ ElementType stored_type(const std::string& path, const std::string& name, hid_t 
   if (kind == H5T_FLOAT && size == 4) return ElementType::kF32;
   if (kind == H5T_FLOAT && size == 8) return ElementType::kF64;
   fail(path, "dataset `" + name + "` has an element type we do not use (" + std::to_string(size) +
-                 " bytes); expected u8, u16, u32, i32, i64, f32, f64 or bf16");
+                 " bytes); expected u8, u16, i16, u32, i32, i64, f32, f64 or bf16");
 }
 
 bool same_storage(ElementType a, ElementType b) {
@@ -224,6 +227,8 @@ const char* element_type_name(ElementType type) {
       return "u8";
     case ElementType::kU16:
       return "u16";
+    case ElementType::kI16:
+      return "i16";
     case ElementType::kU32:
       return "u32";
     case ElementType::kI32:
@@ -245,6 +250,7 @@ std::int64_t element_size(ElementType type) {
     case ElementType::kU8:
       return 1;
     case ElementType::kU16:
+    case ElementType::kI16:
     case ElementType::kBF16:
       return 2;
     case ElementType::kU32:
@@ -471,29 +477,56 @@ ElementType Hdf5File::type(const std::string& name) const {
   return impl_->dataset(name).type;
 }
 
+namespace {
+
+void create_with(const std::string& path, hid_t file, const std::string& name, ElementType type,
+                 const std::vector<std::int64_t>& shape, hid_t layout) {
+  const std::vector<hsize_t> sizes(shape.begin(), shape.end());
+  const Handle space(H5Screate_simple(static_cast<int>(sizes.size()), sizes.data(), nullptr),
+                     H5Sclose);
+  const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  H5Pset_create_intermediate_group(links, 1);
+  const Handle created(
+      H5Dcreate2(file, name.c_str(), memory_type(type), space, links, layout, H5P_DEFAULT),
+      H5Dclose);
+  if (!created.ok()) fail_writing(path, "cannot create dataset `" + name + "`", library_reason());
+}
+
+}  // namespace
+
 void Hdf5File::create_dataset(const std::string& name, ElementType type,
                               const std::vector<std::int64_t>& shape, std::int64_t chunk_elements) {
   impl_->check_writer();
   {
     const Turn turn;
-    const std::vector<hsize_t> sizes(shape.begin(), shape.end());
-    const Handle space(H5Screate_simple(static_cast<int>(sizes.size()), sizes.data(), nullptr),
-                       H5Sclose);
-    const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-    H5Pset_create_intermediate_group(links, 1);
     const Handle layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
-    if (chunk_elements > 0 && sizes.size() == 1 && sizes[0] > 0) {
-      const hsize_t chunk = std::min(static_cast<hsize_t>(chunk_elements), sizes[0]);
+    if (chunk_elements > 0 && shape.size() == 1 && shape[0] > 0) {
+      const auto chunk = static_cast<hsize_t>(std::min(chunk_elements, shape[0]));
       H5Pset_chunk(layout, 1, &chunk);
     } else {
       H5Pset_fill_time(layout, H5D_FILL_TIME_NEVER);  // else every element is written twice
     }
-    const Handle created(
-        H5Dcreate2(impl_->file, name.c_str(), memory_type(type), space, links, layout, H5P_DEFAULT),
-        H5Dclose);
-    if (!created.ok()) {
-      fail_writing(path(), "cannot create dataset `" + name + "`", library_reason());
-    }
+    create_with(path(), impl_->file, name, type, shape, layout);
+  }
+  if (type == ElementType::kBF16) set_attribute(kBF16Mark, std::string("bf16"), name);
+}
+
+void Hdf5File::create_compressed_dataset(const std::string& name, ElementType type,
+                                         const std::vector<std::int64_t>& shape,
+                                         const std::vector<std::int64_t>& chunk) {
+  impl_->check_writer();
+  constexpr unsigned kSmallest = 9;  // of deflate's levels
+  std::vector<hsize_t> sizes;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    sizes.push_back(static_cast<hsize_t>(std::min(chunk.at(i), shape[i])));
+  }
+  {
+    const Turn turn;
+    const Handle layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+    H5Pset_chunk(layout, static_cast<int>(sizes.size()), sizes.data());
+    H5Pset_shuffle(layout);
+    H5Pset_deflate(layout, kSmallest);
+    create_with(path(), impl_->file, name, type, shape, layout);
   }
   if (type == ElementType::kBF16) set_attribute(kBF16Mark, std::string("bf16"), name);
 }

@@ -27,7 +27,7 @@ class TooManyOpenFiles : public std::runtime_error {
 };
 
 // kBF16 is stored as u16 with a mark on the dataset; its values travel as raw uint16_t.
-enum class ElementType { kU8, kU16, kU32, kI32, kI64, kF32, kF64, kBF16 };
+enum class ElementType { kU8, kU16, kI16, kU32, kI32, kI64, kF32, kF64, kBF16 };
 
 const char* element_type_name(ElementType type);
 std::int64_t element_size(ElementType type);
@@ -41,6 +41,10 @@ constexpr ElementType element_type_of<std::uint8_t>() {
 template <>
 constexpr ElementType element_type_of<std::uint16_t>() {
   return ElementType::kU16;
+}
+template <>
+constexpr ElementType element_type_of<std::int16_t>() {
+  return ElementType::kI16;
 }
 template <>
 constexpr ElementType element_type_of<std::uint32_t>() {
@@ -96,6 +100,11 @@ class Hdf5File {
   // chunk_elements > 0: chunked storage (1-D only), else contiguous. No compression.
   void create_dataset(const std::string& name, ElementType type,
                       const std::vector<std::int64_t>& shape, std::int64_t chunk_elements = 0);
+  // In chunks of at most `chunk`, bytes shuffled and deflated (gzip): for files that should be
+  // small and are read as a whole, since a reader inflates all of a chunk whatever it wants of it.
+  void create_compressed_dataset(const std::string& name, ElementType type,
+                                 const std::vector<std::int64_t>& shape,
+                                 const std::vector<std::int64_t>& chunk);
 
   // Rows [offset, offset + count) along the first dimension; `count` times the product of the other
   // dimensions elements move. For 1-D datasets a row is an element. The stored type must be T's

@@ -25,6 +25,7 @@ TEST(Hdf5File, EveryElementTypeComesBackEqual) {
   const TestFolder folder;
   const std::vector<std::uint8_t> bytes = {1, 0, 255};
   const std::vector<std::uint16_t> shorts = {0x3f80, 0, 65535};
+  const std::vector<std::int16_t> signed_shorts = {-32768, 32767};
   const std::vector<std::uint32_t> words = {4000000000u};
   const std::vector<std::int32_t> ints = {-1, 7};
   const std::vector<std::int64_t> longs = {-(std::int64_t{1} << 60), 3};
@@ -34,6 +35,7 @@ TEST(Hdf5File, EveryElementTypeComesBackEqual) {
     Hdf5File file = Hdf5File::create(folder / "all.h5");
     file.write_all("u8", bytes);
     file.write_all("u16", shorts, 2);
+    file.write_all("i16", signed_shorts);
     file.write_all("group/u32", words);
     file.write_all("group/deep/i32", ints);
     file.write_all("i64", longs);
@@ -47,6 +49,7 @@ TEST(Hdf5File, EveryElementTypeComesBackEqual) {
   const Hdf5File file = Hdf5File::open(folder / "all.h5");
   EXPECT_EQ(file.read_all<std::uint8_t>("u8"), bytes);
   EXPECT_EQ(file.read_all<std::uint16_t>("u16"), shorts);
+  EXPECT_EQ(file.read_all<std::int16_t>("i16"), signed_shorts);
   EXPECT_EQ(file.read_all<std::uint32_t>("group/u32"), words);
   EXPECT_EQ(file.read_all<std::int32_t>("group/deep/i32"), ints);
   EXPECT_EQ(file.read_all<std::int64_t>("i64"), longs);
@@ -57,7 +60,7 @@ TEST(Hdf5File, EveryElementTypeComesBackEqual) {
   EXPECT_EQ(file.type("u16"), ElementType::kU16);
   EXPECT_TRUE(file.read_all<float>("empty").empty());
   const std::vector<std::string> names = {"bf16",      "empty", "f32", "f64", "group/deep/i32",
-                                          "group/u32", "i64",   "u16", "u8"};
+                                          "group/u32", "i16",   "i64", "u16", "u8"};
   EXPECT_EQ(file.list_datasets(), names);
   EXPECT_TRUE(file.exists("group/deep/i32"));
   EXPECT_FALSE(file.exists("group/shallow/i32"));
@@ -81,6 +84,26 @@ TEST(Hdf5File, RowsOfManyDimensionsInAnyOrder) {
   std::vector<float> row(21);
   file.read("logits", 4, 1, row.data());
   EXPECT_EQ(row, std::vector<float>(values.end() - 21, values.end()));
+}
+
+TEST(Hdf5File, CompressedRowsComeBackEqualFromASmallFile) {
+  const TestFolder folder;
+  const std::string path = folder / "small.h5";
+  const std::vector<std::int64_t> shape = {3, 500, 20};
+  std::vector<std::int16_t> values(3 * 500 * 20);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<std::int16_t>(i % 20 + i / 999);
+  Hdf5File writer = Hdf5File::create(path);
+  writer.create_compressed_dataset("x", ElementType::kI16, shape, {1, 128, 9999});
+  writer.write("x", 0, 3, values.data());
+  writer.commit();
+  EXPECT_LT(std::filesystem::file_size(path), values.size());  // of 2 bytes each
+  const Hdf5File file = Hdf5File::open(path);
+  EXPECT_EQ(file.shape("x"), shape);
+  EXPECT_EQ(file.read_all<std::int16_t>("x"), values);
+  std::vector<std::int16_t> row(500 * 20);
+  file.read("x", 2, 1, row.data());
+  EXPECT_TRUE(std::equal(row.begin(), row.end(), values.end() - 500 * 20));
 }
 
 TEST(Hdf5File, MoreThanOneSlabComesBackEqual) {

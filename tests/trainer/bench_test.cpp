@@ -15,6 +15,7 @@
 #include "tests/kernels/tolerance.h"
 #include "tests/model/differentiable_ops.h"
 #include "tests/trainer/checkpoint_state.h"
+#include "tests/trainer/drawn_lists.h"
 #include "trainer/bench/bench.h"
 #include "trainer/bench/composition.h"
 #include "trainer/bench/op.h"
@@ -101,6 +102,45 @@ TEST(Bench, ServingHasARowPerModelBatchAndLength) {
   EXPECT_NE(impatient.text.find("prefill left out"), std::string::npos) << impatient.text;
 }
 
+TEST(Bench, ListsOfAFileAreMeasuredBesideMadeUpOnes) {
+  const ScratchFolder folder(::testing::TempDir() + "sala_bench_lists_" + std::to_string(getpid()));
+  const std::string file = folder.path + "/lists.h5", out = folder.path + "/bench.json";
+  write_block_lists(file, test::drawn());
+  const std::string arguments = "--lists " + file + " --repeats 1 --json " + out;
+  for (const auto& [more, shape] : {std::pair{"", "35 + 101 x 6/2 x 32"},
+                                    {" --kv-heads 1", "35 + 101 x 3/1 x 32"},
+                                    {" --heads 8 --head-size 16", "35 + 101 x 8/2 x 16"}}) {
+    SCOPED_TRACE(shape);
+    const Output output = run_program(arguments + more);
+    ASSERT_EQ(output.code, 0) << output.text;
+    const nlohmann::json report = nlohmann::json::parse(read_text_file(out));
+    EXPECT_TRUE(report.at("skipped").empty()) << report.at("skipped");
+    ASSERT_EQ(report.at("rows").size(), 8u);
+    ASSERT_EQ(report.at("lists").size(), 4u);
+    size_t i = 0;
+    for (const char* op :
+         {"trained_layer_2", "trained_layer_10", "sparse_attention", "sparse_random_lists"}) {
+      EXPECT_GE(report.at("lists")[i / 2].at("union_4").get<double>(), 1);
+      EXPECT_EQ(report.at("lists")[i / 2].at("op"), op);
+      for (const char* pass : {"fwd", "bwd"}) {
+        const nlohmann::json& row = report.at("rows")[i++];
+        EXPECT_EQ(row.at("op"), op);
+        EXPECT_EQ(row.at("pass"), pass);
+        EXPECT_EQ(row.at("shape"), shape);
+      }
+    }
+    EXPECT_NE(output.text.find("u(16)"), std::string::npos) << output.text;
+  }
+  for (const auto& [more, expected] :
+       {std::pair{" --kv-heads 3", "the file has lists of 2 KV heads"},
+        {" --heads 7", "one number of heads that 2 KV heads divide"},
+        {" --tokens 4K", "leave out --op, --tokens"}}) {
+    const Output output = run_program(arguments + more);
+    EXPECT_NE(output.code, 0);
+    EXPECT_NE(output.text.find(expected), std::string::npos) << output.text;
+  }
+}
+
 TEST(Bench, SizesThatAreNotMeasuredAreReported) {
   const ScratchFolder folder(::testing::TempDir() + "sala_bench_out_" + std::to_string(getpid()));
   const std::string file = folder.path + "/bench.json";
@@ -145,6 +185,8 @@ TEST(Bench, BadOptionsGetOneLine) {
       {"--head-size 63", "--head-size: expected an even number"},
       {"--dtype fp8", "--dtype: expected bf16 or fp32"},
       {"--faster", "--faster"},
+      {"--kv-heads 2", "--kv-heads needs --lists"},
+      {"--lists nowhere.h5", "nowhere.h5: "},
   };
   for (const auto& [arguments, expected] : cases) {
     SCOPED_TRACE(arguments);

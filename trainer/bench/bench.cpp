@@ -5,9 +5,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <stdexcept>
 
+#include "trainer/bench/lists.h"
 #include "trainer/bench/report.h"
 #include "trainer/bench/serve.h"
 #include "trainer/ranks/device_info.h"
@@ -165,7 +167,11 @@ std::vector<std::string> bench_op_names() {
 
 void run_bench(const BenchOptions& options) {
   const at::Device device = chosen_device(options.device);
-  const BenchOptions o = completed(options, device.is_cuda());
+  std::optional<BlockLists> lists;
+  if (!options.lists_file.empty()) lists = read_block_lists(options.lists_file);
+  if (!lists && options.kv_heads > 0) refuse("--kv-heads needs --lists FILE.h5");
+  const BenchOptions o =
+      completed(lists ? options_for_lists(options, *lists) : options, device.is_cuda());
   if (device.is_cuda()) at::globalContext().lazyInitDevice(device.type());
   if (o.serve.on) {
     run_serve(o, device);
@@ -181,6 +187,10 @@ void run_bench(const BenchOptions& options) {
   const at::NoGradGuard no_grad;
   at::manual_seed(1);
   BenchReport report(measure_machine(shape, o.repeats), o.json_file);
+  if (lists) {
+    run_lists(o, *lists, shape, report);
+    return;
+  }
   const std::set<std::string> wanted(o.ops.begin(), o.ops.end());
   for (const BenchOp& op : bench_ops()) {
     if (wanted.empty() || wanted.count(op.name)) sweep(op, shape, o, report);

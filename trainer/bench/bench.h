@@ -29,11 +29,16 @@ struct BenchOptions {
   // 0 or empty: sizes of an 8B model on CUDA, small ones on a CPU (bench_defaults).
   std::vector<int64_t> tokens, heads;
   int64_t head_size = 0, width = 0, ffn = 0, vocab = 0;
-  int64_t documents = 1;  // the tokens are so many documents of equal length
-  int64_t repeats = 0;    // calls per measurement, at most
+  int64_t documents = 1;   // the tokens are so many documents of equal length
+  std::string lists_file;  // of sala-inspect --lists: instead of ops (lists.h)
+  int64_t kv_heads = 0;    // with it: how many of the file's; 0: all
+  int64_t repeats = 0;     // calls per measurement, at most
   std::string json_file;
   ServeOptions serve;
 };
+
+// Block lists of a trained hybrid that a checkout brings.
+inline constexpr const char* kTrainedLists = "trainer/bench/trained_lists.h5";
 
 // What stands for options that are not given.
 BenchOptions bench_defaults(bool cuda);

@@ -12,12 +12,16 @@
 #include <vector>
 
 #include "kernels/documents.h"
+#include "kernels/ops.h"
 
 namespace sala {
 
 struct BenchShape {
   int64_t tokens = 0, documents = 1;  // equal documents, packed
+  int64_t before = 0;  // tokens of the one document before these, whose keys they see
   int64_t heads = 0, head_size = 0;
+  int64_t kv_heads = 0;  // of sparse attention; 0: one for up to 16 heads
+  SparseConfig sparse = {};
   int64_t width = 0, ffn = 0, vocab = 0;
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;

@@ -125,6 +125,17 @@ void BenchReport::left_out(const BenchOp& op, const std::vector<int64_t>& tokens
   save();
 }
 
+void BenchReport::lists(const std::string& name, const ListFacts& facts) {
+  if (!json_.contains("lists")) print_line("\n" + list_facts_head());
+  nlohmann::json row = {{"op", name}, {"forced_frac", facts.forced}};
+  for (size_t i = 0; i < kUnionTokens.size(); ++i) {
+    row["union_" + std::to_string(kUnionTokens[i])] = facts.unions[i];
+  }
+  json_["lists"].push_back(row);
+  print_line(list_facts_line(name, facts));
+  save();
+}
+
 void BenchReport::save() const {
   if (!json_file_.empty()) write_file_atomically(json_file_, json_.dump(1) + "\n");
 }

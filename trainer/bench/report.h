@@ -7,6 +7,7 @@
 
 #include "trainer/bench/op.h"
 #include "trainer/bench/timer.h"
+#include "trainer/lists/unions.h"
 
 namespace sala {
 
@@ -28,6 +29,8 @@ class BenchReport {
   void skipped(const BenchOp& op, const BenchShape& shape, const std::string& reason);
   // Sizes that an op is not measured at.
   void left_out(const BenchOp& op, const std::vector<int64_t>& tokens);
+  // What the block lists have in common that an op of this name was measured on.
+  void lists(const std::string& name, const ListFacts& facts);
 
  private:
   void save() const;

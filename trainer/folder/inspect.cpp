@@ -12,7 +12,6 @@
 #include "data/files/atomic_file.h"
 #include "data/files/file_calls.h"
 #include "data/files/hdf5_file.h"
-#include "data/files/input_file.h"
 #include "model/convert.h"
 #include "model/families/families.h"
 #include "model/forward.h"
@@ -20,13 +19,17 @@
 #include "model/model.h"
 #include "model/weights/parts.h"
 #include "trainer/checkpoint/checkpoints.h"
+#include "trainer/folder/input_rows.h"
 #include "trainer/folder/reader.h"
 #include "trainer/folder/transformers_code.h"
 #include "trainer/journal/folder_lock.h"
 #include "trainer/journal/own_files.h"
+#include "trainer/lists/collect.h"
+#include "trainer/lists/unions.h"
 #include "trainer/planning/flops.h"
 #include "trainer/ranks/device_info.h"
 #include "trainer/report/report.h"
+#include "trainer/run.h"
 
 namespace sala {
 
@@ -34,33 +37,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using Rows = std::vector<std::vector<int64_t>>;
-
-constexpr int64_t kMostIdsBytes = 1'000'000'000;
-
-Rows read_ids(const std::string& path, int64_t vocab_size) {
-  Rows rows;
-  try {
-    rows = read_json_file(path, kMostIdsBytes).get<Rows>();
-  } catch (const nlohmann::json::exception&) {
-    throw std::runtime_error(path + ": expected JSON rows of token ids, [[1, 2, 3], [4, 5, 6]]");
-  }
-  for (size_t b = 0; b < rows.size(); ++b) {
-    if (rows[b].empty()) throw std::runtime_error(fmt::format("{}: row {} is empty", path, b));
-    for (size_t t = 0; t < rows[b].size(); ++t) {
-      if (rows[b][t] < 0 || rows[b][t] >= vocab_size) {
-        throw std::runtime_error(
-            fmt::format("{}: row {}, position {}: id {} is outside the "
-                        "vocabulary [0, {})",
-                        path, b, t, rows[b][t], vocab_size));
-      }
-    }
-  }
-  if (rows.empty()) throw std::runtime_error(path + ": no rows");
-  return rows;
-}
-
-void write_logits(const Model& model, HeldWeights& weights, const Rows& rows,
+void write_logits(const Model& model, HeldWeights& weights, const InputRows& rows,
                   const std::string& path, bool sparse) {
   const int64_t B = static_cast<int64_t>(rows.size());
   const int64_t T = static_cast<int64_t>(rows.front().size());
@@ -80,6 +57,21 @@ void write_logits(const Model& model, HeldWeights& weights, const Rows& rows,
     file.write("logits", b, 1, logits.const_data_ptr<float>());
   }
   file.commit();
+}
+
+// Writes the lists of the sparse layers, or of one, and prints what neighbours have in common. All
+// tokens of the row count for that, whatever is written.
+void write_lists(const Model& model, HeldWeights& weights, const std::vector<int64_t>& row,
+                 const InspectOptions& o) {
+  const at::Device device = weights.parts().front().flat.device();
+  const BlockLists lists = collect_block_lists(model, weights, row, o.layer, device);
+  fmt::print("{}\n", list_facts_head());
+  for (const auto& [layer, blocks] : lists.layers) {
+    const ListFacts facts = list_facts(blocks, lists.first_token, lists.config);
+    fmt::print("{}\n", list_facts_line(fmt::format("layer {}", layer), facts));
+  }
+  write_block_lists(o.lists_file, o.last > 0 ? last_tokens(lists, o.last) : lists);
+  fmt::print("{}: {} bytes\n", o.lists_file, fs::file_size(o.lists_file));
 }
 
 std::string mixer_line(const ModelConfig& c) {
@@ -186,24 +178,74 @@ std::string describe_folder(const std::string& folder) {
   return text + export_lines(folder, c);
 }
 
+namespace {
+
+// What cannot be done with these options, before any work is.
+void check_options(const InspectOptions& o) {
+  const bool has_rows = !o.ids_file.empty() || !o.store_file.empty();
+  if (!has_rows && (!o.logits_file.empty() || o.generate > 0 || !o.lists_file.empty())) {
+    throw std::runtime_error(
+        "--logits, --generate and --lists need --ids FILE.json, or --store FILE.h5 and --tokens N");
+  }
+  if (!o.ids_file.empty() && !o.store_file.empty()) {
+    throw std::runtime_error("--ids and --store: expected one of them");
+  }
+  if (o.store_file.empty() != (o.tokens == 0)) {
+    throw std::runtime_error("--store and --tokens: expected both, or neither");
+  }
+  if (o.lists_file.empty() && (o.layer >= 0 || o.last > 0)) {
+    throw std::runtime_error("--layer and --last need --lists FILE.h5");
+  }
+  if (!o.lists_file.empty() && o.dense) {
+    throw std::runtime_error("--lists and --dense: dense layers have no lists");
+  }
+  for (const std::string& file : {o.logits_file, o.out_file, o.lists_file}) {
+    if (!file.empty()) static_cast<void>(replaceable_file(file));
+  }
+}
+
+InputRows rows_of(const InspectOptions& o, const ModelConfig& config) {
+  InputRows rows;
+  if (o.ids_file.empty()) {
+    rows = {read_document(o.store_file, tokenizer_of(o.folder, config), o.tokens)};
+  } else {
+    rows = read_ids(o.ids_file, config.vocab_size);
+  }
+  if (!o.lists_file.empty() && rows.size() != 1) {
+    throw std::runtime_error(
+        fmt::format("{}: --lists takes one row, found {}", o.ids_file, rows.size()));
+  }
+  return rows;
+}
+
+void generate_and_print(const Model& model, HeldWeights& weights, const InputRows& rows,
+                        const InspectOptions& o) {
+  GenerateOptions options;
+  options.max_new_tokens = o.generate;
+  options.sparse = !o.dense;
+  options.device = weights.parts().front().flat.device();
+  options.stop_ids = model.config().eos_ids;
+  const nlohmann::json generated = generate_batch(model, weights, rows, options);
+  const std::string text = nlohmann::json{{"generated", generated}}.dump();
+  fmt::print("{}\n", text);
+  if (!o.out_file.empty()) write_file_atomically(o.out_file, text + "\n");
+}
+
+}  // namespace
+
 void inspect(const InspectOptions& o) {
   if (o.html) {
     fmt::print("{}\n", write_page_of(o.folder));
     return;
   }
-  if (o.ids_file.empty()) {
-    if (!o.logits_file.empty() || o.generate > 0) {
-      throw std::runtime_error("--logits and --generate need --ids FILE.json");
-    }
+  check_options(o);
+  if (o.ids_file.empty() && o.store_file.empty()) {
     fmt::print("{}", describe_folder(o.folder));
     return;
   }
-  for (const std::string& file : {o.logits_file, o.out_file}) {
-    if (!file.empty()) static_cast<void>(replaceable_file(file));  // before any work is done
-  }
   const ModelConfig config = read_model_config(o.folder);
   check_weights(o.folder, model_layouts(config));  // before memory is taken for what it claims
-  const Rows rows = read_ids(o.ids_file, config.vocab_size);
+  const InputRows rows = rows_of(o, config);
   const bool cuda = o.device == "cuda";
   if (cuda && num_gpus() < 1) {
     throw std::runtime_error("--device cuda: this machine has no GPU, or this build no CUDA");
@@ -213,17 +255,8 @@ void inspect(const InspectOptions& o) {
   HeldWeights weights(model.layouts(), cuda ? at::kBFloat16 : at::kFloat, device);
   read_weights(o.folder, weights.parts());
   if (!o.logits_file.empty()) write_logits(model, weights, rows, o.logits_file, !o.dense);
-  if (o.generate > 0) {
-    GenerateOptions options;
-    options.max_new_tokens = o.generate;
-    options.sparse = !o.dense;
-    options.device = device;
-    options.stop_ids = config.eos_ids;
-    const nlohmann::json generated = generate_batch(model, weights, rows, options);
-    const std::string text = nlohmann::json{{"generated", generated}}.dump();
-    fmt::print("{}\n", text);
-    if (!o.out_file.empty()) write_file_atomically(o.out_file, text + "\n");
-  }
+  if (!o.lists_file.empty()) write_lists(model, weights, rows.front(), o);
+  if (o.generate > 0) generate_and_print(model, weights, rows, o);
 }
 
 }  // namespace sala
