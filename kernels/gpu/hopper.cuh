@@ -106,6 +106,13 @@ __device__ __forceinline__ uint64_t columns_descriptor(uint32_t address, uint32_
          (static_cast<uint64_t>(tile_stride >> 4) << 16) | (uint64_t{64} << 32) | (1ull << 62);
 }
 
+// The descriptor of what lies `bytes` (a multiple of 16) behind: one addition of 32 bits, where a
+// descriptor made from an address takes a shift, a mask and an or of 64. Addresses are below 2^18:
+// nothing is carried out of their 14 bits, and the upper word stays what it is.
+__device__ __forceinline__ uint64_t behind(uint64_t descriptor, uint32_t bytes) {
+  return (descriptor & 0xFFFFFFFF00000000) | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
+}
+
 __device__ __forceinline__ void products_begin() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }

@@ -167,43 +167,47 @@ struct Hopper {
 #ifdef SALA_SM90A
   template <int N, int kWidth>
   __device__ static __forceinline__ void by_rows(float (&d)[N / 2], uint32_t a, uint32_t b,
-                                                 int b_half, const Lane&,
-                                                 int a_half = kHalfBytes) {
+                                                 int b_half, const Lane&, int a_half = kHalfBytes) {
+    const uint64_t left = hopper::rows_descriptor(a), right = hopper::rows_descriptor(b);
 #pragma unroll
     for (int step = 0; step < kWidth / 16; ++step) {
       hopper::Product<N>::template run<false>(
-          d, hopper::rows_descriptor(a + (step / 4) * a_half + (step % 4) * 32),
-          hopper::rows_descriptor(b + (step / 4) * b_half + (step % 4) * 32), step > 0);
+          d, hopper::behind(left, (step / 4) * a_half + (step % 4) * 32),
+          hopper::behind(right, (step / 4) * b_half + (step % 4) * 32), step > 0);
     }
   }
   template <int N, int kWidth>
   __device__ static __forceinline__ void by_rows(float (&d)[N / 2],
                                                  const uint32_t (&a)[kWidth / 16][4], uint32_t b,
                                                  int b_half, const Lane&) {
+    const uint64_t right = hopper::rows_descriptor(b);
 #pragma unroll
     for (int step = 0; step < kWidth / 16; ++step) {
       hopper::Product<N>::template run<false>(
-          d, a[step], hopper::rows_descriptor(b + (step / 4) * b_half + (step % 4) * 32), step > 0);
+          d, a[step], hopper::behind(right, (step / 4) * b_half + (step % 4) * 32), step > 0);
     }
   }
   template <int N, int kWidth>
   __device__ static __forceinline__ void by_columns(float (&d)[N / 2], uint32_t a, uint32_t b,
                                                     int b_half, const Lane&) {
+    const uint64_t left = hopper::rows_descriptor(a);
+    const uint64_t right = hopper::columns_descriptor(b, b_half);
 #pragma unroll
     for (int step = 0; step < kWidth / 16; ++step) {
       hopper::Product<N>::template run<true>(
-          d, hopper::rows_descriptor(a + (step / 4) * kHalfBytes + (step % 4) * 32),
-          hopper::columns_descriptor(b + step * 16 * tiles::kRowBytes, b_half), step > 0);
+          d, hopper::behind(left, (step / 4) * kHalfBytes + (step % 4) * 32),
+          hopper::behind(right, step * 16 * tiles::kRowBytes), step > 0);
     }
   }
   template <int N>
   __device__ static __forceinline__ void add_by_columns(float (&d)[N / 2],
                                                         const uint32_t (&a)[4][4], uint32_t b,
                                                         int b_half, const Lane&) {
+    const uint64_t right = hopper::columns_descriptor(b, b_half);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       hopper::Product<N>::template run<true>(
-          d, a[step], hopper::columns_descriptor(b + step * 16 * tiles::kRowBytes, b_half), true);
+          d, a[step], hopper::behind(right, step * 16 * tiles::kRowBytes), true);
     }
   }
   __device__ static __forceinline__ void fence_shared() { hopper::fence_async_shared(); }
