@@ -1,9 +1,7 @@
 // Block-sparse attention forward (block_sparse_launch.h): per query tile and listed block, with c =
-// scale log2(e) and `top` a running maximum of each row,
+// scale log2(e) and `top` near the running maximum of each row (block_sparse_softmax.cuh),
 //   p = exp2(c (q k^T - top)) where the row's token listed the block and the key is not after it
 //   o = (o + p v) / sum(p)
-// `top` only moves when a row outgrows it by 2^8: o is then rarely rescaled, and p stays far from
-// what bf16 or fp32 cannot hold.
 //
 // A warpgroup owns 64 rows and skips blocks that none of their tokens listed. q stays in registers:
 // products of 64 x 64 with both operands in shared memory would need all of its bandwidth. The
@@ -13,59 +11,15 @@
 #include "kernels/attention/block_sparse_inputs.h"
 #include "kernels/attention/block_sparse_pipes.cuh"
 #include "kernels/attention/block_sparse_rows.cuh"
+#include "kernels/attention/block_sparse_softmax.cuh"
 
 namespace sala {
 namespace {
 
-constexpr float kHeadroom = 8;  // bits
-
-struct Softmax {
-  float top[2] = {-INFINITY, -INFINITY};  // of the products, not scaled
-  float sum[2] = {0, 0};                  // this thread's columns
-
-  // Turns products into probabilities. True where o must be multiplied by `factor` first.
-  __device__ __forceinline__ bool weigh(float (&s)[32], float (&factor)[2], const TileRows& rows,
-                                        const Listed& listed, const Lane& at, float c) {
-    if (!hide_keys(s, rows, listed, at)) {
-#pragma unroll
-      for (int e = 0; e < 32; ++e) s[e] = 0;
-      return false;
-    }
-    float best[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-    for (int e = 0; e < 32; ++e) best[(e / 2) % 2] = fmaxf(best[(e / 2) % 2], s[e]);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 1));
-      best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 2));
-    }
-    const bool outgrown = (best[0] - top[0]) * c > kHeadroom || (best[1] - top[1]) * c > kHeadroom;
-    const bool moves = __any_sync(~0u, outgrown);
-    if (moves) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float old = top[r];
-        top[r] = fmaxf(old, best[r]);
-        factor[r] = old == top[r] ? 1.f : exp2_fast((old - top[r]) * c);
-        sum[r] *= factor[r];
-      }
-    }
-    // Where nothing is seen yet every s is -inf, and so is c s - 0.
-    const float base[2] = {top[0] == -INFINITY ? 0.f : top[0] * c,
-                           top[1] == -INFINITY ? 0.f : top[1] * c};
-#pragma unroll
-    for (int e = 0; e < 32; ++e) {
-      s[e] = exp2_fast(s[e] * c - base[(e / 2) % 2]);
-      sum[(e / 2) % 2] += s[e];
-    }
-    return moves;
-  }
-};
-
 template <class Arch, int HS, class Pipe>
 __device__ __forceinline__ void attend(Pipe& pipe, const TileRows& rows, unsigned own,
                                        const uint32_t (&q)[HS / 16][4], const Lane& at, float c,
-                                       float (&out)[HS / 2], Softmax& softmax) {
+                                       float (&out)[HS / 2], RunningSoftmax& softmax) {
   float s[32], factor[2];
   uint32_t p[4][4];
   HeldBlock now;
@@ -126,7 +80,7 @@ __device__ __forceinline__ void consume(Pipe& pipe, const QueryTile& tile,
   float out[HS / 2];
 #pragma unroll
   for (int e = 0; e < HS / 2; ++e) out[e] = 0;
-  Softmax softmax;
+  RunningSoftmax softmax;
   attend<Arch, HS>(pipe, rows, own, q, at, shape.scale * kLog2E, out, softmax);
 
   float inverse[2];

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "kernels/attention/block_sparse_cuda.h"
@@ -71,14 +72,49 @@ class BlockSparseKernels : public OpInPlace {
   }
   void expect_twin(const DocumentCase& queries, const DocumentCase& keys, const Heads& heads,
                    int64_t K) const {
+    expect_twin_with(random_lists(queries.on(at::kCPU), keys.on(at::kCPU), heads.num_kv, K, kBlock),
+                     queries, keys, heads);
+  }
+  void expect_twin_with(const at::Tensor& blocks, const DocumentCase& queries,
+                        const DocumentCase& keys, const Heads& heads) const {
     SCOPED_TRACE(::testing::Message() << queries.num_tokens << " queries, group " << heads.group
                                       << ", head size " << heads.size);
     const Inputs x = inputs(queries.num_tokens, keys.num_tokens, heads);
     ASSERT_TRUE(block_sparse_kernels_run(x.q, x.k, kBlock, x.scale));
-    const Documents q_docs = queries.on(at::kCPU), k_docs = keys.on(at::kCPU);
-    const at::Tensor blocks = random_lists(q_docs, k_docs, heads.num_kv, K, kBlock);
-    expect_close(run(x, blocks.to(device()), queries.on(device()), keys.on(device())),
-                 twin(x, blocks, q_docs, k_docs));
+    const auto run_here = [&] {
+      return run(x, blocks.to(device()), queries.on(device()), keys.on(device()));
+    };
+    const Results got = run_here();
+    expect_same_bits(got, run_here());
+    expect_close(got, twin(x, blocks, queries.on(at::kCPU), keys.on(at::kCPU)));
+  }
+  // Every query lists all blocks. The forward only: where one block has all of a row's weight, d_o
+  // (v - o) cancels to what bf16 left of o.
+  void expect_forward_twin(const Inputs& x, const DocumentCase& queries,
+                           const DocumentCase& keys) const {
+    SCOPED_TRACE(::testing::Message() << "heads of " << x.q.size(2) << ", group " << x.q.size(1));
+    ASSERT_TRUE(block_sparse_kernels_run(x.q, x.k, kBlock, x.scale));
+    const int64_t NB = (keys.num_tokens + kBlock - 1) / kBlock;
+    const at::Tensor blocks =
+        at::arange(NB, at::kInt).expand({1, queries.num_tokens, NB}).contiguous();
+    const auto run_here = [&]() -> Results {
+      const auto [o, lse] =
+          block_sparse_attention_forward(x.q, x.k, x.v, blocks.to(device()), queries.on(device()),
+                                         keys.on(device()), kBlock, x.scale);
+      return {o, lse};
+    };
+    const auto [o, lse] = block_sparse_attention_forward_twin(exact(x.q), exact(x.k), exact(x.v),
+                                                              blocks, queries.on(at::kCPU),
+                                                              keys.on(at::kCPU), kBlock, x.scale);
+    const Results got = run_here();
+    expect_same_bits(got, run_here());
+    expect_close(got, {o, lse});
+    EXPECT_LE((exact(got[1]) - lse).abs().max().item<double>(), 1e-2);  // nats, of up to 170
+  }
+  static void expect_same_bits(const Results& first, const Results& second) {
+    for (size_t i = 0; i < first.size(); ++i) {
+      EXPECT_TRUE(bit_equal(first[i], second[i])) << kNames[i];
+    }
   }
 };
 
@@ -127,7 +163,7 @@ TEST_P(BlockSparseKernels, ManyPiecesRunTwiceGiveTheSameBitsWhateverTheOrderOfLi
     blocks.select(2, 0).fill_(0);
     blocks = blocks.to(device());
     const Results first = run(x, blocks, docs, docs), second = run(x, blocks, docs, docs);
-    for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(bit_equal(first[i], second[i])) << i;
+    expect_same_bits(first, second);
     expect_close(first, in_fp64(x, blocks, docs));
     // Descending; what is no block goes to the end.
     const at::Tensor turned = std::get<0>(blocks.sort(/*dim=*/2, /*descending=*/true));
@@ -155,6 +191,47 @@ TEST_P(BlockSparseKernels, RowsThatListNothingAreZeroAndNaNStaysInItsDocument) {
   for (const size_t i : {0, 2, 3, 4}) {
     EXPECT_TRUE(bit_equal(before[i].slice(0, 0, 70), after[i].slice(0, 0, 70))) << kNames[i];
     EXPECT_TRUE(bit_equal(before[i].slice(0, 200), after[i].slice(0, 200))) << kNames[i];
+  }
+}
+
+// Beside normal products each block has a height of its own, in bits of the weights: what a row's
+// running softmax must follow. Heads take heights as they are, not at all, turned over and by half,
+// so that rows that must move share a warp with rows that need not.
+TEST_P(BlockSparseKernels, FollowProductsThatOutgrowEachOtherFromBlockToBlock) {
+  const std::vector<std::vector<double>> all_heights = {
+      {0, 5, 10, 15, 20, 25, 30},           // each within reach of the one before
+      {0, 9, 18, 27, 36, 45, 54},           // none
+      {0, 7.5, 8.5, -8, 8, 16, 15.5},       // beside 2^8
+      {250, 0, -100, -250, 120, 249, 251},  // the first hides the others: their weights are zero
+      {-250, 250, -250, 250, 0, 240, 232},  // 500 bits at once: more than fp32 can hold
+  };
+  const DocumentCase keys{{0}, 7 * kBlock - 3}, queries{{0}, 41};
+  for (const int64_t HS : {64, 128}) {
+    for (const int64_t G : {3, 8, 16}) {
+      Inputs x = inputs(queries.num_tokens, keys.num_tokens, {G, 1, HS});
+      const at::Tensor shares = at::tensor({1.0, 0.0, -1.0, 0.5}).repeat({4}).slice(0, 0, G);
+      x.q.select(2, 0).copy_(shares * (std::log(2.0) / x.scale));
+      for (const std::vector<double>& heights : all_heights) {
+        const at::Tensor of_keys = at::tensor(heights).repeat_interleave(kBlock);
+        x.k.select(2, 0).copy_(of_keys.slice(0, 0, keys.num_tokens).unsqueeze(1));
+        expect_forward_twin(x, queries, keys);
+      }
+    }
+  }
+}
+
+// Weights of exactly zero, from the first block on.
+TEST_P(BlockSparseKernels, TakeKeysWhoseProductsAreMinusInfinity) {
+  const DocumentCase keys{{0}, 4 * kBlock - 3}, queries{{0}, 41};
+  for (const int64_t HS : {64, 128}) {
+    Inputs x = inputs(queries.num_tokens, keys.num_tokens, {16, 1, HS});
+    x.q.select(2, 0).fill_(1);
+    const std::vector<std::pair<int64_t, int64_t>> hidden = {
+        {0, 64}, {70, 71}, {80, 100}, {128, 192}};
+    for (const auto& [begin, end] : hidden) {
+      x.k.slice(0, begin, end).select(2, 0).fill_(-HUGE_VAL);
+    }
+    expect_forward_twin(x, queries, keys);
   }
 }
 
