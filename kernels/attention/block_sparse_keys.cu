@@ -133,7 +133,7 @@ __device__ __forceinline__ void finish(KeyGradients<HS>& sum, const Piece& piece
 
 template <class Arch, int HS, int kStages>
 __global__ void __launch_bounds__(KeyPlan<Arch, HS, kStages>::kThreads, 1)
-    key_kernel(KeyTensors tensors, const __grid_constant__ QueryInputs<Arch, 2> rows,
+    key_kernel(KeyTensors tensors, const __grid_constant__ BoxesOf<Arch> boxes,
                const __grid_constant__ ListColumns columns,
                const __grid_constant__ BlockSparseShape shape, KeyResults results) {
   using Plan = KeyPlan<Arch, HS, kStages>;
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(KeyPlan<Arch, HS, kStages>::kThreads, 1)
     if (threadIdx.x >= Plan::kConsumers) {
       hopper::keep_registers<40>();
       if (threadIdx.x < Plan::kConsumers + 32) {
-        const BoxedRows<Plan, HS> gather(tensors, rows, shape, piece, threadIdx.x % 32);
+        const BoxedRows<Plan, HS> gather(tensors, boxes, shape, piece, threadIdx.x % 32);
         int listed = gather.token_of(0);
         for (int n = 0; n < num_tiles; ++n) {
           const int s = n % kStages, ahead = gather.token_of(n + 1);
@@ -239,20 +239,32 @@ __global__ void __launch_bounds__(2 * tiles::kWarpgroup)
                  group == 0 ? shape.scale : 1.f, at);
 }
 
+int make_boxes(TokenBoxes* boxes, const KeyTensors& tensors, int64_t HS,
+               const BlockSparseShape& shape) {
+  const __nv_bfloat16* const gathered[] = {tensors.q, tensors.d_o};
+  const int G = shape.group, NH = shape.num_kv_heads * G;
+  for (int n = 0; n < 2; ++n) {
+    const auto make = [&](CUtensorMap* map, int num_tokens) {
+      return make_tile_map(map, gathered[n], shape.num_queries, NH, HS, num_tokens, G);
+    };
+    if (const int error = make(&boxes->one[n], 1)) return error;
+    if (const int error = make(&boxes->four[n], 4)) return error;
+  }
+  return cudaSuccess;
+}
+int make_boxes(NoBoxes*, const KeyTensors&, int64_t, const BlockSparseShape&) {
+  return cudaSuccess;
+}
+
 template <class Arch, int HS, int kStages>
 int launch(const KeyTensors& tensors, const ListColumns& columns, const KeyResults& results,
            const BlockSparseShape& shape, cudaStream_t stream) {
   using Plan = KeyPlan<Arch, HS, kStages>;
   const auto kernel = key_kernel<Arch, HS, kStages>;
   if (const int error = allow_shared(kernel, Plan::kShared)) return error;
-  QueryInputs<Arch, 2> rows;
-  const void* const gathered[] = {tensors.q, tensors.d_o};
-  BlockSparseShape by_token = shape;
-  by_token.tile_tokens = 1;
-  if (const int error = make_inputs(&rows, gathered, tensors.k, tensors.v, HS, by_token)) {
-    return error;
-  }
-  kernel<<<columns.max_pieces, Plan::kThreads, Plan::kShared, stream>>>(tensors, rows, columns,
+  BoxesOf<Arch> boxes{};
+  if (const int error = make_boxes(&boxes, tensors, HS, shape)) return error;
+  kernel<<<columns.max_pieces, Plan::kThreads, Plan::kShared, stream>>>(tensors, boxes, columns,
                                                                         shape, results);
   add_pieces_kernel<HS>
       <<<columns.num_columns, 2 * tiles::kWarpgroup, 0, stream>>>(columns, shape, results);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -118,6 +119,18 @@ class BlockSparseKernels : public OpInPlace {
   }
 };
 
+// Lists of one document: a token's own block, and the first block where `lists_first(token)`.
+at::Tensor first_and_own(int64_t T, const std::function<bool(int64_t)>& lists_first) {
+  at::Tensor blocks = at::full({1, T, 2}, -1, at::kInt);
+  int* list = blocks.data_ptr<int>();
+  for (int64_t t = 0; t < T; ++t, list += 2) {
+    int* next = list;
+    if (t >= kBlock && lists_first(t)) *next++ = 0;
+    *next = static_cast<int>(t / kBlock);
+  }
+  return blocks;
+}
+
 TEST_P(BlockSparseKernels, TakeEveryGroupAndHeadSize) {
   const DocumentCase docs{{0, 70}, 230};
   for (const int64_t HS : {64, 128}) {
@@ -128,6 +141,32 @@ TEST_P(BlockSparseKernels, TakeEveryGroupAndHeadSize) {
 TEST_P(BlockSparseKernels, TakeAllLengths) {
   for (const int64_t T : {1, 15, 16, 31, 63, 64, 65, 127, 128}) {
     for (const int64_t HS : {64, 128}) expect_twin({{0}, T}, {{0}, T}, {16, 1, HS}, 4);
+  }
+}
+
+// Hopper's kernel of dk and dv copies four tokens of a column at once where they are neighbours.
+// The first block's column is runs of 1 .. 9 tokens, one token missing after each.
+TEST_P(BlockSparseKernels, TakeColumnsWhoseTokensAreNeighboursInRuns) {
+  const int64_t T = 205;
+  const at::Tensor blocks = first_and_own(T, [](int64_t token) {
+    int64_t place = (token - kBlock) % 54, run = 1;  // 2 + 3 + .. + 10 tokens, and again
+    for (; place > run; ++run) place -= run + 1;
+    return place < run;
+  });
+  for (const int64_t HS : {64, 128}) {
+    for (int64_t G = 1; G <= 16; ++G) expect_twin_with(blocks, {{0}, T}, {{0}, T}, {G, 1, HS});
+  }
+}
+
+// The same four are not all there: the second block's column is the last 1 .. 9 tokens.
+TEST_P(BlockSparseKernels, TakeColumnsThatEndBetweenNeighbours) {
+  for (int64_t T = kBlock + 1; T < kBlock + 10; ++T) {
+    const at::Tensor blocks = first_and_own(T, [](int64_t) { return true; });
+    for (const int64_t HS : {64, 128}) {
+      for (const int64_t G : {3, 12, 16}) {
+        expect_twin_with(blocks, {{0}, T}, {{0}, T}, {G, 1, HS});
+      }
+    }
   }
 }
 
