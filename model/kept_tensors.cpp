@@ -133,7 +133,7 @@ int64_t backward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape
 }
 
 int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape,
-                         const Matmul& matmul) {
+                         Recompute recompute, const Matmul& matmul) {
   constexpr int64_t kScaleBytes = 4;
   // Without bf16 there are no FP8 cores, and both operands are widened to fp32.
   const bool cores = shape.value_bytes == 2;
@@ -141,9 +141,10 @@ int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& sha
   const auto operands = [&](int64_t M, int64_t N, int64_t K) {
     return (cores ? 1 : 1 + 4) * (M + N) * K + kScaleBytes * (M + N);
   };
+  const int64_t tile = feed_forward_tokens(shape.tokens, recompute != Recompute::kFull);
   int64_t most = 0;
-  for (const auto& [name, in, out] : block_products(c, mixer)) {
-    const int64_t T = shape.tokens;
+  for (const auto& [name, in, out, feed_forward] : block_products(c, mixer)) {
+    const int64_t T = feed_forward ? tile : shape.tokens;
     if (!matmul.in_fp8(T, in, out)) continue;
     most = std::max({most, operands(T, out, in), operands(T, in, out)});
     if (!matmul.fp8_gradients) continue;

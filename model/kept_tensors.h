@@ -39,7 +39,7 @@ int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const Pass
 // What a block's largest product in FP8 needs beside all of these: its operands, and what adding to
 // the gradients of weights takes; 0: it has none.
 int64_t fp8_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape,
-                         const Matmul& matmul);
+                         Recompute recompute, const Matmul& matmul);
 // What teaching a sparse layer to select (kernels/selection/loss.h) holds for a moment in documents
 // of `length` tokens.
 int64_t selection_moment_bytes(const ModelConfig& config, int64_t length, bool cuda);

@@ -95,10 +95,10 @@ at::Tensor linear_backward(const Matmul& matmul, const at::Tensor& dy, at::Tenso
 std::vector<BlockProduct> block_products(const ModelConfig& c, Mixer mixer) {
   const int64_t q = c.q_size(), projected = q + 2 * c.kv_size(mixer);
   const bool gate = gate_name(c, mixer) != nullptr;
-  return {{gate ? "q|k|v|z" : "q|k|v", c.width, gate ? projected + q : projected},
-          {"o", q, c.width},
-          {"gate|up", c.width, 2 * c.ffn_width},
-          {"down", c.ffn_width, c.width}};
+  return {{gate ? "q|k|v|z" : "q|k|v", c.width, gate ? projected + q : projected, false},
+          {"o", q, c.width, false},
+          {"gate|up", c.width, 2 * c.ffn_width, true},
+          {"down", c.ffn_width, c.width, true}};
 }
 
 }  // namespace sala

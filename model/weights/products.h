@@ -68,6 +68,7 @@ at::Tensor linear_backward(const Matmul& matmul, const at::Tensor& dy, at::Tenso
 struct BlockProduct {
   const char* name;  // as people call it: "q|k|v|z", "o", "gate|up", "down"
   int64_t in, out;
+  bool feed_forward;
 };
 std::vector<BlockProduct> block_products(const ModelConfig& config, Mixer mixer);
 

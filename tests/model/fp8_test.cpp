@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "model/block.h"
+#include "model/feed_forward.h"
 #include "model/kept_tensors.h"
 #include "tests/model/unit_cases.h"
 
@@ -179,17 +180,25 @@ TEST_F(Fp8Blocks, ProductsOfABlockAreItsMatrices) {
 TEST_F(Fp8Blocks, ThePlanCountsTheOperandsOfTheLargestProduct) {
   const ModelConfig c = sized_cases()[0].config;
   const PassShape shape{kTokens, 2, false};
-  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{}), 0);
-  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{kTokens + 1}), 0);
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Recompute::kFull, Matmul{}), 0);
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Recompute::kFull, Matmul{kTokens + 1}), 0);
   // gate | up: 64 to 192, in the gradient of its input.
-  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{16}),
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Recompute::kFull, Matmul{16}),
             kTokens * 192 + 64 * 192 + 4 * (kTokens + 64));
   // In that of its weights, with its own memory and dy by rows.
-  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Matmul{16, true}),
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, shape, Recompute::kFull, Matmul{16, true}),
             (192 + 64) * kTokens + 4 * (192 + 64) + kTokens * 192 + 4 * kTokens + kFp8AddBytes);
   // A CPU widens both operands, so that the gradient of the input is the largest again.
-  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, {kTokens, 4, false}, Matmul{16, true}),
-            5 * (kTokens + 64) * 192 + 4 * (kTokens + 64));
+  EXPECT_EQ(
+      fp8_moment_bytes(c, Mixer::kFull, {kTokens, 4, false}, Recompute::kFull, Matmul{16, true}),
+      5 * (kTokens + 64) * 192 + 4 * (kTokens + 64));
+  // Long sequences take the feed-forward part in tiles where it is not kept: q | k | v is the
+  // largest then, with all tokens.
+  const int64_t T = 4 * kFeedForwardTile, qkv = block_products(c, Mixer::kFull)[0].out;
+  const auto dx = [T](int64_t out) { return (T + 64) * out + 4 * (T + 64); };
+  const PassShape many{T, 2, false};
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, many, Recompute::kFull, Matmul{16}), dx(qkv));
+  EXPECT_EQ(fp8_moment_bytes(c, Mixer::kFull, many, Recompute::kSelective, Matmul{16}), dx(192));
 }
 
 }  // namespace

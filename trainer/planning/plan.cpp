@@ -208,9 +208,9 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
                         training.sparse && length >= student.sparse.dense_len};
   double kept = 0, moment = 0;
   for (Mixer mixer : student.mixers) {
-    const auto at_work =
-        static_cast<double>(backward_moment_bytes(student, mixer, shape, training.recompute) +
-                            fp8_moment_bytes(student, mixer, shape, training.matmul));
+    const auto at_work = static_cast<double>(
+        backward_moment_bytes(student, mixer, shape, training.recompute) +
+        fp8_moment_bytes(student, mixer, shape, training.recompute, training.matmul));
     kept += static_cast<double>(kept_bytes(student, mixer, shape, training.recompute));
     moment = std::max(moment, at_work);
   }
