@@ -40,8 +40,7 @@ TEST(DiskRoom, ARecipeWhoseFoldersFitOnlyOneByOneIsRefused) {
            "teacher_cache: " +
            folder / name + "}\n";
   };
-  const std::string head = kToyRecipe.substr(0, kToyRecipe.find("stages:")) + "stages:\n" +
-                           "  - score: {method: uniform}\n  - swap: {keep: 2}\n";
+  const std::string head = kToyRecipe.substr(0, kToyRecipe.find("  - distill:"));
   const auto checked = [&](const std::string& stages) {
     const auto recipe = read_toy(folder, head + stages);
     std::ostringstream out;
