@@ -178,7 +178,7 @@ TEST(BlockSelectLoss, CudaIsTheCpusAndTheSameBitsAgain) {
     const at::Tensor sums = block_select_loss(q, k, docs, c, 0.125, options, dq, dk);
     return std::vector<at::Tensor>{sums.cpu(), dq.cpu(), dk.cpu()};
   };
-  const auto twin = run(at::kCPU, at::kFloat), once = run(at::kCUDA, at::kBFloat16),
+  const auto twin = run(at::kCPU, at::kBFloat16), once = run(at::kCUDA, at::kBFloat16),
              twice = run(at::kCUDA, at::kBFloat16);
   for (size_t i = 0; i < twin.size(); ++i) {
     EXPECT_TRUE(once[i].equal(twice[i])) << i;
