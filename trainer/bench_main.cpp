@@ -62,8 +62,6 @@ void add_options(CLI::App& app, sala::BenchOptions& o) {
   add_sizes(app, "--batch", o.serve.batches, "With --serve: sequences side by side. Default 1,16");
   add_size(app, "--layers", o.serve.layers, "With --serve. Default 32 (CPU: 4)");
   add_size(app, "--chunk", o.serve.chunk, "With --serve: tokens of a pass of prefill. Default 16K");
-  add_size(app, "--kv-heads", o.serve.kv_heads,
-           "With --serve: KV heads of the source. Default: one for 16 query heads, as MiniCPM4-8B");
   app.add_option("--most-gib", o.serve.most_gib,
                  "With --serve: memory that may be used, as if the GPU had no more. Default: all")
       ->check(CLI::NonNegativeNumber)
@@ -81,7 +79,8 @@ void add_options(CLI::App& app, sala::BenchOptions& o) {
       ->expected(0, 1)
       ->default_str(sala::kTrainedLists);
   add_size(app, "--kv-heads", o.kv_heads,
-           "With --lists: of the file's KV heads, the first N; --heads share them");
+           "With --serve: of the source; default: one for 16 query heads, as MiniCPM4-8B. With "
+           "--lists: of the file's KV heads, the first N; --heads share them");
   app.add_option("--json", o.json_file, "Also write everything to this file")->type_name("FILE");
 }
 

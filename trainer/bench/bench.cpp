@@ -50,10 +50,10 @@ BenchOptions completed(BenchOptions o, bool cuda) {
         &BenchOptions::repeats}) {
     if (o.*size == 0) o.*size = d.*size;
   }
-  if (o.serve.kv_heads == 0) o.serve.kv_heads = std::max<int64_t>(o.heads.front() / 16, 1);
-  if (o.heads.front() % o.serve.kv_heads != 0) {
+  if (o.kv_heads == 0) o.kv_heads = std::max<int64_t>(o.heads.front() / 16, 1);
+  if (o.heads.front() % o.kv_heads != 0) {
     refuse(fmt::format("--kv-heads: expected a divisor of the {} query heads, got {}",
-                       o.heads.front(), o.serve.kv_heads));
+                       o.heads.front(), o.kv_heads));
   }
   if (o.dtype != "bf16" && o.dtype != "fp32") {
     refuse("--dtype: expected bf16 or fp32, got '" + o.dtype + "'");
@@ -169,7 +169,9 @@ void run_bench(const BenchOptions& options) {
   const at::Device device = chosen_device(options.device);
   std::optional<BlockLists> lists;
   if (!options.lists_file.empty()) lists = read_block_lists(options.lists_file);
-  if (!lists && options.kv_heads > 0) refuse("--kv-heads needs --lists FILE.h5");
+  if (!lists && !options.serve.on && options.kv_heads > 0) {
+    refuse("--kv-heads needs --serve or --lists FILE.h5");
+  }
   const BenchOptions o =
       completed(lists ? options_for_lists(options, *lists) : options, device.is_cuda());
   if (device.is_cuda()) at::globalContext().lazyInitDevice(device.type());

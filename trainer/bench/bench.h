@@ -16,7 +16,6 @@ struct ServeOptions {
   std::vector<int64_t> batches;  // empty: 1 and 16
   int64_t layers = 0;            // 0: 32 on CUDA, 4 on a CPU
   int64_t chunk = 16384;         // tokens of a prefill's pass
-  int64_t kv_heads = 0;          // of the source; 0: one for 16 query heads
   int64_t steps = 32;            // decode steps that are timed
   double most_gib = 0;           // of the device's memory; 0: all
   double most_seconds = 300;     // a prefill that is expected to take longer is left out
@@ -31,7 +30,7 @@ struct BenchOptions {
   int64_t head_size = 0, width = 0, ffn = 0, vocab = 0;
   int64_t documents = 1;   // the tokens are so many documents of equal length
   std::string lists_file;  // of sala-inspect --lists: instead of ops (lists.h)
-  int64_t kv_heads = 0;    // with it: how many of the file's; 0: all
+  int64_t kv_heads = 0;    // with it: how many of the file's, 0 = all; with serve: of the source
   int64_t repeats = 0;     // calls per measurement, at most
   std::string json_file;
   ServeOptions serve;

@@ -39,7 +39,7 @@ ModelConfig source_config(const BenchOptions& o) {
   c.ffn_width = o.ffn;
   c.vocab_size = o.vocab;
   c.num_heads = o.heads.front();
-  c.num_kv_heads = o.serve.kv_heads;
+  c.num_kv_heads = o.kv_heads;
   c.lightning_kv_heads = c.num_heads;
   c.head_size = o.head_size;
   c.max_position = int64_t{1} << 21;

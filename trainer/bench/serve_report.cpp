@@ -42,7 +42,7 @@ ServeReport::ServeReport(const std::string& device, const BenchOptions& options)
     : options_(options), device_(device) {
   print_line(fmt::format("{}, {}; {} layers x {}, {} query and {} KV heads x {}, random weights",
                          device, options.dtype, options.serve.layers, options.width,
-                         options.heads.front(), options.serve.kv_heads, options.head_size));
+                         options.heads.front(), options.kv_heads, options.head_size));
   print_line(fmt::format("{:<8}{:>6}{:>9}{:>13}{:>12}{:>10}{:>10}{:>12}", "model", "batch",
                          "tokens", "first token", "tokens/s", "step ms", "tokens/s", "cache GiB"));
   save();
@@ -94,7 +94,7 @@ void ServeReport::save() const {
         {"ffn", options_.ffn},
         {"vocab", options_.vocab},
         {"heads", options_.heads.front()},
-        {"kv_heads", options_.serve.kv_heads},
+        {"kv_heads", options_.kv_heads},
         {"head_size", options_.head_size}}},
       {"rows", nlohmann::json::array()}};
   for (const ServeRow& row : rows_) json["rows"].push_back(json_of(row));
