@@ -10,7 +10,7 @@ namespace sala {
 
 // Scores that block_select_loss has in memory at once, in each of a few tensors.
 constexpr int64_t kSelectionLossBytesCpu = int64_t{8} << 20;
-constexpr int64_t kSelectionLossBytesCuda = int64_t{64} << 20;
+constexpr int64_t kSelectionLossBytesCuda = int64_t{256} << 20;
 
 // Compressed keys (NKV, windows, HS) in fp32/fp64, rounded to the type of the keys.
 struct WindowMeans {

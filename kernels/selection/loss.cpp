@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/attention/query_slabs.h"
@@ -22,6 +23,12 @@ struct KeySide {
   at::Tensor keys;     // (NKV, nk, HS) fp32/fp64
   at::Tensor windows;  // (NKV, W, HS)
   at::Tensor d_windows;
+
+  // What queries before `position` can see.
+  KeySide before(int64_t position, int64_t stride) const {
+    const int64_t W = std::max<int64_t>(position / stride - 1, 0);
+    return {keys.narrow(1, 0, position), windows.narrow(1, 0, W), d_windows.narrow(1, 0, W)};
+  }
 };
 
 // Some queries of it. Rows: (NKV, G n, HS), times the scale.
@@ -66,28 +73,46 @@ at::Tensor missed_mass(const at::Tensor& mass, const at::Tensor& score, const at
   return mass.sum() - mass.gather(2, best).sum();
 }
 
+// The loss of scores (NKV, n, NB) at blocks of `mass` that are `taught` (n, NB), and its gradient.
+std::pair<at::Tensor, at::Tensor> order_loss(const at::Tensor& mass, const at::Tensor& score,
+                                             const at::Tensor& taught) {
+  const at::Tensor in_order = mass * taught;
+  const at::Tensor target = in_order.square() / in_order.sum(2, /*keepdim=*/true).clamp_min(kTiny);
+  const auto [sorted, order] = (score * taught).sort(2, /*descending=*/true);
+  const at::Tensor place = taught.sum(2, /*keepdim=*/true)
+                               .floor_divide(kTaughtShare)
+                               .clamp_min_(1)
+                               .sub_(1)
+                               .expand({score.size(0), score.size(1), 1});
+  const at::Tensor bar = sorted.gather(2, place).clamp_min(kTiny);
+  const at::Tensor floored = score.clamp_min(kTiny);
+  const at::Tensor gap = (bar / floored).log_().add_(std::log(kTaughtMargin));
+  const at::Tensor pushed = target * (gap > 0);
+  at::Tensor d_score = pushed.div(floored).neg_();
+  d_score.scatter_add_(2, order.gather(2, place), pushed.sum(2, /*keepdim=*/true) / bar);
+  return {(pushed * gap).sum(), d_score};
+}
+
 // Loss sums of a slab; its gradient to the rows of queries, and to the windows in `k`.
-at::Tensor slab_loss(const QuerySide& q, KeySide& k, const SparseConfig& c, at::Tensor& d_rows) {
+at::Tensor slab_loss(const QuerySide& q, const KeySide& k, const SparseConfig& c,
+                     at::Tensor& d_rows) {
   const int64_t ratio = c.block_size / c.kernel_stride;
   const int64_t NB = (k.keys.size(1) + c.block_size - 1) / c.block_size;
   const at::Tensor own = q.position.floor_divide(c.block_size).unsqueeze(1);
   const at::Tensor block = at::arange(NB, q.position.options()).unsqueeze(0);
   const at::Tensor choice =
       at::logical_and(block >= c.init_blocks, block < own - c.local_blocks()).unsqueeze(0);
+  const at::Tensor taught =
+      at::logical_and(block >= c.init_blocks, block < own - kNearBlocks).unsqueeze(0);
 
-  const at::Tensor mass = block_mass(q, k, NB, c.block_size).mul_(choice);
+  const at::Tensor mass = block_mass(q, k, NB, c.block_size);
   const at::Tensor seen = (q.position + 1).floor_divide(c.kernel_stride).sub_(1);
   const at::Tensor weight = masked_softmax(q, k.windows, seen);
   const auto [score, at_window] = at::max_pool1d_with_indices(
       padded(q.grouped(weight).sum(1), NB * ratio), ratio + 1, ratio, /*padding=*/1);
 
-  const at::Tensor floored = score.clamp_min(kTiny);
-  const at::Tensor total = (floored * choice).sum(2, /*keepdim=*/true);
-  const at::Tensor all_mass = mass.sum(2, /*keepdim=*/true);
-  const at::Tensor kl =
-      (at::xlogy(mass, mass / all_mass.clamp_min(kTiny)) - at::xlogy(mass, floored / total)).sum();
+  const auto [loss, d_score] = order_loss(mass, score, taught);
   // d_score of the chosen window of each block, back through the sum over heads and the softmax.
-  const at::Tensor d_score = (all_mass / total - mass / floored).mul_(choice);
   const at::Tensor d_weight = at::zeros({score.size(0), score.size(1), NB * ratio}, score.options())
                                   .scatter_add_(2, at_window, d_score)
                                   .narrow(2, 0, weight.size(2))
@@ -96,10 +121,10 @@ at::Tensor slab_loss(const QuerySide& q, KeySide& k, const SparseConfig& c, at::
   const at::Tensor d_logits =
       (grouped * (d_weight - (grouped * d_weight).sum(3, /*keepdim=*/true))).view(weight.sizes());
   d_rows = at::bmm(d_logits, k.windows);
-  k.d_windows.baddbmm_(d_logits.transpose(1, 2), q.rows);
+  at::Tensor(k.d_windows).baddbmm_(d_logits.transpose(1, 2), q.rows);
 
-  const at::Tensor missed = missed_mass(mass, score, choice, c.topk - c.init_blocks - 1);
-  return at::stack({kl, missed}).to(at::kDouble);
+  const at::Tensor missed = missed_mass(mass * choice, score, choice, c.topk - c.init_blocks - 1);
+  return at::stack({loss, missed}).to(at::kDouble);
 }
 
 // From the gradient of windows, means of kernel_size = 2 kernel_stride keys each: (NKV, nk, HS).
@@ -114,7 +139,7 @@ at::Tensor key_gradient(const KeySide& k, int64_t stride) {
 }  // namespace
 
 int64_t first_taught_position(const SparseConfig& c, int64_t query_stride) {
-  const int64_t choice = (c.init_blocks + c.local_blocks() + 2) * c.block_size;
+  const int64_t choice = (c.init_blocks + kNearBlocks + 2) * c.block_size;
   return (choice / query_stride + 1) * query_stride - 1;
 }
 
@@ -146,8 +171,10 @@ at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Doc
       const QuerySide queries{slab_rows(q.index_select(0, row), whole, NKV).to(type).mul_(scale),
                               position, G};
       at::Tensor d_rows;
-      sums.narrow(0, 0, 2).add_(slab_loss(queries, side, config, d_rows),
-                                1.0 / static_cast<double>(NKV));
+      const int64_t seen = first + (i + n - 1) * options.query_stride + 1;
+      sums.narrow(0, 0, 2).add_(
+          slab_loss(queries, side.before(seen, config.kernel_stride), config, d_rows),
+          1.0 / static_cast<double>(NKV));
       at::Tensor d_picked = at::empty({n, q.size(1), q.size(2)}, d_rows.options());
       put_slab_rows(d_picked, whole, d_rows.mul_(scale * factor));
       dq.index_add_(0, row, d_picked.to(dq.scalar_type()));

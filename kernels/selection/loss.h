@@ -3,14 +3,20 @@
 // taught to make them speak for their blocks, lists of long documents are little better than
 // chance. As in SeerAttention (arXiv:2410.13276) and the indexer of DeepSeek-V3.2, the target is
 // attention itself, without gradient; here it trains the queries and keys that there are, and no
-// weights are added.
+// weights are added. What matters is the order of the scores alone, so this is no KL: a block that
+// stands high enough is left in peace.
 //
-// For a query and a KV head, over the blocks b that it may choose (neither forced nor ahead):
-//   t_b = sum over the block's keys of softmax(q k), mean over the G query heads; m = sum_b t_b
-//   w   = sum over the G heads of softmax(q c) over the seen windows with compressed keys c
-//   M_b = max of w over the windows that touch block b (as ops.h, with the exact normaliser)
-//   loss = sum_b t_b (log(t_b / m) - log(M_b / sum_b' M_b')),
-// a KL weighted by the mass that lies on such blocks at all.
+// For a query and a KV head, over the n blocks b from init_blocks on, but for its own and the
+// kNearBlocks before it. Most of them are in the window, where nothing is to be chosen; their order
+// teaches the same scores, and rows of 2K tokens have it already.
+//   t_b = sum over the block's keys of softmax(q k), mean over the G query heads; p_b = t_b^2 / sum
+//   t w   = sum over the G heads of softmax(q c) over the seen windows with compressed keys c M_b =
+//   max of w over the windows that touch block b (as ops.h, with the exact normaliser) bar = the
+//   k-th largest M, k = max(1, n / kTaughtShare) loss = sum_b p_b max(0, log bar + log
+//   kTaughtMargin - log M_b),
+// with gradients to M_b and to the bar's own block. The square tells what stands out: attention
+// spread over n blocks weighs 1 / n of what a single one holds. Without it most of the gradient
+// is about which of many equal blocks comes first.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -26,12 +32,16 @@ struct SelectionLossOptions {
   int64_t query_stride = 31;
 };
 
-// The first position in a document whose query is taught: it has two blocks to choose from.
+inline constexpr int64_t kNearBlocks = 2;
+inline constexpr int64_t kTaughtShare = 8;
+inline constexpr double kTaughtMargin = 2;
+
+// The first position in a document whose query is taught: it has two blocks to put in order.
 int64_t first_taught_position(const SparseConfig& config, int64_t query_stride);
 
 // What block_select_loss returns (3) fp64 on the device: sums over queries and means over KV heads.
 enum SelectionSum {
-  kSelectionKl,      // the loss, without `weight`
+  kSelectionLoss,    // the loss, without `weight`
   kSelectionMissed,  // attention's mass on blocks that block_select would leave out
   kSelectionCount,   // queries
   kNumSelectionSums

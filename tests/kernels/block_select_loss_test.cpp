@@ -41,7 +41,7 @@ Inputs random_inputs(int64_t T, int64_t NH, int64_t NKV, int64_t HS, at::ScalarT
 at::Tensor loss_of_query(const at::Tensor& q_GD, const at::Tensor& k_TD, int64_t t,
                          const SparseConfig& c, double scale) {
   const int64_t own = t / c.block_size;
-  if (own - c.local_blocks() - c.init_blocks < 2) return {};
+  if (own - kNearBlocks - c.init_blocks < 2) return {};
   const at::Tensor logits = at::matmul(q_GD, k_TD.narrow(0, 0, t + 1).t()) * scale;
   const at::Tensor attention = at::softmax(logits, -1).mean(0).detach();
   std::vector<at::Tensor> means;
@@ -50,13 +50,16 @@ at::Tensor loss_of_query(const at::Tensor& q_GD, const at::Tensor& k_TD, int64_t
   }
   const at::Tensor w = at::softmax(at::matmul(q_GD, at::stack(means).t()) * scale, -1).sum(0);
   std::vector<at::Tensor> mass, score;
-  for (int64_t b = c.init_blocks; b < own - c.local_blocks(); ++b) {
+  for (int64_t b = c.init_blocks; b < own - kNearBlocks; ++b) {
     mass.push_back(attention.narrow(0, b * c.block_size, c.block_size).sum());
     const int64_t first = std::max<int64_t>(4 * b - 1, 0);
     score.push_back(w.narrow(0, first, std::min<int64_t>(4 * b + 4, w.size(0)) - first).max());
   }
   const at::Tensor m = at::stack(mass), M = at::stack(score);
-  return (m * ((m / m.sum()).log() - (M / M.sum()).log())).sum();
+  const at::Tensor target = m * m / m.sum();
+  const int64_t place = std::max<int64_t>(M.size(0) / kTaughtShare, 1);
+  const at::Tensor bar = std::get<0>(M.sort(0, /*descending=*/true))[place - 1];
+  return (target * ((bar / M).log() + std::log(kTaughtMargin)).clamp_min(0)).sum();
 }
 
 class BlockSelectLoss : public ::testing::TestWithParam<int64_t> {};  // query heads of a KV head
@@ -90,7 +93,7 @@ TEST_P(BlockSelectLoss, EqualsItsDefinitionUnderAutograd) {
   (total * options.weight).backward();
   EXPECT_GT(count, 20);
   EXPECT_EQ(sums[kSelectionCount].item<double>(), static_cast<double>(count));
-  EXPECT_NEAR(sums[kSelectionKl].item<double>(), total.item<double>(), 1e-9 * count);
+  EXPECT_NEAR(sums[kSelectionLoss].item<double>(), total.item<double>(), 1e-9 * count);
   EXPECT_LE((dq - 1 - q.grad()).abs().max().item<double>(), 1e-10);
   EXPECT_LE((dk - 1 - k.grad()).abs().max().item<double>(), 1e-10);
   EXPECT_GT(k.grad().abs().max().item<double>(), 1e-4);
@@ -153,17 +156,17 @@ TEST(BlockSelectLoss, FollowingTheGradientMakesSelectionFindWhatAttentionLooksAt
   in.q.mul_(2);
   const SelectionLossOptions options{.weight = 1, .query_stride = 5};
   double first = 0, last = 0, missed_first = 0, missed_last = 0;
-  for (int step = 0; step < 150; ++step) {
+  for (int step = 0; step < 300; ++step) {
     at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
     const at::Tensor sums = block_select_loss(in.q, in.k, docs, c, 0.5, options, dq, dk);
-    last = sums[kSelectionKl].item<double>();
+    last = sums[kSelectionLoss].item<double>();
     missed_last = sums[kSelectionMissed].item<double>();
     if (step == 0) first = last, missed_first = missed_last;
-    in.q.sub_(dq, 0.5);
-    in.k.sub_(dk, 0.5);
+    in.q.sub_(dq);
+    in.k.sub_(dk);
   }
   EXPECT_LT(last, 0.5 * first);
-  EXPECT_LT(missed_last, 0.7 * missed_first);
+  EXPECT_LT(missed_last, 0.75 * missed_first);  // lists have room for one block of many
 }
 
 TEST(BlockSelectLoss, CudaIsTheCpusAndTheSameBitsAgain) {

@@ -32,8 +32,8 @@ double mean_of(const std::vector<nlohmann::json>& steps, size_t begin, size_t en
   double sum = 0;
   size_t count = 0;
   for (size_t i = begin; i < end; ++i) {
-    if (!steps[i].contains("selection_kl")) continue;
-    sum += steps[i].at("selection_kl").get<double>();
+    if (!steps[i].contains("selection_loss")) continue;
+    sum += steps[i].at("selection_loss").get<double>();
     ++count;
   }
   return sum / static_cast<double>(count);
@@ -51,7 +51,7 @@ TEST(SelectionRuns, LossFallsAndRanksShardingAndRecomputeAgree) {
   // A rank without rows: a step has two.
   ASSERT_EQ(toy.run("three", 3, kTaught), 0) << toy.log("three");
   const auto plain = steps(toy, "plain"), one = steps(toy, "one");
-  EXPECT_FALSE(plain.front().contains("selection_kl"));
+  EXPECT_FALSE(plain.front().contains("selection_loss"));
   EXPECT_EQ(plain.front().at("kl"), one.front().at("kl"));  // of the forward alone
   EXPECT_NE(plain.front().at("grad_norm"), one.front().at("grad_norm"));
   EXPECT_EQ(one, steps(toy, "full"));
@@ -61,7 +61,7 @@ TEST(SelectionRuns, LossFallsAndRanksShardingAndRecomputeAgree) {
     const auto other = steps(toy, name);
     ASSERT_EQ(other.size(), one.size());
     for (size_t i = 0; i < one.size(); ++i) {
-      for (const char* key : {"loss", "grad_norm", "selection_kl"}) {
+      for (const char* key : {"loss", "grad_norm", "selection_loss"}) {
         if (!one[i].contains(key)) continue;
         const double expected = one[i].at(key).get<double>();
         EXPECT_NEAR(other[i].at(key).get<double>(), expected, 2e-4 * expected)

@@ -58,7 +58,8 @@ double selection_loss_flops(const ModelConfig& c, int64_t length) {
   const auto queries = static_cast<double>((length - 1 - first) / stride + 1);
   const auto windows =
       static_cast<double>((length - c.sparse.kernel_size) / c.sparse.kernel_stride + 1);
-  // Scores of the keys; scores of the windows, and the gradients of either side.
+  // Scores of the keys; scores of the windows, and the gradients of either side. At most: slabs of
+  // queries leave out what none of theirs sees.
   const double of_query =
       2.0 * static_cast<double>(c.q_size()) * (static_cast<double>(length) + 3 * windows);
   const auto layers = std::count(c.mixers.begin(), c.mixers.end(), Mixer::kSparse);

@@ -22,7 +22,7 @@ nlohmann::json take_selection(std::vector<double>& losses) {
   const double* sums = losses.data() + losses.size() - kNumSelectionSums;
   nlohmann::json line = nlohmann::json::object();
   if (const double count = sums[kSelectionCount]; count > 0) {
-    line["selection_kl"] = sums[kSelectionKl] / count;
+    line["selection_loss"] = sums[kSelectionLoss] / count;
     line["selection_missed"] = sums[kSelectionMissed] / count;
   }
   losses.resize(losses.size() - kNumSelectionSums);
@@ -36,10 +36,12 @@ void ModelTraining::describe(Fields& fields) {
   optimizer_options_.describe(fields, Need::kOptional);
   loop_options_.describe(fields, *this);
   loop_options_.describe_model(fields);
-  fields.number("selection_weight", selection_weight_, Need::kOptional,
-                "Weight of a loss that teaches the sparse layers' choice of blocks: KL from what "
-                "full attention looks at to the blocks' scores, at every 31st token. 0 = none. A "
-                "model that was never sparse chooses little better than chance without it.");
+  fields.number(
+      "selection_weight", selection_weight_, Need::kOptional,
+      "Weight of a loss that teaches the sparse layers' choice of blocks: where what full "
+      "attention looks at stands too low in their order, at every 31st token, also in "
+      "dense stages. 0 = none, 10 to 40 work well. A model that was never sparse chooses "
+      "little better than chance without it.");
   fields.choice("on_spike", on_spike_, {"warn", "skip", "stop"}, Need::kOptional,
                 "When the loss or gradient norm of a step is more than twice the median of the "
                 "last 64 steps and ten times their median absolute deviation above it: say so; "
