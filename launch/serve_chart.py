@@ -13,7 +13,7 @@ import sys
 from html import escape
 
 COLORS = {"full": "#c2571a", "hybrid": "#1a6fb0"}
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 420, 300, 56, 40, 16, 44
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 420, 300, 56, 40, 24, 44
 INK, FAINT, PAPER = "#333333", "#d9d9d9", "#ffffff"
 
 
@@ -41,7 +41,7 @@ class Panel:
         values = [r[value] for r in rows if r.get(value)]
         tokens = [r["tokens"] for r in rows]
         self.x_range = min(tokens), max(max(tokens), 2 * min(tokens))
-        self.y_range = min(values) / 1.3, max(values) * 1.3
+        self.y_range = min(values) / 1.5, max(values) * 1.5
 
     def x(self, tokens):
         low, high = map(math.log, self.x_range)
@@ -72,7 +72,9 @@ class Panel:
                 yield f'<path d="M{path}" fill="none" stroke="{color}" stroke-width="2"/>'
                 yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>'
                             for x, y in points)
-                yield text(points[-1][0] - 6, points[-1][1] - 9, model, "end", 12, color)
+                falls = points[-1][1] > points[0][1] + 40
+                beside = points[-1][0] - (14 if falls else 6), points[-1][1] + (12 if falls else -9)
+                yield text(*beside, model, "end", 12, color)
             for r in rows:
                 if "does not fit" in r.get("note", ""):
                     x, y = self.x(r["tokens"]), TOP + 6
