@@ -23,8 +23,9 @@ bool in_tiles(const BlockFrame& call, int64_t tokens) {
 
 template <typename Tile>
 void for_tiles(int64_t tokens, Tile&& tile) {
-  for (int64_t begin = 0; begin < tokens; begin += kFeedForwardTile) {
-    tile([&, count = std::min(kFeedForwardTile, tokens - begin)](const at::Tensor& x) {
+  const int64_t most = feed_forward_tokens(tokens, /*keeps=*/false);
+  for (int64_t begin = 0; begin < tokens; begin += most) {
+    tile([&, count = std::min(most, tokens - begin)](const at::Tensor& x) {
       return x.narrow(0, begin, count);
     });
   }

@@ -10,6 +10,7 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/fp8.h"
 #include "model/block.h"
 
 namespace sala {
@@ -17,9 +18,12 @@ namespace sala {
 // Large enough for products at full speed.
 inline constexpr int64_t kFeedForwardTile = 16384;
 
-// How many of `tokens` go through at once; `keeps`: what is F wide is kept for the backward.
+// How many of `tokens` go through at once, the last tile but for a few as many as the others;
+// `keeps`: what is F wide is kept for the backward.
 inline int64_t feed_forward_tokens(int64_t tokens, bool keeps) {
-  return keeps || tokens <= kFeedForwardTile ? tokens : kFeedForwardTile;
+  if (keeps || tokens <= kFeedForwardTile) return tokens;
+  const int64_t tiles = (tokens + kFeedForwardTile - 1) / kFeedForwardTile;
+  return ((tokens + tiles - 1) / tiles + kFp8Multiple - 1) / kFp8Multiple * kFp8Multiple;
 }
 
 // h, u (T, C) -> y (T, C), written into h where nothing is saved. A recompute gets nothing.

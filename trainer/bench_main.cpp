@@ -71,13 +71,9 @@ void add_options(CLI::App& app, sala::BenchOptions& o) {
                  "With --serve: leaves longer prefills out. Default 300")
       ->type_name("SECONDS");
   app.add_option("--lists", o.lists_file,
-                 std::string("Instead of ops: block-sparse attention on the lists of this file, "
-                             "which sala-inspect --lists writes, beside made-up lists of its "
-                             "shape. Without FILE: ") +
-                     sala::kTrainedLists)
-      ->type_name("FILE")
-      ->expected(0, 1)
-      ->default_str(sala::kTrainedLists);
+                 "Instead of ops: block-sparse attention on the lists of this file, which "
+                 "sala-inspect --lists writes, beside made-up lists of its shape")
+      ->type_name("FILE");
   add_size(app, "--kv-heads", o.kv_heads,
            "With --serve: of the source; default: one for 16 query heads, as MiniCPM4-8B. With "
            "--lists: of the file's KV heads, the first N; --heads share them");

@@ -78,7 +78,9 @@ std::pair<at::Tensor, at::Tensor> order_loss(const at::Tensor& mass, const at::T
                                              const at::Tensor& taught) {
   const at::Tensor in_order = mass * taught;
   const at::Tensor target = in_order.square() / in_order.sum(2, /*keepdim=*/true).clamp_min(kTiny);
-  const auto [sorted, order] = (score * taught).sort(2, /*descending=*/true);
+  // What is not taught comes last, also behind scores of 0.
+  const auto [sorted, order] =
+      at::where(taught, score, at::full({}, -1.0, score.options())).sort(2, /*descending=*/true);
   const at::Tensor place = taught.sum(2, /*keepdim=*/true)
                                .floor_divide(kTaughtShare)
                                .clamp_min_(1)
@@ -180,6 +182,10 @@ at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Doc
       dq.index_add_(0, row, d_picked.to(dq.scalar_type()));
     }
     sums[kSelectionCount].add_(static_cast<double>(count));
+    const int64_t choosing = (config.init_blocks + config.local_blocks() + 1) * config.block_size;
+    const int64_t before = std::max<int64_t>(choosing - first, 0) + options.query_stride - 1;
+    sums[kSelectionChoices].add_(
+        static_cast<double>(std::max<int64_t>(count - before / options.query_stride, 0)));
     const at::Tensor d_keys = key_gradient(side, config.kernel_stride).mul_(factor);
     dk.narrow(0, docs.offsets[d], d_keys.size(1)).add_(d_keys.transpose(0, 1));
   }

@@ -9,11 +9,14 @@
 // For a query and a KV head, over the n blocks b from init_blocks on, but for its own and the
 // kNearBlocks before it. Most of them are in the window, where nothing is to be chosen; their order
 // teaches the same scores, and rows of 2K tokens have it already.
-//   t_b = sum over the block's keys of softmax(q k), mean over the G query heads; p_b = t_b^2 / sum
-//   t w   = sum over the G heads of softmax(q c) over the seen windows with compressed keys c M_b =
-//   max of w over the windows that touch block b (as ops.h, with the exact normaliser) bar = the
-//   k-th largest M, k = max(1, n / kTaughtShare) loss = sum_b p_b max(0, log bar + log
-//   kTaughtMargin - log M_b),
+//
+//   t_b  = sum over the block's keys of softmax(q k), mean over the G query heads
+//   p_b  = t_b^2 / sum of all t
+//   w    = sum over the G heads of softmax(q c) over the seen windows, compressed keys c
+//   M_b  = max of w over the windows that touch block b (as ops.h, with the exact normaliser)
+//   bar  = the k-th largest M, k = max(1, n / kTaughtShare)
+//   loss = sum over b of p_b max(0, log bar + log kTaughtMargin - log M_b)
+//
 // with gradients to M_b and to the bar's own block. The square tells what stands out: attention
 // spread over n blocks weighs 1 / n of what a single one holds. Without it most of the gradient
 // is about which of many equal blocks comes first.
@@ -39,11 +42,12 @@ inline constexpr double kTaughtMargin = 2;
 // The first position in a document whose query is taught: it has two blocks to put in order.
 int64_t first_taught_position(const SparseConfig& config, int64_t query_stride);
 
-// What block_select_loss returns (3) fp64 on the device: sums over queries and means over KV heads.
+// What block_select_loss returns (4) fp64 on the device: sums over queries and means over KV heads.
 enum SelectionSum {
-  kSelectionLoss,    // the loss, without `weight`
-  kSelectionMissed,  // attention's mass on blocks that block_select would leave out
-  kSelectionCount,   // queries
+  kSelectionLoss,     // the loss, without `weight`
+  kSelectionMissed,   // attention's mass on blocks that block_select would leave out
+  kSelectionCount,    // queries
+  kSelectionChoices,  // those of them that have blocks to choose from, which kSelectionMissed is of
   kNumSelectionSums
 };
 

@@ -130,6 +130,38 @@ TEST(BlockSelectLoss, MissedMassIsThatOfBlocksThatTheListsLeaveOut) {
   EXPECT_NEAR(sums[kSelectionMissed].item<double>(), missed, 0.05 * missed);
 }
 
+TEST(BlockSelectLoss, QueriesInTheWindowAreTaughtButHaveNoChoice) {
+  SparseConfig c = small_config();
+  c.window_size = 96;
+  const Documents docs = Documents::single(400, at::kCPU);
+  const Inputs in = random_inputs(400, 2, 1, 8, at::kDouble);
+  at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
+  const at::Tensor sums =
+      block_select_loss(in.q, in.k, docs, c, 0.4, {.weight = 1, .query_stride = 7}, dq, dk);
+  int64_t count = 0, choices = 0;
+  for (int64_t t = 6; t < 400; t += 7) {
+    const int64_t own = t / c.block_size;
+    count += own >= c.init_blocks + kNearBlocks + 2;
+    choices += own > c.init_blocks + c.local_blocks();
+  }
+  EXPECT_LT(choices, count);
+  EXPECT_EQ(sums[kSelectionCount].item<double>(), static_cast<double>(count));
+  EXPECT_EQ(sums[kSelectionChoices].item<double>(), static_cast<double>(choices));
+}
+
+// All that may be chosen but one block scores 0 in fp32; the bar stays among them.
+TEST(BlockSelectLoss, ScoresOfZeroGiveAFiniteGradient) {
+  const SparseConfig c = small_config();
+  const Documents docs = Documents::single(400, at::kCPU);
+  Inputs in = random_inputs(400, 1, 1, 8, at::kFloat);
+  in.q.fill_(1);
+  in.k.narrow(0, 0, 16).fill_(50);  // the first block, which is forced
+  at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
+  block_select_loss(in.q, in.k, docs, c, 1, {.weight = 1, .query_stride = 3}, dq, dk);
+  EXPECT_LE(dq.abs().max().item<double>(), 1e3);
+  EXPECT_LE(dk.abs().max().item<double>(), 1e3);
+}
+
 TEST(BlockSelectLoss, AnotherDocumentChangesNoBit) {
   const SparseConfig c = small_config();
   const Documents docs = Documents::from_starts({0, 150}, 320, at::kCPU);

@@ -329,7 +329,8 @@ TEST_F(Units, LongRowsTakeTheFeedForwardPartInTilesWhereItIsMadeAgain) {
   const Batch batch = batch_of({kFeedForwardTile - 500, 501, kFeedForwardTile + 36}, 19);
   const Env env = held.env(batch, true);
   const int64_t T = batch.num_tokens();
-  ASSERT_EQ(feed_forward_tokens(T, false), kFeedForwardTile);
+  ASSERT_LE(feed_forward_tokens(T, false), kFeedForwardTile);
+  ASSERT_NE(T % feed_forward_tokens(T, false), 0) << "a last tile of another size";
   const at::Tensor x = at::randn({T, c.width}, at::kDouble), dy = at::randn_like(x);
   const Passed whole = pass(held, x, dy, env), tiles = pass(held, x, dy, env, Recompute::kFull);
   expect_close(tiles.y, whole.y, "y");

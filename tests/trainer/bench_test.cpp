@@ -185,7 +185,9 @@ TEST(Bench, BadOptionsGetOneLine) {
       {"--head-size 63", "--head-size: expected an even number"},
       {"--dtype fp8", "--dtype: expected bf16 or fp32"},
       {"--faster", "--faster"},
-      {"--kv-heads 2", "--kv-heads needs --lists"},
+      {"--kv-heads 2", "--kv-heads needs --serve or --lists"},
+      {"--serve --heads 32 --kv-heads 3", "--kv-heads: expected a divisor of the 32 query heads"},
+      {"--lists", "--lists"},
       {"--lists nowhere.h5", "nowhere.h5: "},
   };
   for (const auto& [arguments, expected] : cases) {

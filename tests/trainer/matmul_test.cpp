@@ -48,6 +48,11 @@ TEST(MatmulText, SaysWhatStaysAndWhy) {
                        "fp8_from 2048), "),
             std::string::npos)
       << small;
+  EXPECT_NE(
+      matmul_text(hybrid_of_8b(), 65536, Matmul{32768}, 16384)
+          .find("gate|up (4096 to 32768; 16384 tokens at once are fewer than fp8_from 32768)"),
+      std::string::npos)
+      << "in tiles";
   EXPECT_NE(matmul_text(c, 1024, Matmul{2048}).find("1024 tokens at once are fewer than"),
             std::string::npos);
   EXPECT_NE(matmul_text(c, 1024, Matmul{16}).find("down (1544 to 576; 1544 inputs are no multiple"),

@@ -50,8 +50,8 @@ BenchOptions completed(BenchOptions o, bool cuda) {
         &BenchOptions::repeats}) {
     if (o.*size == 0) o.*size = d.*size;
   }
-  if (o.kv_heads == 0) o.kv_heads = std::max<int64_t>(o.heads.front() / 16, 1);
-  if (o.heads.front() % o.kv_heads != 0) {
+  if (o.serve.on && o.kv_heads == 0) o.kv_heads = std::max<int64_t>(o.heads.front() / 16, 1);
+  if (o.kv_heads > 0 && o.heads.front() % o.kv_heads != 0) {
     refuse(fmt::format("--kv-heads: expected a divisor of the {} query heads, got {}",
                        o.heads.front(), o.kv_heads));
   }

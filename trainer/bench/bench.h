@@ -36,9 +36,6 @@ struct BenchOptions {
   ServeOptions serve;
 };
 
-// Block lists of a trained hybrid that a checkout brings.
-inline constexpr const char* kTrainedLists = "trainer/bench/trained_lists.h5";
-
 // What stands for options that are not given.
 BenchOptions bench_defaults(bool cuda);
 std::vector<std::string> bench_op_names();

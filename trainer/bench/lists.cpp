@@ -56,8 +56,10 @@ void run_lists(const BenchOptions& o, const BlockLists& lists, BenchShape shape,
   for (const LayerLists& layer : lists.layers) {
     kinds.emplace_back(fmt::format("trained_layer_{}", layer.layer), of_layer(layer));
   }
-  kinds.emplace_back(kCorrelatedName, correlated_lists);
-  kinds.emplace_back(kRandomName, random_lists);
+  if (lists.config.topk > 1) {  // made-up lists draw beyond what is forced
+    kinds.emplace_back(kCorrelatedName, correlated_lists);
+    kinds.emplace_back(kRandomName, random_lists);
+  }
   for (const auto& [name, make] : kinds) {
     for (const bool backward : {false, true}) {
       measure_op(sparse_bench_op(name, backward, make), shape, o.repeats, report);

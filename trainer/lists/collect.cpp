@@ -57,6 +57,7 @@ BlockLists collect_block_lists(const Model& model, Lender& weights, const std::v
     const int64_t of_unit = static_cast<int64_t>(u) - 1;
     const bool takes = std::find(wanted.begin(), wanted.end(), of_unit) != wanted.end();
     Saved saved;
+    saved.will_forget = Recompute::kFull;  // lists stay, and long rows go in tiles
     x = unit.forward(lease, x, env, takes ? &saved : nullptr);
     if (takes) lists.layers.push_back({of_unit, saved.take("blocks").cpu()});
   }

@@ -164,6 +164,9 @@ BlockLists last_tokens(const BlockLists& lists, int64_t count) {
 
 void write_block_lists(const std::string& path, const BlockLists& lists) {
   check_length(path, lists);
+  for (const auto& [layer, blocks] : lists.layers) {
+    check_shape(path, dataset_name(layer), lists, blocks.sizes().vec());
+  }
   Hdf5File file = Hdf5File::create(path);
   Checksum checksum;
   for (const auto& [layer, blocks] : lists.layers) {

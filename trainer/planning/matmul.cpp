@@ -42,7 +42,8 @@ std::vector<Listed> listed_products(const ModelConfig& config, size_t& num_mixer
 
 }  // namespace
 
-std::string matmul_text(const ModelConfig& config, int64_t tokens, const Matmul& matmul) {
+std::string matmul_text(const ModelConfig& config, int64_t tokens, const Matmul& matmul,
+                        int64_t of_feed_forward) {
   if (matmul.fp8_from == 0) return "";
   size_t num_mixers = 0;
   std::vector<std::string> in_fp8, not_in_fp8;
@@ -52,7 +53,9 @@ std::string matmul_text(const ModelConfig& config, int64_t tokens, const Matmul&
     if (listed.mixers.size() < num_mixers) {
       text += fmt::format(", {}", fmt::join(listed.mixers, " and "));
     }
-    const std::string reason = matmul.why_not_fp8(tokens, product.in, product.out);
+    const std::string reason =
+        matmul.why_not_fp8(product.feed_forward && of_feed_forward > 0 ? of_feed_forward : tokens,
+                           product.in, product.out);
     if (reason.empty()) {
       in_fp8.push_back(text + ")");
     } else {

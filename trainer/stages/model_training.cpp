@@ -1,11 +1,13 @@
 // What distill, train and sft share: student, optimizer, loop, one step at a time.
 #include "trainer/stages/model_training.h"
+#include "model/feed_forward.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "kernels/fp8.h"
+#include "model/feed_forward.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/matmul.h"
 #include "trainer/planning/plan.h"
@@ -23,6 +25,8 @@ nlohmann::json take_selection(std::vector<double>& losses) {
   nlohmann::json line = nlohmann::json::object();
   if (const double count = sums[kSelectionCount]; count > 0) {
     line["selection_loss"] = sums[kSelectionLoss] / count;
+  }
+  if (const double count = sums[kSelectionChoices]; count > 0) {
     line["selection_missed"] = sums[kSelectionMissed] / count;
   }
   losses.resize(losses.size() - kNumSelectionSums);
@@ -170,9 +174,9 @@ std::string ModelTraining::selection_advice(const ModelConfig& config) const {
   const int64_t first = first_taught_position(config.sparse, SelectionLossOptions{}.query_stride);
   if (first < budget_.row_length) return "";
   return nothing + fmt::format(
-                       "the first query with two blocks to choose from is number {} of a "
+                       "the first query with two blocks to put in order is number {} of a "
                        "document, and rows have {} tokens; use longer rows, or a smaller "
-                       "model.sparse.window_size",
+                       "model.sparse.block_size",
                        first + 1, budget_.row_length);
 }
 
@@ -188,8 +192,10 @@ SelectionLossOptions ModelTraining::selection(const ModelConfig& config) const {
 }
 
 std::string ModelTraining::matmul_advice(const ModelConfig& config) const {
-  const std::string text = matmul_text(config, budget_.tokens_at_once(loop_options_.context),
-                                       loop_options_.matmul_rule());
+  const int64_t tokens = budget_.tokens_at_once(loop_options_.context);
+  const bool keeps = loop_options_.recompute_level() != Recompute::kFull;
+  const std::string text =
+      matmul_text(config, tokens, loop_options_.matmul_rule(), feed_forward_tokens(tokens, keeps));
   return text.empty() ? "" : fmt::format("stage {}: {}", name, text);
 }
 
