@@ -76,7 +76,7 @@ TEST_F(Fp8StepsCuda, LearnAsStepsInBf16Do) {
     EXPECT_NEAR(fp8.losses[0], bf16.losses[0], 0.02 * bf16.losses[0]);
     // One batch is learnt by heart, its loss falls from 6 to 0.01: what rounding costs is time.
     for (size_t i = 2; i < bf16.losses.size(); ++i) {
-      EXPECT_LE(fp8.losses[i], bf16.losses[i - 2]) << "more than two steps behind at step " << i + 1;
+      EXPECT_LE(fp8.losses[i], bf16.losses[i - 2]) << "more than two behind at step " << i + 1;
     }
     const auto &norms = fp8.part_norms[0], &expected = bf16.part_norms[0];
     for (size_t part = 0; part < expected.size(); ++part) {

@@ -18,7 +18,7 @@ const std::string kSmallBlocks =
     "--set model.sparse.kernel_size=8 --set model.sparse.kernel_stride=4 "
     "--set model.sparse.block_size=16 --set model.sparse.window_size=32 "
     "--set model.sparse.topk=3 --set model.sparse.dense_len=64 ";
-const std::string kTaught = kSmallBlocks + "--set stages.distill.selection_weight=1 ";
+const std::string kTaught = kSmallBlocks + "--set stages.distill.selection_weight=20 ";
 
 std::vector<nlohmann::json> steps(const ToyRun& toy, const std::string& name) {
   std::vector<nlohmann::json> found;

@@ -90,6 +90,13 @@ void read_attributes(const Hdf5File& file, BlockLists& lists) {
   lists.first_token = number(file, "first_token", 0);
 }
 
+void check_size(const std::string& path, const std::string& name,
+                const std::vector<int64_t>& shape) {
+  if (shape[0] <= kMostElements && shape[1] <= kMostElements / (shape[0] * shape[2])) return;
+  fail(path, fmt::format("dataset `{}` has {} x {} x {} blocks, more than the {} of one layer",
+                         name, shape[0], shape[1], shape[2], kMostElements));
+}
+
 void check_shape(const std::string& path, const std::string& name, const BlockLists& lists,
                  const std::vector<int64_t>& shape) {
   const int64_t K = lists.config.blocks_per_token();
@@ -98,10 +105,7 @@ void check_shape(const std::string& path, const std::string& name, const BlockLi
                            "shape",
                            name, K));
   }
-  if (shape[0] > kMostElements || shape[1] > kMostElements / (shape[0] * K)) {
-    fail(path, fmt::format("dataset `{}` has {} x {} x {} blocks, more than the {} of one layer",
-                           name, shape[0], shape[1], shape[2], kMostElements));
-  }
+  check_size(path, name, shape);
   if (lists.num_heads % shape[0] != 0) {
     fail(path, fmt::format("dataset `{}` has {} KV heads, which {} query heads cannot share", name,
                            shape[0], lists.num_heads));
@@ -165,7 +169,7 @@ BlockLists last_tokens(const BlockLists& lists, int64_t count) {
 void write_block_lists(const std::string& path, const BlockLists& lists) {
   check_length(path, lists);
   for (const auto& [layer, blocks] : lists.layers) {
-    check_shape(path, dataset_name(layer), lists, blocks.sizes().vec());
+    check_size(path, dataset_name(layer), blocks.sizes().vec());
   }
   Hdf5File file = Hdf5File::create(path);
   Checksum checksum;
