@@ -29,6 +29,7 @@
 //   logits        of a chunk of tokens, at the head            kernels/vocabulary/chunks.h
 //   rows          of this step, on the device                  trainer/batches.h
 //   on the host   rows of steps to come                        data/loader.h
+//                 inputs of blocks (recompute: offload)        trainer/input_offload.h
 //                 this rank's share of a checkpoint            trainer/checkpoint/staging.h
 //                 a kept teacher's words, until written        data/teacher/folder.h
 //

@@ -101,9 +101,12 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
     parameters.hint(u + 1 < units.size() ? units[u + 1]->parts : model.head_parts());
     saved[u].input = x;
     saved[u].will_forget = options.recompute;
+    if (options.offload) options.offload->put(u, x);
     x = units[u]->forward(weights, x, env, &saved[u]);
     saved[u].trim(options.recompute);  // backward makes it again
+    if (options.offload) saved[u].input.reset();
   }
+  if (options.offload) options.offload->hint(units.size() - 1);
 
   at::Tensor losses;
   at::Tensor dx = head_passes(network, loss, x, batch, env, last, losses);
@@ -113,6 +116,8 @@ at::Tensor model_passes(Network& network, Loss& loss, const Batch& batch, bool l
   for (size_t u = units.size(); u-- > 0;) {
     const Lease weights = parameters.lease(units[u]->parts);
     if (u > 0) parameters.hint(units[u - 1]->parts);
+    if (options.offload) saved[u].input = options.offload->take(u);
+    if (options.offload && u > 0) options.offload->hint(u - 1);
     if (saved[u].trimmed()) {
       const Range range("recompute");
       units[u]->forward(weights, saved[u].input, env, &saved[u]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/saved.h"
+#include "trainer/input_offload.h"
 #include "trainer/losses.h"
 #include "trainer/network.h"
 #include "trainer/optimizer.h"
@@ -46,6 +47,7 @@ struct PassOptions {
   Recompute recompute = Recompute::kNone;
   bool sparse = true;  // sparse layers select blocks in long documents
   StepClock* clock = nullptr;
+  InputOffload* offload = nullptr;  // where units' inputs wait for the backward; null: they stay
   SelectionLossOptions selection = {};  // weight 0: the choice of blocks is not taught
   Matmul matmul = {};  // of the trained model's blocks; a teacher's are in its own type
 };

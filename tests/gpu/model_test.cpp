@@ -19,7 +19,8 @@ struct Stepped {
   StepResult first, second;
 };
 
-Stepped two_steps(at::Device device, at::ScalarType dtype, Recompute recompute = Recompute::kNone) {
+Stepped two_steps(at::Device device, at::ScalarType dtype, Recompute recompute = Recompute::kNone,
+                  InputOffload* offload = nullptr) {
   SmallNetwork alone(device, dtype);
   Network& network = alone.network;
   OptimizerOptions options;
@@ -31,7 +32,8 @@ Stepped two_steps(at::Device device, at::ScalarType dtype, Recompute recompute =
   auto step = [&] {
     return take_step({&batch, 1},
                      [&](const Batch& b, bool last) {
-                       return model_passes(network, loss, b, last, {recompute, true});
+                       return model_passes(network, loss, b, last,
+                                           {.recompute = recompute, .offload = offload});
                      },
                      network.parameters, optimizer, *comm, {.lr = 1e-3});
   };
@@ -79,6 +81,15 @@ TEST_F(Gpu, RecomputingChangesNoBit) {
     EXPECT_EQ(kept.second.losses, again.second.losses);
     EXPECT_EQ(kept.second.part_norms, again.second.part_norms);
   }
+}
+
+TEST_F(Gpu, InputsThatWaitOnTheHostChangeNoBit) {
+  const Stepped kept = two_steps(gpu_, at::kBFloat16);
+  InputOffload offload(gpu_);
+  const Stepped offloaded = two_steps(gpu_, at::kBFloat16, Recompute::kFull, &offload);
+  EXPECT_GT(offload.num_host_bytes(), 0);
+  EXPECT_EQ(kept.second.losses, offloaded.second.losses);
+  EXPECT_EQ(kept.second.part_norms, offloaded.second.part_norms);
 }
 
 TEST_F(Gpu, DocumentsDoNotSeeEachOther) {

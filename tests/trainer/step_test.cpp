@@ -95,7 +95,8 @@ struct Trained {
 
 Trained train_once(const ModelConfig& config, const std::vector<Batch>& batches,
                    Recompute recompute = Recompute::kNone,
-                   const OptimizerOptions& options = optimizer_options(), bool accepted = true) {
+                   const OptimizerOptions& options = optimizer_options(), bool accepted = true,
+                   InputOffload* offload = nullptr) {
   Alone alone;
   auto network = random_network(config, alone);
   Optimizer optimizer(network->parameters, options);
@@ -104,7 +105,8 @@ Trained train_once(const ModelConfig& config, const std::vector<Batch>& batches,
   out.result = take_step(
       batches,
       [&](const Batch& batch, bool last) {
-        return model_passes(*network, loss, batch, last, {recompute, true});
+        return model_passes(*network, loss, batch, last,
+                            {.recompute = recompute, .offload = offload});
       },
       network->parameters, optimizer, *alone.comm,
       {.lr = options.schedule.lr, .accepts = [&](const StepResult&) { return accepted; }});
@@ -168,6 +170,20 @@ TEST(TrainStep, RecomputingChangesNoBit) {
     for (size_t p = 0; p < kept.weights.size(); ++p) {
       EXPECT_TRUE(at::equal(kept.weights[p], recomputed.weights[p])) << "part " << p;
     }
+  }
+}
+
+// Micro-batches of different lengths through the same memory.
+TEST(TrainStep, InputsThatWaitElsewhereChangeNoBit) {
+  const std::vector<Batch> batches = {random_batch({0, 70, 71}, 150, 2), random_batch({0}, 40, 3)};
+  const Trained kept = train_once(tiny(true), batches, Recompute::kFull);
+  InputOffload offload(at::kCPU);
+  const Trained offloaded =
+      train_once(tiny(true), batches, Recompute::kFull, optimizer_options(), true, &offload);
+  EXPECT_GT(offload.num_host_bytes(), 0);
+  EXPECT_EQ(kept.result.losses, offloaded.result.losses);
+  for (size_t p = 0; p < kept.weights.size(); ++p) {
+    EXPECT_TRUE(at::equal(kept.weights[p], offloaded.weights[p])) << "part " << p;
   }
 }
 

@@ -142,7 +142,8 @@ std::string out_of_memory_text(const Stage& stage, const StagePlan& plan, double
       "stage {} step {}: the device's memory is not enough. Planned were {} of {}: weights {}, "
       "gradients {}, masters and moments {}, activations {}. Half the micro_tokens would save "
       "about "
-      "{}; recompute: selective or full and a larger context cut activations too; run.sharding: "
+      "{}; recompute: selective, full or offload and a larger context cut activations too; "
+      "run.sharding: "
       "zero1 or zero3 on more ranks the rest. The same command then goes on from the newest "
       "checkpoint. ({})",
       stage.name, stage.step(), gb(plan.memory_bytes()), gb(device_bytes), gb(plan.weights_bytes),
@@ -213,6 +214,10 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
         fp8_moment_bytes(student, mixer, shape, training.recompute, training.matmul));
     kept += static_cast<double>(kept_bytes(student, mixer, shape, training.recompute));
     moment = std::max(moment, at_work);
+  }
+  if (training.offloads) {  // two inputs stay: of the block at work and of the next
+    const int64_t input = tokens * student.width * shape.value_bytes;
+    kept -= static_cast<double>((student.num_layers - 2) * input);
   }
   // At the head: the normed features, their gradient, the teacher's features.
   const double head = vocabulary_workspace_bytes(context) +

@@ -59,6 +59,7 @@ struct TrainingPlan {
   bool teacher = false;  // distils
   bool sparse = true;
   Recompute recompute = Recompute::kNone;
+  bool offloads = false;  // inputs of units wait in host memory
   int64_t context = 1;
   Matmul matmul = {};
   bool teaches_selection = false;

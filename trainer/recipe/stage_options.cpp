@@ -250,9 +250,9 @@ std::string no_such_source(const Recipe& recipe) {
 }
 
 Recompute LoopOptions::recompute_level() const {
-  return recompute == "full"        ? Recompute::kFull
-         : recompute == "selective" ? Recompute::kSelective
-                                    : Recompute::kNone;
+  return recompute == "full" || offloads() ? Recompute::kFull
+         : recompute == "selective"        ? Recompute::kSelective
+                                           : Recompute::kNone;
 }
 
 Matmul LoopOptions::matmul_rule() const {
@@ -294,10 +294,13 @@ void LoopOptions::describe(Fields& fields, Stage& stage) {
 }
 
 void LoopOptions::describe_model(Fields& fields) {
-  fields.choice("recompute", recompute, {"none", "selective", "full"}, Need::kOptional,
-                "What a block's backward makes again instead of keeping it: selective: norms, "
-                "rotations and gates, nearly free; full: products too, about a third more compute; "
-                "softmax attention and its choice of blocks are never made again.");
+  fields.choice(
+      "recompute", recompute, {"none", "selective", "full", "offload"}, Need::kOptional,
+      "What a block's backward makes again instead of keeping it: selective: norms, "
+      "rotations and gates, nearly free; full: products too, about a third more compute; "
+      "softmax attention and its choice of blocks are never made again; offload: as full, "
+      "and the inputs of blocks wait in host memory, two bytes for each of their numbers: "
+      "for the longest rows.");
   fields.choice("attention", attention, {"sparse", "dense"}, Need::kOptional,
                 "How the hybrid's sparse layers attend: sparse (documents of at least "
                 "model.sparse.dense_len tokens; shorter ones are dense) or always dense.");

@@ -96,7 +96,7 @@ void check_context(const std::string& path, int64_t context, int64_t num_ranks, 
 
 struct LoopOptions {
   int64_t context = 1;                 // ranks that share each sequence
-  std::string recompute = "none";      // none | selective | full (model/saved.h)
+  std::string recompute = "none";      // none | selective | full (model/saved.h) | offload
   std::string attention = "sparse";    // sparse | dense: of the hybrid's sparse layers
   std::string matmul = "bf16";         // bf16 | fp8 | fp8_all (model/weights/products.h)
   int64_t fp8_from = 2048;             // least side of a product in FP8
@@ -105,6 +105,7 @@ struct LoopOptions {
   std::string on_divergence = "stop";  // stop | warn: the loss left where it began, see LossWatch
 
   Recompute recompute_level() const;
+  bool offloads() const { return recompute == "offload"; }  // trainer/input_offload.h
   Matmul matmul_rule() const;
   // context, save_every and evaluate_every (members of Stage), on_nonfinite, max_skips,
   // on_divergence.

@@ -1,6 +1,5 @@
 // What distill, train and sft share: student, optimizer, loop, one step at a time.
 #include "trainer/stages/model_training.h"
-#include "model/feed_forward.h"
 
 #include <fmt/format.h>
 
@@ -95,14 +94,15 @@ StagePlan ModelTraining::plan(const PlanContext& context) const {
   training.teacher = needs_teacher();
   training.sparse = loop_options_.attention == "sparse";
   training.recompute = loop_options_.recompute_level();
+  training.offloads = loop_options_.offloads() && context.cuda;
   training.context = loop_options_.context;
   training.matmul = loop_options_.matmul_rule();
   training.teaches_selection = selection_weight_ > 0;
   training.evaluates = evaluate_every > 0;
   StagePlan plan = plan_model_training(context, budget_, training);
   plan.advice = lr_advice(context.hybrid);
-  for (const std::string& advice :
-       {matmul_advice(context.hybrid), selection_advice(context.hybrid)}) {
+  for (const std::string& advice : {matmul_advice(context.hybrid), selection_advice(context.hybrid),
+                                    offload_advice(context.hybrid, context.cuda)}) {
     if (!advice.empty()) plan.advice += (plan.advice.empty() ? "" : "\n") + advice;
   }
   return plan;
@@ -115,8 +115,12 @@ void ModelTraining::begin(Run& run) {
   const ModelConfig config = run.student->model.config();
   const OptimizerOptions optimizer = optimizer_options(config);
   for (const std::string& advice :
-       {lr_advice(config), matmul_advice(config), selection_advice(config)}) {
+       {lr_advice(config), matmul_advice(config), selection_advice(config),
+        offload_advice(config, run.world.device().is_cuda())}) {
     if (!advice.empty()) run.metrics.note(advice);
+  }
+  if (loop_options_.offloads() && run.world.device().is_cuda()) {
+    offload_ = std::make_unique<InputOffload>(run.world.device());
   }
   optimizer_ = std::make_unique<Optimizer>(run.student->parameters, optimizer);
   const bool sparse = loop_options_.attention == "sparse";
@@ -199,6 +203,18 @@ std::string ModelTraining::matmul_advice(const ModelConfig& config) const {
   return text.empty() ? "" : fmt::format("stage {}: {}", name, text);
 }
 
+std::string ModelTraining::offload_advice(const ModelConfig& config, bool cuda) const {
+  if (!loop_options_.offloads()) return "";
+  if (!cuda) {
+    return fmt::format(
+        "stage {}: recompute: offload is full here: without a GPU there is no other memory", name);
+  }
+  const int64_t tokens = budget_.tokens_at_once(loop_options_.context);
+  return fmt::format(
+      "stage {}: inputs of blocks wait in {} of host memory a rank", name,
+      bytes_text(2.0 * static_cast<double>(config.num_layers * config.width * tokens)));
+}
+
 bool ModelTraining::advance(Run& run) {
   if (loop_->done()) return false;
   TrainingLoop::Input input = loop_->next();
@@ -211,6 +227,7 @@ bool ModelTraining::advance(Run& run) {
   const PassOptions passes{.recompute = loop_options_.recompute_level(),
                            .sparse = loop_options_.attention == "sparse",
                            .clock = &loop_->clock(),
+                           .offload = offload_.get(),
                            .selection = selection(student.model.config()),
                            .matmul = loop_options_.matmul_rule()};
   const StepOptions options{.lr = input.lr,
@@ -253,6 +270,7 @@ void ModelTraining::end(Run& run) {
   run.student->parameters.set_clock(nullptr);
   if (needs_teacher()) run.teacher().parameters.set_clock(nullptr);
   loop_.reset();
+  offload_.reset();
   optimizer_->release();
   optimizer_.reset();
   loss_.reset();

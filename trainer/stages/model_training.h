@@ -45,12 +45,15 @@ class ModelTraining : public Stage {
   std::string selection_advice(const ModelConfig& config) const;  // where it teaches nothing
   // One line about products in FP8; empty without.
   std::string matmul_advice(const ModelConfig& config) const;
+  // One line about host memory (recompute: offload); empty without.
+  std::string offload_advice(const ModelConfig& config, bool cuda) const;
   // One line when the rate came from the model's size or is far above it; empty otherwise.
   std::string lr_advice(const ModelConfig& config) const;
 
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<TrainingLoop> loop_;
+  std::unique_ptr<InputOffload> offload_;  // null: inputs of units stay on the device
 };
 
 }  // namespace sala
