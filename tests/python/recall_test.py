@@ -64,14 +64,16 @@ class FormsTest(unittest.TestCase):
 
     def test_chains_lead_from_the_value_to_every_name(self):
         for text, made in self.each(forms.chain):
-            value, names = re.fullmatch(r"The names that stand for (\d+) are (.+)\.",
-                                        made[-1]).groups()
-            names = re.split(", | and ", names)
-            self.assertIn(f"Let {names[0]} be {value}.", text)
-            for before, after in zip(names, names[1:]):
-                line = f"Let {after} be the same as {before}."
-                self.assertIn(line, text)
-                self.assertGreater(text.index(line), text.index(f"Let {names[0]} be {value}."))
+            asked = re.findall(r"^The names that stand for (\d+) are (.+)\.$", text, re.MULTILINE)
+            self.assertIn(asked[-1][0], made[-1])
+            self.assertEqual(len(asked), len(set(asked)))
+            for value, names in asked:
+                names = re.split(", | and ", names)
+                self.assertIn(f"Let {names[0]} be {value}.", text)
+                for before, after in zip(names, names[1:]):
+                    line = f"Let {after} be the same as {before}."
+                    self.assertIn(line, text)
+                    self.assertGreater(text.index(line), text.index(f"Let {names[0]} be {value}."))
 
     def test_the_most_frequent_words_of_a_tally_are_named(self):
         for text, made in self.each(forms.tally):

@@ -1,10 +1,12 @@
 """What is hidden in a stretch of text, and how it is asked for. A form is a function (rng,
 paragraphs) -> paragraphs: the stretch with statements put in, and the answered questions at its
-end."""
+end, many of them: of all its tokens those of the answers alone teach to recall."""
 import re
 
 from ..needles import WORDS
 from ..ruler import words
+
+CHARS_PER_FACT = 400  # of a stretch, where most things are hidden
 
 ATTRIBUTES = {  # what things have, and what it looks like
     "code": lambda rng: "".join(rng.choices("0123456789", k=rng.randint(3, 9))),
@@ -59,6 +61,16 @@ def some(rng, most):
     return max(1, round(most ** rng.random()))
 
 
+def room_for(paragraphs):
+    """How many things are hidden in them at most."""
+    return max(8, sum(map(len, paragraphs)) // CHARS_PER_FACT)
+
+
+def asked_of(rng, items, most):
+    """Those that are asked for, in any order: often all of them."""
+    return rng.sample(items, min(len(items), max(1, round(2 * most * rng.random()))))
+
+
 def joined(values):
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} and {values[-1]}"
 
@@ -83,7 +95,8 @@ def facts(rng, paragraphs):
     found = list(paragraphs)
     what = rng.choice(list(ATTRIBUTES))
     asked = []
-    for who in words.distinct(lambda: subject(rng), some(rng, 24)):
+    most = room_for(paragraphs)
+    for who in words.distinct(lambda: subject(rng), some(rng, most)):
         if rng.random() < 0.3:
             what = rng.choice(list(ATTRIBUTES))
         count = some(rng, 4) if rng.random() < 0.3 else 1
@@ -94,7 +107,7 @@ def facts(rng, paragraphs):
             hide(rng, found, line)
         asked.append((who, what, values, told))
     question, text = (rng.choice(QUESTIONS), rng.choice(SETS)), "\n\n".join(found)
-    for who, what, values, told in rng.sample(asked, min(len(asked), some(rng, 6))):
+    for who, what, values, told in asked_of(rng, asked, most):
         form = question[0] if len(values) == 1 else question[1]
         values = [v for _, v in sorted(zip(map(text.index, told), values))]  # as they come in it
         found.append(form.format(who=who, what=what, value=values[0], values=joined(values)))
@@ -103,7 +116,7 @@ def facts(rng, paragraphs):
 
 def table(rng, paragraphs):
     """As many lines as the stretch was long, a thing and its value each; asked is for some."""
-    room = sum(map(len, paragraphs))
+    room, most = sum(map(len, paragraphs)), room_for(paragraphs)
     what = rng.choice(list(ATTRIBUTES))
     statement = rng.choice(STATEMENTS)
     lines, asked, used = [], {}, 0
@@ -116,7 +129,7 @@ def table(rng, paragraphs):
         used += len(lines[-1]) + 1
     question = rng.choice(QUESTIONS)
     answers = [question.format(who=who, what=what, value=asked[who])
-               for who in rng.sample(list(asked), min(len(asked), some(rng, 12)))]
+               for who in asked_of(rng, list(asked), most)]
     return ["\n".join(lines), *answers]
 
 
@@ -131,13 +144,13 @@ def passage(rng, paragraphs):
 def echo(rng, paragraphs):
     """Passages come again, word for word."""
     return paragraphs + [rng.choice(ECHOES).format(passage=" ".join(passage(rng, paragraphs)))
-                         for _ in range(some(rng, 4))]
+                         for _ in range(some(rng, room_for(paragraphs)))]
 
 
 def sequel(rng, paragraphs):
     """A passage by its first words."""
     asked = []
-    for _ in range(some(rng, 4)):
+    for _ in range(some(rng, room_for(paragraphs))):
         spoken = passage(rng, paragraphs)
         cut = max(1, min(len(spoken) // 2, 8))
         asked.append(rng.choice(SEQUELS).format(first=" ".join(spoken[:cut]),
@@ -146,28 +159,35 @@ def sequel(rng, paragraphs):
 
 
 def chain(rng, paragraphs):
-    """Names that stand for each other, one chain among others; asked is for all of one."""
+    """Names that stand for each other, some chains of them; asked is for all of some."""
     found = list(paragraphs)
-    chains = []
-    for _ in range(some(rng, 4)):
-        names = words.distinct(lambda: words.name(rng).upper(), rng.randint(2, 5))
-        value = str(rng.randrange(100, 100_000))
+    chains, taken = [], set()
+    most = max(4, room_for(paragraphs) // 4)
+    for value in words.distinct(lambda: str(rng.randrange(100, 100_000)), some(rng, most)):
+        names = words.distinct(lambda: words.name(rng).upper(), rng.randint(2, 5), taken)
+        taken.update(names)
         lines = [f"Let {names[0]} be {value}."]
         lines += [f"Let {b} be the same as {a}." for a, b in zip(names, names[1:])]
         places = sorted(rng.sample(range(len(found) + len(lines)), len(lines)))
         for place, line in zip(places, lines):
             found.insert(place, line)
         chains.append((names, value))
-    names, value = rng.choice(chains)
-    return [*found, f"The names that stand for {value} are {joined(names)}."]
+    return found + [f"The names that stand for {value} are {joined(names)}."
+                    for names, value in asked_of(rng, chains, most)]
 
 
 def tally(rng, paragraphs):
-    """A list of words as long as the stretch; some come more often than the others."""
-    room = sum(map(len, paragraphs)) // 8
+    """Lists of words, together as long as the stretch; in each some come more often than the
+    others."""
+    count = some(rng, room_for(paragraphs) // 4)
+    return [line for _ in range(count)
+            for line in counted(rng, sum(map(len, paragraphs)) // 14 // count)]
+
+
+def counted(rng, num_words):
     often = words.distinct(lambda: words.word(rng), rng.randint(1, 6))
     times = rng.randint(4, 12)
-    others = [words.word(rng) for _ in range(max(1, room - times * len(often)))]
+    others = [words.word(rng) for _ in range(max(1, num_words - times * len(often)))]
     listed = others + often * times
     rng.shuffle(listed)
     return [f"A list: {', '.join(listed)}.",
