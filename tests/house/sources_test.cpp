@@ -35,12 +35,8 @@ TEST(Sources, LinesFitInOneHundredColumns) {
   }
 }
 
-// Longer on purpose, each for the reason that its opening comment gives.
-const std::set<std::string> kLongerFiles = {"data/files/hdf5_file.cpp"};  // the one door to HDF5
-
 TEST(Sources, FilesStaySmall) {
   for (const std::string& file : all_sources()) {
-    if (kLongerFiles.count(file)) continue;
     EXPECT_LE(lines_of(kRoot / file).size(), kMaxLines) << file << " holds more than one idea";
   }
 }
