@@ -35,21 +35,17 @@ struct Fp8Both {
 };
 Fp8Both fp8_rows_and_columns(const at::Tensor& x);
 
-// How the tensor cores add: fast, in accumulators that hold about 14 bits; or exact, where these
-// are added to fp32 sums on the way. The composition has one way, the second.
-enum class Fp8Sum { kFast, kExact };
-
 // a b^T: a (M, K), b (N, K) -> (M, N) in `dtype`. bf16 on a CUDA device with FP8 cores, K and N
 // multiples of kFp8Multiple: LibTorch's scaled product (cuBLASLt on Hopper), the same bits at every
 // call; elsewhere both operands are widened and multiplied in fp32 (fp64 for fp64), which is slow.
-at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype, Fp8Sum sum);
+at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype);
 
 // sum (M, N) += a b^T; sum fp32 (fp64), contiguous. fp32 on a CUDA device with FP8 cores, M, N and
 // K multiples of kFp8Multiple: the product adds by itself where cuBLASLt can (Hopper), which takes
 // kFp8AddBytes of memory; else it is rounded to bf16 and added, which is told once. Elsewhere both
 // operands are widened.
 inline constexpr int64_t kFp8AddBytes = int64_t{32} << 20;
-void fp8_add_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind);
+void fp8_add_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b);
 
 // Whether the device multiplies FP8 by itself: CUDA, compute capability 8.9 and higher.
 bool has_fp8_cores(at::Device device);

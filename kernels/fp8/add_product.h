@@ -9,10 +9,10 @@ namespace sala {
 
 // The product adds by itself: 8 bytes for an element of the sum. False: cuBLASLt has no kernel for
 // these sizes on this device, and nothing was written.
-bool fp8_add_in_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind);
+bool fp8_add_in_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b);
 
 // The product is rounded to bf16, then added: 12 bytes for an element. Rounding adds an error of
 // 0.2 % where FP8 operands cost 4.
-void fp8_add_rounded(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind);
+void fp8_add_rounded(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b);
 
 }  // namespace sala

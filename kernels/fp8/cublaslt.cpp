@@ -63,7 +63,7 @@ Matmul matmul_of(const Fp8AddProduct& op) {
   Matmul matmul(created);
   set(matmul, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   set(matmul, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
-  set(matmul, CUBLASLT_MATMUL_DESC_FAST_ACCUM, static_cast<int8_t>(op.fast));
+  set(matmul, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{0});  // exact, as in product.cpp
   const int32_t by_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
   set(matmul, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, by_rows);
   set(matmul, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, by_rows);
@@ -120,8 +120,8 @@ Algorithm find_algorithm(cublasLtHandle_t handle, const Fp8AddProduct& op, const
   return found.algo;
 }
 
-// Device, sizes, kind of sum and alignments: all that an algorithm depends on.
-using Key = std::tuple<int, int64_t, int64_t, int64_t, bool, uint32_t, uint32_t, uint32_t>;
+// Device, sizes and alignments: all that an algorithm depends on.
+using Key = std::tuple<int, int64_t, int64_t, int64_t, uint32_t, uint32_t, uint32_t>;
 
 struct State {
   std::mutex mutex;
@@ -162,8 +162,7 @@ bool add_fp8_product(const Fp8AddProduct& op, CUstream_st* stream) {
   const std::lock_guard<std::mutex> lock(s.mutex);
   const cublasLtHandle_t handle = handle_of(s, device);
   const Call call(op);
-  const Key key{device,           op.M, op.N, op.K, op.fast, alignment(op.a), alignment(op.b),
-                alignment(op.sum)};
+  const Key key{device, op.M, op.N, op.K, alignment(op.a), alignment(op.b), alignment(op.sum)};
   auto known = s.algorithms.find(key);
   const bool first = known == s.algorithms.end();
   if (first) known = s.algorithms.emplace(key, find_algorithm(handle, op, call)).first;

@@ -15,7 +15,6 @@ struct Fp8AddProduct {
   const void *a, *b;
   const float *a_scale, *b_scale;
   float* sum;
-  bool fast;        // Fp8Sum
   void* workspace;  // a product that is cut along K leaves its parts there
   size_t workspace_bytes;
 };

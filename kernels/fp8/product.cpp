@@ -41,21 +41,23 @@ bool starts_aligned(const at::Tensor& x) {
   return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
 }
 
-at::Tensor scaled_product(const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
+// Exact sums: fast ones stay in accumulators of about 14 bits and cut off the rest, towards zero;
+// on Hopper that is 9 to 15 % faster and loses 24 % of a sum of 16K values of one sign.
+at::Tensor scaled_product(const Fp8Rows& a, const Fp8Rows& b) {
   return at::_scaled_mm(a.values, b.values.t(), a.scale.unsqueeze(1), b.scale.unsqueeze(0), {}, {},
-                        at::kBFloat16, /*use_fast_accum=*/kind == Fp8Sum::kFast);
+                        at::kBFloat16, /*use_fast_accum=*/false);
 }
 
 }  // namespace
 
-at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype, Fp8Sum sum) {
+at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype) {
   check_operands(a, b);
-  if (dtype == at::kBFloat16 && cores_take(a, b)) return scaled_product(a, b, sum);
+  if (dtype == at::kBFloat16 && cores_take(a, b)) return scaled_product(a, b);
   const at::ScalarType wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
   return at::mm(widened(a, wide), widened(b, wide).t()).to(dtype);
 }
 
-void fp8_add_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
+void fp8_add_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b) {
   constexpr const char* kOp = "FP8 product added to a sum";
   check_operands(a, b);
   check_shape(sum, {a.values.size(0), b.values.size(0)}, kOp, "sum");
@@ -64,17 +66,17 @@ void fp8_add_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, 
               wide);
   if (wide == at::kFloat && a.values.size(0) % kFp8Multiple == 0 && cores_take(a, b) &&
       starts_aligned(a.values) && starts_aligned(a.scale) && starts_aligned(sum)) {
-    if (fp8_add_in_product(sum, a, b, kind)) return;
+    if (fp8_add_in_product(sum, a, b)) return;
     tell_way(kOp,
              "rounded to bf16 on the way: cuBLASLt has no product of these sizes that adds to "
              "fp32 on this GPU");
-    fp8_add_rounded(sum, a, b, kind);
+    fp8_add_rounded(sum, a, b);
     return;
   }
   sum.addmm_(widened(a, wide), widened(b, wide).t());
 }
 
-bool fp8_add_in_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
+bool fp8_add_in_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b) {
 #ifdef SALA_CUDA
   const c10::cuda::CUDAGuard guard(sum.device());
   const at::Tensor workspace = at::empty({kFp8AddBytes}, sum.options().dtype(at::kByte));
@@ -86,18 +88,17 @@ bool fp8_add_in_product(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& 
                           .a_scale = a.scale.const_data_ptr<float>(),
                           .b_scale = b.scale.const_data_ptr<float>(),
                           .sum = sum.data_ptr<float>(),
-                          .fast = kind == Fp8Sum::kFast,
                           .workspace = workspace.data_ptr(),
                           .workspace_bytes = size_t{kFp8AddBytes}},
                          current_stream());
 #else
-  static_cast<void>(sum), static_cast<void>(a), static_cast<void>(b), static_cast<void>(kind);
+  static_cast<void>(sum), static_cast<void>(a), static_cast<void>(b);
   return false;
 #endif
 }
 
-void fp8_add_rounded(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b, Fp8Sum kind) {
-  sum.add_(fp8_product(a, b, at::kBFloat16, kind));
+void fp8_add_rounded(const at::Tensor& sum, const Fp8Rows& a, const Fp8Rows& b) {
+  sum.add_(fp8_product(a, b, at::kBFloat16));
 }
 
 bool has_fp8_cores(at::Device device) {

@@ -78,12 +78,12 @@ void Gradient::add_product(std::string_view first, std::string_view last, const 
 }
 
 void Gradient::add_product(std::string_view first, std::string_view last, const Fp8Rows& dy_columns,
-                           const Fp8Rows& x_columns, Fp8Sum kind) {
+                           const Fp8Rows& x_columns) {
   const at::NoGradGuard no_grad;
   for (const Range& range : ranges(first, last)) {
     const Fp8Rows g{dy_columns.values.narrow(0, range.column, range.width),
                     dy_columns.scale.narrow(0, range.column, range.width)};
-    fp8_add_product(group_view(*layout_, flat, range.first, range.last), g, x_columns, kind);
+    fp8_add_product(group_view(*layout_, flat, range.first, range.last), g, x_columns);
   }
 }
 

@@ -32,7 +32,7 @@ class Gradient {
                    const at::Tensor& x);
   // The same of FP8 operands, which are columns: dy^T (out of all of them, T), x^T (in, T).
   void add_product(std::string_view first, std::string_view last, const Fp8Rows& dy_columns,
-                   const Fp8Rows& x_columns, Fp8Sum kind);
+                   const Fp8Rows& x_columns);
   // += the sums of dy's columns, for the biases of a group. Biases that are not there are no error.
   void add_bias(std::string_view first, std::string_view last, const at::Tensor& dy);
 

@@ -14,14 +14,10 @@ bool takes_fp8(const Matmul& matmul, const at::Tensor& tokens, const at::Tensor&
   return matmul.in_fp8(tokens.size(0), weight.size(1), weight.size(0));
 }
 
-// Sums run over thousands of products, 2F of them in the gradient of gate and up, and what fast
-// sums lose on the way is cut off, always towards zero.
-constexpr Fp8Sum kSum = Fp8Sum::kExact;
-
 // x W^T.
 at::Tensor fp8_forward(const at::Tensor& x, const at::Tensor& weight) {
   const Range range("FP8 product");
-  return fp8_product(fp8_rows(x), fp8_rows(weight), x.scalar_type(), kSum);
+  return fp8_product(fp8_rows(x), fp8_rows(weight), x.scalar_type());
 }
 
 // dy by rows, which dx takes, where that is wanted.
@@ -34,7 +30,7 @@ Fp8Rows add_fp8_gradient(const at::Tensor& dy, const at::Tensor& x, const Matric
   } else {
     made.columns = fp8_columns(dy);
   }
-  matrices.gradient.add_product(matrices.first, matrices.last, made.columns, fp8_columns(x), kSum);
+  matrices.gradient.add_product(matrices.first, matrices.last, made.columns, fp8_columns(x));
   return made.rows;
 }
 
@@ -89,7 +85,7 @@ at::Tensor linear_backward(const Matmul& matmul, const at::Tensor& dy, at::Tenso
   if (!fp8) return at::mm(dy, weight);
   const Range range("FP8 product");
   if (!dy_rows.values.defined()) dy_rows = fp8_rows(dy);
-  return fp8_product(dy_rows, fp8_columns(weight), dy.scalar_type(), kSum);
+  return fp8_product(dy_rows, fp8_columns(weight), dy.scalar_type());
 }
 
 std::vector<BlockProduct> block_products(const ModelConfig& c, Mixer mixer) {

@@ -123,7 +123,7 @@ TEST_P(Fp8, ARowOfZerosIsZero) {
   x[4].fill_(1e-35);  // below what has a scale of its own
   const Fp8Rows rows = fp8_rows(x);
   EXPECT_TRUE(same_rows(rows, fp8_rows_twin(x.cpu())));
-  const at::Tensor y = fp8_product(rows, fp8_rows(w), x.scalar_type(), Fp8Sum::kExact);
+  const at::Tensor y = fp8_product(rows, fp8_rows(w), x.scalar_type());
   EXPECT_TRUE(y.isfinite().all().item<bool>());
   EXPECT_TRUE(y[2].eq(0).all().item<bool>());
   EXPECT_LE(y[4].abs().max().item<double>(), 1e-30);
@@ -137,7 +137,7 @@ TEST_P(Fp8, WhatIsNotFiniteStaysVisibleInItsRow) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const at::Tensor x = random({48, 80}), w = random({32, 80}), dy = random({48, 32});
   const auto forward = [](const at::Tensor& a, const at::Tensor& b) {
-    return fp8_product(fp8_rows(a), fp8_rows(b), a.scalar_type(), Fp8Sum::kExact);
+    return fp8_product(fp8_rows(a), fp8_rows(b), a.scalar_type());
   };
   const at::Tensor y = forward(x, w);
   for (const double bad : {std::nan(""), kInfinity, -kInfinity}) {
@@ -152,8 +152,7 @@ TEST_P(Fp8, WhatIsNotFiniteStaysVisibleInItsRow) {
     const at::Tensor by_weight = forward(x, bad_w);
     expect_stays_between(y.t().contiguous(), by_weight.t().contiguous(), 5, 6);
     EXPECT_TRUE(by_weight.select(1, 5).isnan().all().item<bool>());
-    const at::Tensor dx =
-        fp8_product(fp8_rows(dy), fp8_columns(bad_w), dy.scalar_type(), Fp8Sum::kExact);
+    const at::Tensor dx = fp8_product(fp8_rows(dy), fp8_columns(bad_w), dy.scalar_type());
     EXPECT_TRUE(dx.select(1, 79).isnan().all().item<bool>());
     EXPECT_TRUE(dx.slice(1, 0, 79).isfinite().all().item<bool>());
   }
@@ -166,12 +165,10 @@ TEST_P(Fp8, ProductsEqualTheTwin) {
     const Fp8Rows a = fp8_rows(with_outliers({M, K})), b = fp8_rows(random({N, K}));
     const Fp8Rows a_cpu{a.values.cpu(), a.scale.cpu()}, b_cpu{b.values.cpu(), b.scale.cpu()};
     const at::Tensor expected = fp8_product_twin(a_cpu, b_cpu, GetParam().dtype);
-    for (const Fp8Sum sum : {Fp8Sum::kExact, Fp8Sum::kFast}) {
-      const at::Tensor y = fp8_product(a, b, GetParam().dtype, sum);
-      EXPECT_EQ(y.scalar_type(), GetParam().dtype);
-      EXPECT_TRUE(close(y, expected)) << static_cast<int>(sum);
-      EXPECT_TRUE(bit_equal(y, fp8_product(a, b, GetParam().dtype, sum))) << "another time";
-    }
+    const at::Tensor y = fp8_product(a, b, GetParam().dtype);
+    EXPECT_EQ(y.scalar_type(), GetParam().dtype);
+    EXPECT_TRUE(close(y, expected));
+    EXPECT_TRUE(bit_equal(y, fp8_product(a, b, GetParam().dtype))) << "another time";
   }
 }
 
@@ -184,13 +181,11 @@ TEST_P(Fp8, SumsGrowByTheProduct) {
     const at::Tensor before = random_wide({M, N}) * 10;
     const Fp8Rows a_cpu{a.values.cpu(), a.scale.cpu()}, b_cpu{b.values.cpu(), b.scale.cpu()};
     const at::Tensor expected = fp8_add_product_twin(before.cpu(), a_cpu, b_cpu);
-    for (const Fp8Sum kind : {Fp8Sum::kExact, Fp8Sum::kFast}) {
-      const at::Tensor sum = before.clone(), again = before.clone();
-      fp8_add_product(sum, a, b, kind);
-      fp8_add_product(again, a, b, kind);
-      EXPECT_TRUE(close(sum, expected, added())) << static_cast<int>(kind);
-      EXPECT_TRUE(bit_equal(sum, again)) << "another time";
-    }
+    const at::Tensor sum = before.clone(), again = before.clone();
+    fp8_add_product(sum, a, b);
+    fp8_add_product(again, a, b);
+    EXPECT_TRUE(close(sum, expected, added()));
+    EXPECT_TRUE(bit_equal(sum, again)) << "another time";
   }
 }
 
@@ -201,10 +196,10 @@ TEST_P(Fp8, BothWaysToAddAgree) {
   const at::Tensor before = at::ones({256, 128}, b.scale.options());
   const at::Tensor expected = widened(a).mm(widened(b).t()) + 1;
   const at::Tensor rounded = before.clone(), whole = before.clone();
-  fp8_add_rounded(rounded, a, b, Fp8Sum::kExact);
+  fp8_add_rounded(rounded, a, b);
   EXPECT_LE(relative_error(rounded, expected), 3e-3);
   if (!has_fp8_cores(device())) return;
-  const bool taken = fp8_add_in_product(whole, a, b, Fp8Sum::kExact);
+  const bool taken = fp8_add_in_product(whole, a, b);
   std::cout << "cuBLASLt adds FP8 products to fp32 here: " << (taken ? "yes" : "no") << "\n";
   RecordProperty("added_by_cublaslt", taken);
   if (taken) {
@@ -219,10 +214,10 @@ TEST_P(Fp8, BothWaysToAddAgree) {
 TEST_P(Fp8, ProductsOfNormalValuesAreOffByFourPercent) {
   const int64_t T = 256, in = 512, out = 768;
   const at::Tensor x = random({T, in}), w = random({out, in}), dy = random({T, out});
-  const at::Tensor y = fp8_product(fp8_rows(x), fp8_rows(w), x.scalar_type(), Fp8Sum::kExact);
-  const at::Tensor dx = fp8_product(fp8_rows(dy), fp8_columns(w), x.scalar_type(), Fp8Sum::kExact);
+  const at::Tensor y = fp8_product(fp8_rows(x), fp8_rows(w), x.scalar_type());
+  const at::Tensor dx = fp8_product(fp8_rows(dy), fp8_columns(w), x.scalar_type());
   const at::Tensor dw = at::zeros({out, in}, at::TensorOptions(device()));
-  fp8_add_product(dw, fp8_columns(dy), fp8_columns(x), Fp8Sum::kExact);
+  fp8_add_product(dw, fp8_columns(dy), fp8_columns(x));
   EXPECT_LE(relative_error(dw, exact(dy).t().mm(exact(x))), 0.042);
   const double forward = relative_error(y, exact(x).mm(exact(w).t()));
   const double backward = relative_error(dx, exact(dy).mm(exact(w)));
@@ -237,28 +232,21 @@ TEST_P(Fp8, EveryRowHasItsOwnScale) {
   const at::Tensor x = (at::randn({64, 512}, at::kDouble) * size).to(GetParam().dtype).to(device());
   const at::Tensor w = random({64, 512});
   const at::Tensor expected = exact(x).mm(exact(w).t());
-  const at::Tensor y = fp8_product(fp8_rows(x), fp8_rows(w), x.scalar_type(), Fp8Sum::kExact);
+  const at::Tensor y = fp8_product(fp8_rows(x), fp8_rows(w), x.scalar_type());
   for (int64_t t = 0; t < 64; ++t) EXPECT_LE(relative_error(y[t], expected[t]), 0.08) << t;
 }
 
-// Long sums of one sign, where adding in few bits shows: what a kind of sum adds to the error of
-// the operands, which the widened product of the same operands has as well.
+// Long sums of one sign, where adding in few bits would show: what sums add to the error of the
+// operands, which the widened product of the same operands has as well.
 TEST_P(Fp8, LongSumsKeepTheirSize) {
   if (!has_fp8_cores(device())) GTEST_SKIP() << "no FP8 cores";
   const at::Tensor x = random({256, 16384}).abs(), w = random({256, 16384}).abs();
   const Fp8Rows a = fp8_rows(x), b = fp8_rows(w);
   const at::Tensor expected = widened(a).mm(widened(b).t());
-  const double exactly =
-      relative_error(fp8_product(a, b, GetParam().dtype, Fp8Sum::kExact), expected);
-  const double fast = relative_error(fp8_product(a, b, GetParam().dtype, Fp8Sum::kFast), expected);
-  RecordProperty("exact_sum_error", std::to_string(exactly));
-  RecordProperty("fast_sum_error", std::to_string(fast));
-  std::cout << "relative error of sums over 16K: exact " << exactly << ", fast " << fast << "\n";
+  EXPECT_LE(relative_error(fp8_product(a, b, GetParam().dtype), expected), 5e-3);
   const at::Tensor sum = at::zeros({256, 256}, a.scale.options());
-  fp8_add_product(sum, a, b, Fp8Sum::kExact);
+  fp8_add_product(sum, a, b);
   EXPECT_LE(relative_error(sum, expected), 5e-3) << "added to fp32";
-  EXPECT_LE(exactly, 5e-3);
-  EXPECT_GE(fast, exactly);
 }
 
 TEST(Fp8Rounding, TheTwinRoundsToWhatE4m3Has) {
@@ -286,10 +274,10 @@ TEST(Fp8Rounding, WhatIsNoOperandIsRefused) {
   EXPECT_THROW(fp8_columns(at::zeros({4, 3}).t()), c10::Error);
   EXPECT_THROW(fp8_rows(at::zeros({3, 3}, at::kInt)), c10::Error);
   const Fp8Rows a = fp8_rows(at::ones({3, 4})), b = fp8_rows(at::ones({3, 5}));
-  EXPECT_THROW(fp8_product(a, b, at::kFloat, Fp8Sum::kExact), c10::Error);
-  EXPECT_THROW(fp8_add_product(at::zeros({3, 3}), a, b, Fp8Sum::kExact), c10::Error);
-  EXPECT_THROW(fp8_add_product(at::zeros({3, 4}), a, a, Fp8Sum::kExact), c10::Error);
-  EXPECT_THROW(fp8_add_product(at::zeros({3, 3}, at::kHalf), a, a, Fp8Sum::kExact), c10::Error);
+  EXPECT_THROW(fp8_product(a, b, at::kFloat), c10::Error);
+  EXPECT_THROW(fp8_add_product(at::zeros({3, 3}), a, b), c10::Error);
+  EXPECT_THROW(fp8_add_product(at::zeros({3, 4}), a, a), c10::Error);
+  EXPECT_THROW(fp8_add_product(at::zeros({3, 3}, at::kHalf), a, a), c10::Error);
   EXPECT_THROW(fp8_rows_and_columns(at::zeros({0, 3})), c10::Error);
 }
 

@@ -82,7 +82,7 @@ TEST(Gradient, Fp8OperandsOfAGroupGoToItsTrainedMembers) {
   at::manual_seed(4);
   const at::Tensor dy = at::randn({32, 11}), x = at::randn({32, 3});
   const Fp8Rows dy_columns = fp8_columns(dy), x_columns = fp8_columns(x);
-  const at::Tensor product = fp8_product(dy_columns, x_columns, at::kDouble, Fp8Sum::kExact);
+  const at::Tensor product = fp8_product(dy_columns, x_columns, at::kDouble);
   const int64_t columns[] = {0, 5, 7, 11};
   const LayoutPtr layout = small_layout();
   for (int mask = 0; mask < 8; ++mask) {
@@ -91,7 +91,7 @@ TEST(Gradient, Fp8OperandsOfAGroupGoToItsTrainedMembers) {
     Gradient gradient = sevens(trains);
     EXPECT_EQ(gradient.wants_any("q_proj.weight", "v_proj.weight"), mask != 0);
     EXPECT_EQ(gradient.wants_any("k_proj.weight", "k_proj.weight"), trains[1]);
-    gradient.add_product("q_proj.weight", "v_proj.weight", dy_columns, x_columns, Fp8Sum::kExact);
+    gradient.add_product("q_proj.weight", "v_proj.weight", dy_columns, x_columns);
     at::Tensor expected = at::full_like(gradient.flat, 7);
     for (int i = 0; i < 3; ++i) {
       if (!trains[i]) continue;

@@ -89,7 +89,7 @@ BenchRun linear_run(const BenchShape& s) {
   };
 }
 
-template <Pass kPass, Fp8Sum kSum>
+template <Pass kPass>
 BenchRun fp8_product_run(const BenchShape& s) {
   const auto x = [&] { return s.normal({s.tokens, s.width}); };
   const auto dy = [&] { return s.normal({s.tokens, s.ffn}); };
@@ -98,13 +98,13 @@ BenchRun fp8_product_run(const BenchShape& s) {
     const Fp8Rows a = fp8_columns(dy()), b = fp8_columns(x());
     const at::Tensor sum = at::zeros({s.ffn, s.width}, s.wide());
     return [=]() -> BenchTensors {
-      fp8_add_product(sum, a, b, kSum);
+      fp8_add_product(sum, a, b);
       return {};
     };
   }
   const Fp8Rows a = fp8_rows(kPass == Pass::kForward ? x() : dy());
   const Fp8Rows b = kPass == Pass::kForward ? fp8_rows(w()) : fp8_columns(w());
-  return [=]() -> BenchTensors { return {fp8_product(a, b, s.dtype, kSum)}; };
+  return [=]() -> BenchTensors { return {fp8_product(a, b, s.dtype)}; };
 }
 
 // The other way to add to a sum: as a product in the benchmark's type.
@@ -113,7 +113,7 @@ BenchRun fp8_rounded_run(const BenchShape& s) {
   const Fp8Rows b = fp8_columns(s.normal({s.tokens, s.width}));
   const at::Tensor sum = at::zeros({s.ffn, s.width}, s.wide());
   return [=]() -> BenchTensors {
-    sum.add_(fp8_product(a, b, s.dtype, Fp8Sum::kExact));
+    sum.add_(fp8_product(a, b, s.dtype));
     return {};
   };
 }
@@ -161,14 +161,13 @@ void add_linear_ops(std::vector<BenchOp>& ops, const char* name) {
                                          linear_bytes<Pass::kBackward>));
 }
 
-template <Fp8Sum kSum>
 void add_fp8_products(std::vector<BenchOp>& ops, const char* name) {
-  ops.push_back(product<Pass::kForward>(name, fp8_product_run<Pass::kForward, kSum>,
-                                        fp8_bytes<Pass::kForward>));
   ops.push_back(
-      product<Pass::kInput>(name, fp8_product_run<Pass::kInput, kSum>, fp8_bytes<Pass::kInput>));
+      product<Pass::kForward>(name, fp8_product_run<Pass::kForward>, fp8_bytes<Pass::kForward>));
   ops.push_back(
-      product<Pass::kWeight>(name, fp8_product_run<Pass::kWeight, kSum>, fp8_bytes<Pass::kWeight>));
+      product<Pass::kInput>(name, fp8_product_run<Pass::kInput>, fp8_bytes<Pass::kInput>));
+  ops.push_back(
+      product<Pass::kWeight>(name, fp8_product_run<Pass::kWeight>, fp8_bytes<Pass::kWeight>));
 }
 
 BenchOp rounding(const char* name, BenchRun (*run)(const BenchShape&),
@@ -182,8 +181,7 @@ std::vector<BenchOp> product_bench_ops() {
   std::vector<BenchOp> ops;
   add_linear_ops<false>(ops, "linear");
   add_linear_ops<true>(ops, "fp8_linear");
-  add_fp8_products<Fp8Sum::kExact>(ops, "fp8_product");
-  add_fp8_products<Fp8Sum::kFast>(ops, "fp8_fast_product");
+  add_fp8_products(ops, "fp8_product");
   ops.push_back(
       product<Pass::kWeight>("fp8_rounded_product", fp8_rounded_run, fp8_bytes<Pass::kWeight>));
   ops.push_back(rounding("fp8_rows", fp8_rows_run, rounding_bytes<1>));
