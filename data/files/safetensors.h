@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,11 @@ struct SafetensorsEntry {
 };
 
 // Entries are checked when the file is opened: known dtypes, sizes that agree with shapes, ranges
-// that cover the data exactly once. Each tensor is read when it is asked for.
+// that cover the data exactly once. Each tensor is read when it is asked for; between them no file
+// is open, for a model may have a thousand.
 class SafetensorsReader {
+  class File;
+
  public:
   explicit SafetensorsReader(const std::string& path);
 
@@ -36,12 +40,24 @@ class SafetensorsReader {
   static bool can_read(const std::string& dtype);
   // A CPU tensor of its own. Throws when the file is no longer the one that was opened.
   at::Tensor tensor(const std::string& name) const;
-  // The same in `buffer`, which is replaced by a longer one where it is too short: for whoever
-  // reads many tensors and keeps none. Good until the next call.
-  at::Tensor tensor(const std::string& name, at::Tensor& buffer) const;
+
+  // The file while it is open, for whoever reads many of its tensors and keeps none. The reader
+  // outlives it.
+  class Open {
+   public:
+    explicit Open(const SafetensorsReader& reader);
+    ~Open();
+    const SafetensorsReader& reader() const { return reader_; }
+    // The same in `buffer`, which is replaced by a longer one where it is too short. Good until the
+    // next call.
+    at::Tensor tensor(const std::string& name, at::Tensor& buffer) const;
+
+   private:
+    const SafetensorsReader& reader_;
+    std::unique_ptr<File> file_;
+  };
 
  private:
-  class File;
   using Version = std::array<int64_t, 4>;  // size, inode, time of the last change
 
   std::string path_;

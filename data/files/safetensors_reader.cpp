@@ -149,27 +149,25 @@ void check_ranges(const std::string& path, const std::map<std::string, Safetenso
 
 }  // namespace
 
-// Opened for each read: a model of a thousand shards must not hold a thousand files open. Bytes are
-// read, not mapped: a mapped file that is cut, or whose disk fails, kills the process (SIGBUS).
+// Bytes are read, not mapped: a mapped file that is cut, or whose disk fails, kills the process
+// (SIGBUS).
 class SafetensorsReader::File {
  public:
   explicit File(const std::string& path) : path_(path) {
     descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor_ < 0) throw std::runtime_error(path + ": cannot open: " + std::strerror(errno));
-    if (::fstat(descriptor_, &status_) != 0 || !S_ISREG(status_.st_mode)) {
+    struct stat status {};
+    if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
       ::close(descriptor_);
       throw std::runtime_error(path + ": expected a regular file");
     }
+    version_ = version_of(status);
   }
   ~File() { ::close(descriptor_); }
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
-  Version version() const {
-    return {static_cast<int64_t>(status_.st_size), static_cast<int64_t>(status_.st_ino),
-            static_cast<int64_t>(status_.st_mtim.tv_sec),
-            static_cast<int64_t>(status_.st_mtim.tv_nsec)};
-  }
+  const Version& version() const { return version_; }  // when it was opened
 
   void read(void* target, int64_t num_bytes, int64_t offset) const {
     auto* bytes = static_cast<char*>(target);
@@ -187,23 +185,29 @@ class SafetensorsReader::File {
     }
   }
 
-  // Whether the file is still what it was when `version` was taken.
+  // Whether this, and what now has its name, is still the file of which `version` was taken: who
+  // opens it later reads the other one.
   void check(const Version& version) const {
     struct stat now {};
-    if (::fstat(descriptor_, &now) == 0 && now.st_size == version[0] &&
-        static_cast<int64_t>(now.st_ino) == version[1] && now.st_mtim.tv_sec == version[2] &&
-        now.st_mtim.tv_nsec == version[3]) {
-      return;
-    }
-    throw std::runtime_error(path_ + ": the file was changed or replaced while it was in use (" +
-                             std::to_string(version[0]) + " bytes when it was opened, now " +
-                             std::to_string(now.st_size) + "); run again when it is whole");
+    const bool found = ::stat(path_.c_str(), &now) == 0;
+    if (found && version_ == version && version_of(now) == version) return;
+    throw std::runtime_error(
+        path_ + ": the file was changed or replaced while it was in use (" +
+        std::to_string(version[0]) + " bytes when it was opened, now " +
+        (found ? std::to_string(now.st_size) : std::string(std::strerror(errno))) +
+        "); run again when it is whole");
   }
 
  private:
+  static Version version_of(const struct stat& status) {
+    return {static_cast<int64_t>(status.st_size), static_cast<int64_t>(status.st_ino),
+            static_cast<int64_t>(status.st_mtim.tv_sec),
+            static_cast<int64_t>(status.st_mtim.tv_nsec)};
+  }
+
   std::string path_;
   int descriptor_ = -1;
-  struct stat status_ {};
+  Version version_{};
 };
 
 SafetensorsReader::SafetensorsReader(const std::string& path) : path_(path) {
@@ -235,26 +239,32 @@ bool SafetensorsReader::can_read(const std::string& dtype) {
 
 at::Tensor SafetensorsReader::tensor(const std::string& name) const {
   at::Tensor buffer;
-  return tensor(name, buffer);
+  return Open(*this).tensor(name, buffer);
 }
 
-at::Tensor SafetensorsReader::tensor(const std::string& name, at::Tensor& buffer) const {
-  const auto at = entries_.find(name);
-  if (at == entries_.end()) throw std::runtime_error(path_ + ": has no tensor " + name);
+SafetensorsReader::Open::Open(const SafetensorsReader& reader)
+    : reader_(reader), file_(std::make_unique<File>(reader.path_)) {
+  file_->check(reader.version_);
+}
+
+SafetensorsReader::Open::~Open() = default;
+
+at::Tensor SafetensorsReader::Open::tensor(const std::string& name, at::Tensor& buffer) const {
+  const std::string& path = reader_.path_;
+  const auto at = reader_.entries_.find(name);
+  if (at == reader_.entries_.end()) throw std::runtime_error(path + ": has no tensor " + name);
   const SafetensorsEntry& entry = at->second;
   const DtypeInfo* info = find_dtype(entry.dtype);
   if (!info->type) {
-    throw std::runtime_error(path_ + ": tensor " + name + ": cannot read dtype " + entry.dtype);
+    throw std::runtime_error(path + ": tensor " + name + ": cannot read dtype " + entry.dtype);
   }
   if (!buffer.defined() || buffer.numel() < entry.num_bytes) {
     buffer = at::empty({entry.num_bytes}, at::TensorOptions().dtype(at::kByte));
   }
   const at::Tensor values =
       buffer.narrow(0, 0, entry.num_bytes).view(*info->type).view(entry.shape);
-  const File file(path_);
-  file.check(version_);
-  file.read(values.data_ptr(), entry.num_bytes, data_start_ + entry.offset);
-  file.check(version_);
+  file_->read(values.data_ptr(), entry.num_bytes, reader_.data_start_ + entry.offset);
+  file_->check(reader_.version_);
   return values;
 }
 

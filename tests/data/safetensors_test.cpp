@@ -150,15 +150,39 @@ TEST_F(Safetensors, AFileThatChangesWhileItIsOpenIsNamed) {
   for (const auto& change : changes) {
     const std::string path = file(header, 4 * size);
     const SafetensorsReader reader(path);
+    const SafetensorsReader::Open open(reader);
+    at::Tensor buffer;
     EXPECT_EQ(reader.tensor("a").sum().item<float>(), 0);
+    EXPECT_EQ(open.tensor("a", buffer).sum().item<float>(), 0);
     change(path);
-    try {
-      reader.tensor("a");
-      ADD_FAILURE() << "no error";
-    } catch (const std::runtime_error& error) {
-      EXPECT_EQ(std::string(error.what()).find(path + ": "), 0u) << error.what();
+    const std::function<void()> reads[] = {[&] { reader.tensor("a"); },
+                                           [&] { open.tensor("a", buffer); },
+                                           [&] { SafetensorsReader::Open again(reader); }};
+    for (const auto& read : reads) {
+      try {
+        read();
+        ADD_FAILURE() << "no error";
+      } catch (const std::runtime_error& error) {
+        EXPECT_EQ(std::string(error.what()).find(path + ": "), 0u) << error.what();
+      }
     }
   }
+}
+
+TEST_F(Safetensors, AnOpenFileGivesItsTensorsInOneBuffer) {
+  const std::string path = folder_ + "/x.safetensors";
+  const at::Tensor small = at::randn({3}), large = at::randn({50, 20});
+  write_safetensors(path, {{"small", at::kFloat, {3}}, {"large", at::kFloat, {50, 20}}},
+                    [&](const std::string& name) { return name == "small" ? small : large; });
+  const SafetensorsReader reader(path);
+  const SafetensorsReader::Open open(reader);
+  at::Tensor buffer;
+  EXPECT_TRUE(at::equal(open.tensor("small", buffer), small));
+  EXPECT_TRUE(at::equal(open.tensor("large", buffer), large));
+  const void* where = buffer.data_ptr();
+  EXPECT_TRUE(at::equal(open.tensor("small", buffer), small));
+  EXPECT_EQ(buffer.data_ptr(), where);
+  EXPECT_THROW(open.tensor("none", buffer), std::runtime_error);
 }
 
 TEST_F(Safetensors, DtypesWeCannotReadAreListedButNotReturned) {

@@ -129,6 +129,29 @@ TEST(CheckpointPieces, TensorsAreFoundByNameWhereverTheyLie) {
             std::string::npos);
 }
 
+// What newest_valid has read of the manifest serves whoever opens the checkpoint after it.
+TEST(CheckpointPieces, AResumeReadsTheManifestOnce) {
+  const ScratchFolder run = scratch("once");
+  const nlohmann::json recipe{{"key", "value"}};
+  std::string folder;
+  {
+    Checkpoints checkpoints(run.path, world(), 3);
+    folder = checkpoints.save({1, "train", 7, false}, recipe, [](StateWriter& out) {
+      out.json("run", {{"tokens", 5}});
+    });
+  }
+  Checkpoints checkpoints(run.path, world(), 3);
+  std::vector<std::string> skipped;
+  ASSERT_EQ(checkpoints.newest_valid(skipped), folder);
+  fs::remove(folder + "/manifest.json");
+  const std::unique_ptr<OpenCheckpoint> in = checkpoints.open_on_all(folder);
+  EXPECT_EQ(in->id().stage, "train");
+  EXPECT_EQ(in->id().step, 7);
+  EXPECT_EQ(in->recipe(), recipe);
+  EXPECT_EQ(in->json("run").at("tokens"), 5);
+  EXPECT_THROW(checkpoints.open_on_all(folder), std::runtime_error);  // it was given away
+}
+
 TEST(CheckpointPieces, OneIsWrittenAtATimeAndGivenUpWithItsOwner) {
   const ScratchFolder run = scratch("flight");
   const auto fill = [](StateWriter& out) { fill_state(out, 2, true); };

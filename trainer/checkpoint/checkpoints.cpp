@@ -14,6 +14,7 @@
 #include <future>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "data/files/atomic_file.h"
 #include "data/files/file_calls.h"
@@ -79,9 +80,7 @@ struct Checkpoints::Impl {
   Staging staging;
   std::set<std::string> sound_frozen;  // files that this process wrote or has checked
   std::unique_ptr<InFlight> in_flight;
-  // Of the checkpoint that newest_valid found: what this rank read of it.
-  std::string found;
-  std::unique_ptr<PieceReader> found_pieces;
+  std::optional<ReadCheckpoint> found;             // by newest_valid, until it is opened
   std::future<std::vector<at::Tensor>> preparing;  // more memory for staging
   std::future<void> retiring;  // rank 0 deletes old checkpoints: minutes for large ones
 };
@@ -91,7 +90,7 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
   const auto started = Clock::now();
   if (preparing.valid()) staging.take(preparing.get());
   if (retiring.valid()) retiring.wait();
-  found_pieces.reset();
+  found.reset();
   in_flight = std::make_unique<InFlight>(world.rank(), world.size(), staging);
   InFlight& save = *in_flight;
   save.id = id;
@@ -177,13 +176,12 @@ void Checkpoints::Impl::retire(const std::string& saved) {
 
 // Looks at this rank's share of the pieces: empty when they are right, else what is wrong.
 std::string Checkpoints::Impl::whole_or_why(const std::string& checkpoint) {
-  found = checkpoint;
-  found_pieces = std::make_unique<PieceReader>(checkpoint);
+  found.reset();
   try {
+    found = read_checkpoint(checkpoint);
     // The load that follows takes over what was read, where there is room for it.
     const double room = available_host_bytes() / 4 / world.local_size();
-    return share_problem(checkpoint, read_manifest(checkpoint), world.rank(), world.size(),
-                         *found_pieces, static_cast<int64_t>(room));
+    return share_problem(*found, world.rank(), world.size(), static_cast<int64_t>(room));
   } catch (const FileError& error) {
     throw std::runtime_error(std::string(error.what()) +
                              ": whether this checkpoint is whole is not known; run again, or "
@@ -268,7 +266,7 @@ std::optional<std::string> Checkpoints::newest_valid(std::vector<std::string>& s
     const std::vector<std::string> all = world.gather(problem);
     const auto bad = std::find_if(all.begin(), all.end(), [](const auto& s) { return !s.empty(); });
     if (bad == all.end()) return folder;
-    impl_->found_pieces.reset();
+    impl_->found.reset();
     skipped.push_back(*bad);
   }
   const int64_t num_lost = listed["lost"].get<int64_t>() + static_cast<int64_t>(names.size());
@@ -297,14 +295,14 @@ nlohmann::json Checkpoints::recipe(const std::string& checkpoint_folder) {
   return read_manifest(checkpoint_folder).recipe;
 }
 
-std::unique_ptr<StateReader> Checkpoints::open(const std::string& checkpoint_folder) {
-  return make_checkpoint_reader(checkpoint_folder);
+std::unique_ptr<OpenCheckpoint> Checkpoints::open(const std::string& checkpoint_folder) {
+  return make_checkpoint_reader(read_checkpoint(checkpoint_folder));
 }
 
-std::unique_ptr<StateReader> Checkpoints::open_on_all(const std::string& checkpoint_folder) {
-  std::unique_ptr<PieceReader> pieces;
-  if (impl_->found == checkpoint_folder) pieces = std::move(impl_->found_pieces);
-  return make_checkpoint_reader(checkpoint_folder, std::move(pieces), &impl_->world);
+std::unique_ptr<OpenCheckpoint> Checkpoints::open_on_all(const std::string& checkpoint_folder) {
+  auto found = std::exchange(impl_->found, std::nullopt);
+  if (!found || found->folder != checkpoint_folder) found = read_checkpoint(checkpoint_folder);
+  return make_checkpoint_reader(std::move(*found), &impl_->world);
 }
 
 }  // namespace sala

@@ -88,6 +88,13 @@ struct CheckpointId {
   bool boundary = false;    // kept for ever
 };
 
+// A checkpoint that is read: its state, and what it is of, by one reading of its manifest.
+class OpenCheckpoint : public StateReader {
+ public:
+  virtual const CheckpointId& id() const = 0;
+  virtual const nlohmann::json& recipe() const = 0;
+};
+
 // A checkpoint that has just become complete.
 struct SavedCheckpoint {
   CheckpointId id;
@@ -136,10 +143,10 @@ class Checkpoints {
   static CheckpointId id(const std::string& checkpoint_folder);
   static nlohmann::json recipe(const std::string& checkpoint_folder);
   // Opens for reading on this rank alone; verifies the manifest.
-  static std::unique_ptr<StateReader> open(const std::string& checkpoint_folder);
+  static std::unique_ptr<OpenCheckpoint> open(const std::string& checkpoint_folder);
   // The same for all ranks together, which read the checkpoint about once in all: what newest_valid
   // has read is not read again.
-  std::unique_ptr<StateReader> open_on_all(const std::string& checkpoint_folder);
+  std::unique_ptr<OpenCheckpoint> open_on_all(const std::string& checkpoint_folder);
 
  private:
   struct Impl;

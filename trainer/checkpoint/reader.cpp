@@ -12,13 +12,16 @@
 namespace sala {
 namespace {
 
-class CheckpointReader final : public StateReader {
+class CheckpointReader final : public OpenCheckpoint {
  public:
-  CheckpointReader(const std::string& folder, std::unique_ptr<PieceReader> pieces, World* world)
-      : folder_(folder),
-        manifest_(read_manifest(folder)),
-        pieces_(pieces ? std::move(pieces) : std::make_unique<PieceReader>(folder)),
+  CheckpointReader(ReadCheckpoint checkpoint, World* world)
+      : folder_(std::move(checkpoint.folder)),
+        manifest_(std::move(checkpoint.manifest)),
+        pieces_(std::move(checkpoint.pieces)),
         world_(world) {}
+
+  const CheckpointId& id() const override { return manifest_.id; }
+  const nlohmann::json& recipe() const override { return manifest_.recipe; }
 
   bool has(const std::string& name) const override { return manifest_.state.contains(name); }
 
@@ -166,8 +169,9 @@ std::string settled_problem(const std::string& folder, const Piece& piece, Piece
 
 }  // namespace
 
-std::string share_problem(const std::string& folder, const Manifest& manifest, int rank,
-                          int world_size, PieceReader& pieces, int64_t most_bytes) {
+std::string share_problem(const ReadCheckpoint& checkpoint, int rank, int world_size,
+                          int64_t most_bytes) {
+  const auto& [folder, manifest, pieces] = checkpoint;
   for (const auto& [file, num_bytes] : manifest.file_bytes) {
     const std::string path = folder + "/" + file;
     if (!path_exists(path)) return path + ": No such file";
@@ -180,17 +184,20 @@ std::string share_problem(const std::string& folder, const Manifest& manifest, i
   for (size_t t = 0; t < manifest.tensors.size(); ++t) {
     for (const Piece& piece : pieces_of(manifest, t, world_size)) {
       if (piece.owner != rank) continue;
-      const std::string problem = settled_problem(folder, piece, pieces, most_bytes);
+      const std::string problem = settled_problem(folder, piece, *pieces, most_bytes);
       if (!problem.empty()) return problem;
     }
   }
   return "";
 }
 
-std::unique_ptr<StateReader> make_checkpoint_reader(const std::string& checkpoint_folder,
-                                                    std::unique_ptr<PieceReader> pieces,
-                                                    World* world) {
-  return std::make_unique<CheckpointReader>(checkpoint_folder, std::move(pieces), world);
+ReadCheckpoint read_checkpoint(const std::string& checkpoint_folder) {
+  return {checkpoint_folder, read_manifest(checkpoint_folder),
+          std::make_unique<PieceReader>(checkpoint_folder)};
+}
+
+std::unique_ptr<OpenCheckpoint> make_checkpoint_reader(ReadCheckpoint checkpoint, World* world) {
+  return std::make_unique<CheckpointReader>(std::move(checkpoint), world);
 }
 
 }  // namespace sala

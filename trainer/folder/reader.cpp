@@ -218,8 +218,9 @@ void SourceWeights::verify(int share, int of) const {
     const StatedHash stated = stated_hash(folder_, fs::path(file.path()).filename().string());
     if (stated.hex.empty()) continue;
     FileHash hash(file.path());
+    const SafetensorsReader::Open open(file);
     at::Tensor buffer;
-    for (const std::string& name : in_file_order(file)) hash.update(file.tensor(name, buffer));
+    for (const std::string& name : in_file_order(file)) hash.update(open.tensor(name, buffer));
     hash.check(stated);
   }
 }

@@ -90,6 +90,12 @@ std::vector<std::string> FolderTensors::names() const {
   return all;
 }
 
+at::Tensor FolderTensors::tensor(const std::string& name, at::Tensor& buffer) {
+  const SafetensorsReader* file = file_of_.at(name);
+  if (!open_ || &open_->reader() != file) open_.emplace(*file);
+  return open_->tensor(name, buffer);
+}
+
 void FolderTensors::add_file(const std::string& path) {
   require_input_file(path);
   files_.emplace_back(path);

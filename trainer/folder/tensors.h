@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,9 +27,9 @@ class FolderTensors {
     return file_of_.at(name)->entries().at(name);
   }
   at::Tensor tensor(const std::string& name) const { return file_of_.at(name)->tensor(name); }
-  at::Tensor tensor(const std::string& name, at::Tensor& buffer) const {
-    return file_of_.at(name)->tensor(name, buffer);
-  }
+  // The same in `buffer` (data/files/safetensors.h), for whoever reads many tensors: neighbours
+  // mostly lie in one file, so the last one's stays open.
+  at::Tensor tensor(const std::string& name, at::Tensor& buffer);
 
  private:
   void add_file(const std::string& path);
@@ -36,6 +37,7 @@ class FolderTensors {
 
   std::deque<SafetensorsReader> files_;  // a deque: its elements stay where they are
   std::map<std::string, const SafetensorsReader*> file_of_;
+  std::optional<SafetensorsReader::Open> open_;
 };
 
 // "a, b, c" for a message: of a long list the first ten and how many more there are, of a long name

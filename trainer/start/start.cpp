@@ -29,7 +29,8 @@ class StartFinder {
     std::optional<std::string> newest;
     if (!exports() || options_.from.empty()) newest = checkpoints_.newest_valid(skipped);
     for (const std::string& line : skipped) start_.notes.push_back("passed over " + line);
-    if (newest && !options_.from.empty()) check_same_fork(*newest);
+    std::unique_ptr<OpenCheckpoint> checkpoint;
+    if (newest && !options_.from.empty()) checkpoint = open_same_fork(*newest);
     if (newest) {
       start_.folder = *newest;
     } else {
@@ -39,13 +40,14 @@ class StartFinder {
     }
     start_.continues = newest.has_value();
     world_.together("checkpoint " + start_.folder, [&] {
-      start_.reader = checkpoints_.open_on_all(start_.folder);
-      start_.id = Checkpoints::id(start_.folder);
+      if (!checkpoint) checkpoint = checkpoints_.open_on_all(start_.folder);
+      start_.id = checkpoint->id();
       if (newest) {
-        check_unchanged_recipe();
-        start_.metrics_bytes = start_.reader->json("run").at("metrics_bytes").get<int64_t>();
+        check_unchanged_recipe(checkpoint->recipe());
+        start_.metrics_bytes = checkpoint->json("run").at("metrics_bytes").get<int64_t>();
       }
     });
+    start_.reader = std::move(checkpoint);
     if (!newest && !exports()) {
       begin_fork();
     } else {
@@ -60,14 +62,17 @@ class StartFinder {
   bool exports() const { return !options_.export_to.empty(); }
 
   // The same command again (a requeued job): the fork goes on.
-  void check_same_fork(const std::string& newest) const {
+  std::unique_ptr<OpenCheckpoint> open_same_fork(const std::string& newest) const {
+    std::unique_ptr<OpenCheckpoint> checkpoint;
     world_.together("--from", [&] {
-      if (Checkpoints::open(newest)->json("run").at("forked_from") == options_.from) return;
+      checkpoint = checkpoints_.open_on_all(newest);
+      if (checkpoint->json("run").at("forked_from") == options_.from) return;
       throw std::runtime_error(fmt::format(
           "--from {} forks a new run, but {} already holds the checkpoint {}; choose another "
           "run.folder, or leave out --from to continue it",
           options_.from, recipe_.run.folder, newest));
     });
+    return checkpoint;
   }
 
   // Metrics that tell of checkpoints, and no checkpoint: a disk that is not mounted, or a loss. Of
@@ -90,9 +95,9 @@ class StartFinder {
     });
   }
 
-  void check_unchanged_recipe() const {
+  void check_unchanged_recipe(const nlohmann::json& saved) const {
     const int64_t begun = start_.id.stage_index + (start_.id.step > 0 ? 1 : 0);
-    const auto changes = recipe_changes(Checkpoints::recipe(start_.folder), record_, begun);
+    const auto changes = recipe_changes(saved, record_, begun);
     if (changes.empty()) return;
     std::vector<std::string> texts;
     int64_t first_stage = changes[0].stage;
