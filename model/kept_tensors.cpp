@@ -118,18 +118,29 @@ int64_t forward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape&
 
 int64_t backward_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape,
                               Recompute recompute) {
-  // Gradients at act (F) and gate | up (2F), beside these two where they are of a tile; or at the
-  // projections, twice: as attention gives them and side by side. Beside them dy, dx and the
-  // residual stream's, and in tiles du.
   const int64_t q = c.q_size(), kv = c.kv_size(mixer), T = shape.tokens;
   const int64_t at_once = feed_forward_tokens(T, recompute != Recompute::kFull);
   const bool in_tiles = at_once < T;
-  const int64_t in_mixer = T * (2 * (2 * q + 2 * kv) + q);
-  const int64_t in_mlp = at_once * (in_tiles ? 6 : 3) * c.ffn_width + (in_tiles ? T * c.width : 0);
   int64_t again =
       kept_bytes(c, mixer, shape, Recompute::kNone) - kept_bytes(c, mixer, shape, recompute);
   if (in_tiles) again -= 3 * T * c.ffn_width * shape.value_bytes;
-  return again + shape.value_bytes * (3 * T * c.width + std::max(in_mixer, in_mlp));
+  // The feed-forward half comes first: gradients at act (F) and gate | up (2F), beside these two
+  // where they are of a tile, and in tiles du.
+  const int64_t in_mlp = at_once * (in_tiles ? 6 : 3) * c.ffn_width + (in_tiles ? T * c.width : 0);
+  // In the mixer they and what led to them are gone: at the projections' gradients, as attention
+  // gives them and side by side, and at attention's.
+  const int64_t in_mixer = T * ((2 * q + 2 * kv) + (q + 2 * kv) + q);
+  int64_t gone = 0;
+  for (const KeptTensor& tensor : kept_tensors(c, mixer, shape)) {
+    const bool of_mlp = tensor.name == "gate_up" || tensor.name == "act";
+    if (tensor.name == "h" || tensor.name == "mlp_input" || tensor.name == "gated" ||
+        tensor.name == "z" || (of_mlp && !in_tiles)) {
+      gone += tensor.num_bytes;
+    }
+  }
+  // Beside them dy, dx and the residual stream's.
+  return again + shape.value_bytes * 3 * T * c.width +
+         std::max(shape.value_bytes * in_mlp, shape.value_bytes * in_mixer - gone);
 }
 
 int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& shape,

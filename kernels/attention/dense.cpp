@@ -1,5 +1,5 @@
 // Causal softmax attention within each document:
-//   CUDA bf16        one call of the variable-length flash kernel (FlashAttention-2, Dao 2023)
+//   CUDA bf16        the variable-length flash kernel (dense_flash.h)
 //   CPU, nq = nk     LibTorch's CPU flash kernel, one call per document
 //   everything else  query slabs per document (dense_slabs.h), scores in fp32 or fp64
 //
@@ -12,11 +12,11 @@
 // dQ = scale dS K, dK = scale dS^T Q.
 
 #include <ATen/ATen.h>
-#include <ATen/Context.h>
 
 #include <string>
 
 #include "kernels/attention/dense_cudnn.h"
+#include "kernels/attention/dense_flash.h"
 #include "kernels/attention/dense_slabs.h"
 #include "kernels/attention/query_slabs.h"
 #include "kernels/check.h"
@@ -93,29 +93,6 @@ void cpu_flash_backward(const at::Tensor& d_o, const at::Tensor& q, const at::Te
   grouped(out.dv, docs, d, NKV).copy_(dv.sum(1, /*keepdim=*/true));
 }
 
-// LibTorch's flash backward takes no argument for determinism: it reads the process-wide switch, on
-// the host, when it is launched. The guard covers that one call. NOTE: the switch also makes every
-// allocation fill itself with NaN, which is turned off alongside.
-class DeterministicGuard {
- public:
-  explicit DeterministicGuard(bool deterministic)
-      : on_(at::globalContext().deterministicAlgorithms()),
-        warn_only_(at::globalContext().deterministicAlgorithmsWarnOnly()),
-        fill_(at::globalContext().deterministicFillUninitializedMemory()) {
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
-    at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
-  }
-  ~DeterministicGuard() {
-    at::globalContext().setDeterministicAlgorithms(on_, warn_only_);
-    at::globalContext().setDeterministicFillUninitializedMemory(fill_);
-  }
-  DeterministicGuard(const DeterministicGuard&) = delete;
-  DeterministicGuard& operator=(const DeterministicGuard&) = delete;
-
- private:
-  bool on_, warn_only_, fill_;
-};
-
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, const at::Tensor& k,
@@ -130,10 +107,7 @@ std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, 
       tell_way(kOp, "cuDNN where it is trained, for one document of a round length");
       return dense_cudnn_forward(q, k, v, scale, /*want_lse=*/true);
     }
-    const auto result = at::_flash_attention_forward(
-        q, k, v, q_docs.offsets_i32, k_docs.offsets_i32, q_docs.longest, k_docs.longest, 0.0,
-        /*is_causal=*/true, /*return_debug_mask=*/false, scale);
-    return {std::get<0>(result), std::get<1>(result)};
+    return dense_flash_forward(q, k, v, q_docs, k_docs, scale);
   }
   at::Tensor o = at::empty_like(q);
   at::Tensor lse = at::empty({q.size(1), q.size(0)}, q.options().dtype(accumulate_type(q)));
@@ -181,11 +155,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
     const bool deterministic = deterministic_paths();
     tell_way(kOp, deterministic ? "the flash kernel where it is trained, with a fixed order of sums"
                                 : "the flash kernel where it is trained, with any order of sums");
-    const DeterministicGuard guard(deterministic);
-    const at::Tensor no_dropout = at::empty({2}, q.options().dtype(at::kUInt64));
-    return at::_flash_attention_backward(d_o, q, k, v, o, lse, q_docs.offsets_i32,
-                                         k_docs.offsets_i32, q_docs.longest, k_docs.longest, 0.0,
-                                         /*is_causal=*/true, no_dropout, no_dropout, scale);
+    auto [dq, dk, dv] =
+        dense_flash_backward(d_o, q, k, v, o, lse, q_docs, k_docs, scale, deterministic);
+    return {dq, dk, dv};
   }
   DenseGradients out{at::empty_like(q), at::empty_like(k), at::empty_like(v)};
   const bool cpu_flash = use_cpu_flash(q, q_docs, k_docs);

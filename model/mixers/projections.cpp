@@ -5,6 +5,7 @@
 // Kept: mixer_input; q, k, v, z; with QK-norm q and k before it as well; the gated output.
 #include "model/mixers/projections.h"
 
+#include "kernels/columns.h"
 #include "kernels/ops.h"
 #include "model/weights/parts.h"
 
@@ -91,13 +92,13 @@ at::Tensor norm_and_rotate(Mixer mixer, const MixerCall& call, const QkNames& na
   if (!norm.defined()) {
     return find_or_make(call.saved, names.heads, Cost::kProduct, [&] {
       const at::Tensor raw = by_head(columns(), c.head_size);
-      if (!rope.cos.defined()) return raw.contiguous();
+      if (!rope.cos.defined()) return dense_columns(raw);
       return std::get<0>(qk_norm_rope_forward(raw, norm, rope.cos, rope.sin, c.rms_eps));
     });
   }
   const at::Tensor raw = find_or_make(call.saved, names.raw, Cost::kProduct, [&] {
     const at::Tensor view = by_head(columns(), c.head_size);
-    return call.saved ? view.contiguous() : view;
+    return call.saved ? dense_columns(view) : view;
   });
   auto [heads, rstd] = qk_norm_rope_forward(raw, norm, rope.cos, rope.sin, c.rms_eps);
   if (call.saved) {
@@ -108,11 +109,12 @@ at::Tensor norm_and_rotate(Mixer mixer, const MixerCall& call, const QkNames& na
 }
 
 void norm_and_rotate_backward(Mixer mixer, const MixerCall& call, const QkNames& names,
-                              const at::Tensor& d_heads, at::Tensor d_raw, Gradient& gradient) {
+                              const at::Tensor& d_heads, const at::Tensor& d_raw,
+                              Gradient& gradient) {
   const RopeTable& rope = rope_of(mixer, call);
   const at::Tensor norm = call.weights.find(names.norm);
   if (!norm.defined() && !rope.cos.defined()) {
-    d_raw.copy_(d_heads);
+    copy_columns(d_raw, d_heads);
     return;
   }
   at::Tensor raw, rstd;
@@ -143,12 +145,12 @@ at::Tensor project_forward(Mixer mixer, const MixerCall& call, const at::Tensor&
   heads.q = norm_and_rotate(mixer, call, kQ, [&] { return columns(place.q, place.k); });
   heads.k = norm_and_rotate(mixer, call, kK, [&] { return columns(place.k, place.v); });
   heads.v = find_or_make(call.saved, "v", Cost::kProduct, [&] {
-    return by_head(columns(place.v, place.z), c.head_size).contiguous();
+    return dense_columns(by_head(columns(place.v, place.z), c.head_size));
   });
   if (place.end == place.z) return {};
   return find_or_make(call.saved, "z", Cost::kProduct, [&] {
     const at::Tensor z = columns(place.z, place.end);
-    return call.saved ? z.contiguous() : z;
+    return call.saved ? dense_columns(z) : z;
   });
 }
 
@@ -170,7 +172,7 @@ at::Tensor project_backward(Mixer mixer, const MixerCall& call, const Heads& d_h
                             const ProjectionGradient& d, Gradient& gradient) {
   norm_and_rotate_backward(mixer, call, kQ, d_heads.q, d.q, gradient);
   norm_and_rotate_backward(mixer, call, kK, d_heads.k, d.k, gradient);
-  at::Tensor(d.v).copy_(d_heads.v);
+  copy_columns(d.v, d_heads.v);
   const std::string last = group_names(mixer, call).last_weight;
   add_bias_gradients(mixer, call, d.all, gradient);
   return linear_backward(call.env.matmul, d.all, call.saved->take("mixer_input"),

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/attention/dense_flash.h"
 #include "kernels/ops.h"
 #include "kernels/paths.h"
 #include "kernels/twins/twins.h"
@@ -208,6 +209,30 @@ TEST(DenseAttentionSlabs, MeetWithoutASeam) {
     EXPECT_TRUE(close(o.narrow(0, i, 1), row)) << "query " << i;
     EXPECT_TRUE(close(lse.narrow(1, i, 1), row_lse)) << "query " << i;
   }
+}
+
+// What is too large for one call goes in documents, a long one in heads.
+TEST(DenseFlashCuda, PiecesMakeTheWhole) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  at::manual_seed(7);
+  const auto options = at::device(at::kCUDA).dtype(at::kBFloat16);
+  const at::Tensor q = at::randn({700, 8, 64}, options), k = at::randn({700, 4, 64}, options),
+                   v = at::randn(k.sizes(), options), d_o = at::randn(q.sizes(), options);
+  const Documents docs = Documents::from_starts({0, 9, 50, 80, 580, 590}, 700, at::kCUDA);
+  const auto run = [&](int64_t most) -> std::vector<at::Tensor> {
+    const auto [o, lse] = dense_flash_forward(q, k, v, docs, docs, 0.125, most);
+    const DenseGradients d =
+        dense_flash_backward(d_o, q, k, v, o, lse, docs, docs, 0.125, true, most);
+    return {o, lse, d.dq, d.dk, d.dv};
+  };
+  const std::vector<at::Tensor> whole = run(kFlashElements);
+  for (const int64_t tokens : {600, 300, 70}) {
+    const std::vector<at::Tensor> pieces = run(tokens * q.size(1) * q.size(2));
+    for (size_t i = 0; i < whole.size(); ++i) {
+      EXPECT_TRUE(close(pieces[i], whole[i])) << "result " << i << ", " << tokens << " tokens";
+    }
+  }
+  EXPECT_THROW(run(500 * 64 / 2), c10::Error);
 }
 
 TEST(DenseAttentionDoor, SaysWhatWasExpectedAndWhatCame) {

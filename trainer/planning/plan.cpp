@@ -209,9 +209,13 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
                         training.sparse && length >= student.sparse.dense_len};
   double kept = 0, moment = 0;
   for (Mixer mixer : student.mixers) {
-    const auto at_work = static_cast<double>(
+    auto at_work = static_cast<double>(
         backward_moment_bytes(student, mixer, shape, training.recompute) +
         fp8_moment_bytes(student, mixer, shape, training.recompute, training.matmul));
+    // Keys and values of the whole line, and their gradient.
+    if (training.context > 1 && mixer != Mixer::kLightning) {
+      at_work += 2 * gathered_bytes(student, budget.micro_rows() * length, shape.value_bytes);
+    }
     kept += static_cast<double>(kept_bytes(student, mixer, shape, training.recompute));
     moment = std::max(moment, at_work);
   }
@@ -222,10 +226,6 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
   // At the head: the normed features, their gradient, the teacher's features.
   const double head = vocabulary_workspace_bytes(context) +
                       4.0 * static_cast<double>(tokens * student.width * shape.value_bytes);
-  if (training.context > 1) {  // keys and values of the whole line, their gradient in fp32
-    const int64_t line = budget.micro_rows() * length;
-    moment += gathered_bytes(student, line, shape.value_bytes) + gathered_bytes(student, line, 2);
-  }
   if (training.teaches_selection) {
     moment += static_cast<double>(selection_moment_bytes(student, length, context.cuda));
   }

@@ -8,7 +8,7 @@
 
 #include <numeric>
 
-#include "kernels/check.h"
+#include "kernels/squared_error.h"
 #include "model/convert.h"
 #include "model/forward.h"
 #include "model/kept_tensors.h"
@@ -229,10 +229,9 @@ class AlignStage : public Stage {
       MixerCall call{config_, weights[0], mixer_env, l, &saved};
       call.wants_dx = false;
       const at::Tensor y = mixer_forward(Mixer::kLightning, call, input);
-      const at::Tensor difference = y.to(accumulate_type(y)) - target.to(accumulate_type(y));
       const double scale = batch.idle ? 0.0 : 1.0 / (num_values * variance_[l]);
-      errors[l] += difference.square().sum(at::kDouble) * scale;
-      const at::Tensor dy = (difference * (2.0 * scale)).to(y.scalar_type());
+      const auto [error, dy] = squared_error(y, target, scale);
+      errors[l] += error;
       mixer_backward(Mixer::kLightning, call, dy, mixers.gradient(part));
       mixers.reduce(part, last);
       loop_->clock().enter(Phase::kForward);
