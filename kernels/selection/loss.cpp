@@ -1,4 +1,6 @@
-// The written gradient of the loss that loss.h defines, slab of queries by slab.
+// The written gradient of the loss that loss.h defines. Documents of about one length go side by
+// side, shorter ones padded to the longest, in slabs of queries: a micro-batch of short documents
+// would else be thousands of small calls.
 #include "kernels/selection/loss.h"
 
 #include <ATen/core/grad_mode.h>
@@ -6,10 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/attention/query_slabs.h"
 #include "kernels/check.h"
 #include "kernels/selection/composed.h"
+#include "kernels/to_device.h"
 
 namespace sala {
 
@@ -18,10 +22,35 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kTiny = 1e-30;
 
-// One document's keys, and the gradient of its compressed keys as slabs of queries add to it.
+// D documents, the longest first, none of them less than half as long.
+struct Group {
+  std::vector<int64_t> offsets, lengths;
+  int64_t count() const { return static_cast<int64_t>(offsets.size()); }
+  int64_t longest() const { return lengths.front(); }
+};
+
+// Of the documents with a query at `first`.
+std::vector<Group> groups_of(const Documents& docs, int64_t first) {
+  std::vector<int64_t> long_enough;
+  for (int64_t d = 0; d < docs.count(); ++d) {
+    if (docs.length(d) > first) long_enough.push_back(d);
+  }
+  std::ranges::stable_sort(long_enough, std::greater<>(),
+                           [&](int64_t d) { return docs.length(d); });
+  std::vector<Group> groups;
+  for (int64_t d : long_enough) {
+    if (groups.empty() || 2 * docs.length(d) < groups.back().longest()) groups.emplace_back();
+    groups.back().offsets.push_back(docs.offsets[d]);
+    groups.back().lengths.push_back(docs.length(d));
+  }
+  return groups;
+}
+
+// A group's keys, B = D * NKV of them, and the gradient of its compressed keys as slabs of queries
+// add to it. What lies behind a document's end is seen by none of its queries.
 struct KeySide {
-  at::Tensor keys;     // (NKV, nk, HS) fp32/fp64
-  at::Tensor windows;  // (NKV, W, HS)
+  at::Tensor keys;     // (B, nk, HS) fp32/fp64
+  at::Tensor windows;  // (B, W, HS)
   at::Tensor d_windows;
 
   // What queries before `position` can see.
@@ -31,35 +60,43 @@ struct KeySide {
   }
 };
 
-// Some queries of it. Rows: (NKV, G n, HS), times the scale.
+// Some queries of each document. Rows: (B, G n, HS), times the scale.
 struct QuerySide {
-  at::Tensor rows, position;  // position (n) int64
-  int64_t G;
+  at::Tensor rows;
+  at::Tensor position;  // (D, n) int64; of those behind a document's end, its last token
+  at::Tensor inside;    // (D, n): the others
+  int64_t NKV, G;
 
-  // (NKV, G n, x) as (NKV, G, n, x).
+  int64_t num_docs() const { return position.size(0); }
+  int64_t n() const { return position.size(1); }
+  // (B, G n, x) as (D, NKV, G, n, x).
   at::Tensor grouped(const at::Tensor& x) const {
-    return x.view({x.size(0), G, position.size(0), x.size(2)});
+    return x.view({num_docs(), NKV, G, n(), x.size(2)});
+  }
+  // (B, n, x) as (D, NKV, n, x).
+  at::Tensor by_document(const at::Tensor& x) const {
+    return x.view({num_docs(), NKV, n(), x.size(2)});
   }
 };
 
-// Softmax over the columns before limit (n).
+// Softmax over the columns before limit (D, n).
 at::Tensor masked_softmax(const QuerySide& q, const at::Tensor& columns, const at::Tensor& limit) {
   at::Tensor scores = at::bmm(q.rows, columns.transpose(1, 2));
-  const at::Tensor column = at::arange(columns.size(1), limit.options()).unsqueeze(0);
-  q.grouped(scores).masked_fill_(column >= limit.unsqueeze(1), -kInfinity);
+  const at::Tensor column = at::arange(columns.size(1), limit.options());
+  q.grouped(scores).masked_fill_(column >= limit.view({q.num_docs(), 1, 1, q.n(), 1}), -kInfinity);
   return at::softmax(scores, -1);
 }
 
 at::Tensor padded(const at::Tensor& x, int64_t columns) {
-  return at::constant_pad_nd(x, {0, columns - x.size(2)});
+  return at::constant_pad_nd(x, {0, columns - x.size(-1)});
 }
 
-// Full attention's mass on each block: (NKV, n, NB).
+// Full attention's mass on each block: (D, NKV, n, NB).
 at::Tensor block_mass(const QuerySide& q, const KeySide& k, int64_t NB, int64_t block_size) {
-  const at::Tensor attention = q.grouped(masked_softmax(q, k.keys, q.position + 1)).mean(1);
+  const at::Tensor attention = q.grouped(masked_softmax(q, k.keys, q.position + 1)).mean(2);
   return padded(attention, NB * block_size)
-      .view({attention.size(0), attention.size(1), NB, block_size})
-      .sum(3);
+      .view({q.num_docs(), q.NKV, q.n(), NB, block_size})
+      .sum(4);
 }
 
 // Of the blocks that may be chosen, the mass of those that are not among the `most` best: lists
@@ -67,31 +104,32 @@ at::Tensor block_mass(const QuerySide& q, const KeySide& k, int64_t NB, int64_t 
 at::Tensor missed_mass(const at::Tensor& mass, const at::Tensor& score, const at::Tensor& choice,
                        int64_t most) {
   if (most <= 0) return mass.sum();
-  if (score.size(2) <= most) return at::zeros({}, mass.options());
+  if (score.size(3) <= most) return at::zeros({}, mass.options());
   const at::Tensor best =
-      std::get<1>(at::where(choice, score, at::full({}, -1.0, score.options())).topk(most, 2));
-  return mass.sum() - mass.gather(2, best).sum();
+      std::get<1>(at::where(choice, score, at::full({}, -1.0, score.options())).topk(most, 3));
+  return mass.sum() - mass.gather(3, best).sum();
 }
 
-// The loss of scores (NKV, n, NB) at blocks of `mass` that are `taught` (n, NB), and its gradient.
+// The loss of scores (D, NKV, n, NB) at blocks of `mass` that are `taught` (D, 1, n, NB), and its
+// gradient.
 std::pair<at::Tensor, at::Tensor> order_loss(const at::Tensor& mass, const at::Tensor& score,
                                              const at::Tensor& taught) {
   const at::Tensor in_order = mass * taught;
-  const at::Tensor target = in_order.square() / in_order.sum(2, /*keepdim=*/true).clamp_min(kTiny);
+  const at::Tensor target = in_order.square() / in_order.sum(3, /*keepdim=*/true).clamp_min(kTiny);
   // What is not taught comes last, also behind scores of 0.
   const auto [sorted, order] =
-      at::where(taught, score, at::full({}, -1.0, score.options())).sort(2, /*descending=*/true);
-  const at::Tensor place = taught.sum(2, /*keepdim=*/true)
+      at::where(taught, score, at::full({}, -1.0, score.options())).sort(3, /*descending=*/true);
+  const at::Tensor place = taught.sum(3, /*keepdim=*/true)
                                .floor_divide(kTaughtShare)
                                .clamp_min_(1)
                                .sub_(1)
-                               .expand({score.size(0), score.size(1), 1});
-  const at::Tensor bar = sorted.gather(2, place).clamp_min(kTiny);
+                               .expand({score.size(0), score.size(1), score.size(2), 1});
+  const at::Tensor bar = sorted.gather(3, place).clamp_min(kTiny);
   const at::Tensor floored = score.clamp_min(kTiny);
   const at::Tensor gap = (bar / floored).log_().add_(std::log(kTaughtMargin));
   const at::Tensor pushed = target * (gap > 0);
   at::Tensor d_score = pushed.div(floored).neg_();
-  d_score.scatter_add_(2, order.gather(2, place), pushed.sum(2, /*keepdim=*/true) / bar);
+  d_score.scatter_add_(3, order.gather(3, place), pushed.sum(3, /*keepdim=*/true) / bar);
   return {(pushed * gap).sum(), d_score};
 }
 
@@ -100,28 +138,28 @@ at::Tensor slab_loss(const QuerySide& q, const KeySide& k, const SparseConfig& c
                      at::Tensor& d_rows) {
   const int64_t ratio = c.block_size / c.kernel_stride;
   const int64_t NB = (k.keys.size(1) + c.block_size - 1) / c.block_size;
-  const at::Tensor own = q.position.floor_divide(c.block_size).unsqueeze(1);
-  const at::Tensor block = at::arange(NB, q.position.options()).unsqueeze(0);
-  const at::Tensor choice =
-      at::logical_and(block >= c.init_blocks, block < own - c.local_blocks()).unsqueeze(0);
-  const at::Tensor taught =
-      at::logical_and(block >= c.init_blocks, block < own - kNearBlocks).unsqueeze(0);
+  const at::Tensor own = q.position.floor_divide(c.block_size).unsqueeze(2);
+  const at::Tensor block = at::arange(NB, q.position.options());
+  const at::Tensor may = at::logical_and(block >= c.init_blocks, q.inside.unsqueeze(2));
+  const at::Tensor choice = at::logical_and(may, block < own - c.local_blocks()).unsqueeze(1);
+  const at::Tensor taught = at::logical_and(may, block < own - kNearBlocks).unsqueeze(1);
 
   const at::Tensor mass = block_mass(q, k, NB, c.block_size);
   const at::Tensor seen = (q.position + 1).floor_divide(c.kernel_stride).sub_(1);
   const at::Tensor weight = masked_softmax(q, k.windows, seen);
-  const auto [score, at_window] = at::max_pool1d_with_indices(
-      padded(q.grouped(weight).sum(1), NB * ratio), ratio + 1, ratio, /*padding=*/1);
+  const at::Tensor grouped = q.grouped(weight);
+  const auto [pooled, at_window] = at::max_pool1d_with_indices(
+      padded(grouped.sum(2).flatten(0, 1), NB * ratio), ratio + 1, ratio, /*padding=*/1);
+  const at::Tensor score = q.by_document(pooled);
 
   const auto [loss, d_score] = order_loss(mass, score, taught);
   // d_score of the chosen window of each block, back through the sum over heads and the softmax.
-  const at::Tensor d_weight = at::zeros({score.size(0), score.size(1), NB * ratio}, score.options())
-                                  .scatter_add_(2, at_window, d_score)
-                                  .narrow(2, 0, weight.size(2))
-                                  .unsqueeze(1);
-  const at::Tensor grouped = q.grouped(weight);
+  const at::Tensor d_weight = at::zeros({q.num_docs(), q.NKV, q.n(), NB * ratio}, score.options())
+                                  .scatter_add_(3, q.by_document(at_window), d_score)
+                                  .narrow(3, 0, weight.size(2))
+                                  .unsqueeze(2);
   const at::Tensor d_logits =
-      (grouped * (d_weight - (grouped * d_weight).sum(3, /*keepdim=*/true))).view(weight.sizes());
+      (grouped * (d_weight - (grouped * d_weight).sum(4, /*keepdim=*/true))).view(weight.sizes());
   d_rows = at::bmm(d_logits, k.windows);
   at::Tensor(k.d_windows).baddbmm_(d_logits.transpose(1, 2), q.rows);
 
@@ -129,13 +167,79 @@ at::Tensor slab_loss(const QuerySide& q, const KeySide& k, const SparseConfig& c
   return at::stack({loss, missed}).to(at::kDouble);
 }
 
-// From the gradient of windows, means of kernel_size = 2 kernel_stride keys each: (NKV, nk, HS).
+// From the gradient of windows, means of kernel_size = 2 kernel_stride keys each: (B, nk, HS).
 at::Tensor key_gradient(const KeySide& k, int64_t stride) {
   const int64_t W = k.windows.size(1);
   at::Tensor halves = at::zeros({k.keys.size(0), W + 1, k.keys.size(2)}, k.keys.options());
   halves.narrow(1, 0, W).add_(k.d_windows);
   halves.narrow(1, 1, W).add_(k.d_windows);
   return halves.div_(2 * stride).repeat_interleave(stride, 1);
+}
+
+// One call of block_select_loss.
+struct Call {
+  const at::Tensor &q, &k;
+  const SparseConfig& config;
+  double scale;
+  SelectionLossOptions options;
+  int64_t first;  // taught position
+  at::Tensor &dq, &dk;
+
+  int64_t NKV() const { return k.size(1); }
+  int64_t G() const { return q.size(1) / NKV(); }
+  double factor() const { return options.weight / static_cast<double>(NKV()); }
+};
+
+// Rows (T, N, HS) at (D, n), as (D * NKV, G n, HS) in fp32 (fp64).
+at::Tensor rows_at(const Call& call, const at::Tensor& x, const at::Tensor& row) {
+  const int64_t D = row.size(0), n = row.size(1), NKV = call.NKV(), HS = x.size(2);
+  return x.index_select(0, row.view({-1}))
+      .to(accumulate_type(x))
+      .view({D, n, NKV, x.size(1) / NKV, HS})
+      .permute({0, 2, 3, 1, 4})
+      .reshape({D * NKV, -1, HS});
+}
+
+// Adds the loss of a group to the first two of `sums`.
+void teach_group(const Call& call, const Group& group, const at::Tensor& sums) {
+  const auto& [q, k, config, scale, options, first, dq, dk] = call;
+  const int64_t D = group.count(), nk = group.longest(), NKV = call.NKV(), HS = q.size(2);
+  const at::Tensor offset = queue_to(at::tensor(group.offsets), q.device()).unsqueeze(1);
+  const at::Tensor last = queue_to(at::tensor(group.lengths), q.device()).unsqueeze(1) - 1;
+  const at::Tensor token = at::minimum(at::arange(nk, last.options()).unsqueeze(0), last);
+  KeySide side;
+  side.keys = rows_at(call, k, offset + token);
+  side.windows = window_means(side.keys.to(k.scalar_type()), config).fine;
+  side.d_windows = at::zeros_like(side.windows);
+
+  const int64_t bytes = D * q.size(1) * static_cast<int64_t>(side.keys.element_size()) * nk;
+  const int64_t budget = q.is_cuda() ? kSelectionLossBytesCuda : kSelectionLossBytesCpu;
+  const int64_t most = std::max<int64_t>(budget / bytes, 1);
+  const int64_t count = (nk - 1 - first) / options.query_stride + 1;
+  for (int64_t i = 0; i < count; i += most) {
+    const int64_t n = std::min(most, count - i);
+    const at::Tensor wanted =
+        (at::arange(i, i + n, last.options()) * options.query_stride).add_(first).unsqueeze(0);
+    const at::Tensor position = at::minimum(wanted, last), row = offset + position;
+    const QuerySide queries{rows_at(call, q, row).mul_(scale), position, wanted <= last, NKV,
+                            call.G()};
+    const int64_t seen = first + (i + n - 1) * options.query_stride + 1;
+    at::Tensor d_rows;
+    sums.narrow(0, 0, 2).add_(
+        slab_loss(queries, side.before(seen, config.kernel_stride), config, d_rows),
+        1.0 / static_cast<double>(NKV));
+    dq.index_add_(0, row.view({-1}),
+                  queries.grouped(d_rows.mul_(scale * call.factor()))
+                      .permute({0, 3, 1, 2, 4})
+                      .reshape({D * n, q.size(1), HS})
+                      .to(dq.scalar_type()));
+  }
+  const at::Tensor d_keys = key_gradient(side, config.kernel_stride).mul_(call.factor());
+  for (int64_t d = 0; d < D; ++d) {
+    const int64_t tokens = std::min(group.lengths[d], d_keys.size(1));
+    dk.narrow(0, group.offsets[d], tokens)
+        .add_(d_keys.narrow(0, d * NKV, NKV).narrow(1, 0, tokens).transpose(0, 1));
+  }
 }
 
 }  // namespace
@@ -150,45 +254,22 @@ at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Doc
                              const SelectionLossOptions& options, at::Tensor& dq, at::Tensor& dk) {
   check_queries_and_keys(q, k, docs, docs, "block_select_loss");
   const at::NoGradGuard no_grad;
-  const int64_t NKV = k.size(1), G = q.size(1) / NKV;
-  const at::ScalarType type = accumulate_type(q);
-  const double factor = options.weight / static_cast<double>(NKV);
-  at::Tensor sums = at::zeros({kNumSelectionSums}, q.options().dtype(at::kDouble));
-  const int64_t bytes = q.size(1) * static_cast<int64_t>(at::elementSize(type));
-  const int64_t budget = q.is_cuda() ? kSelectionLossBytesCuda : kSelectionLossBytesCpu;
-  for (int64_t d = 0; d < docs.count(); ++d) {
-    const int64_t nk = docs.length(d), first = first_taught_position(config, options.query_stride);
-    if (first >= nk) continue;
-    const at::Tensor keys = document_keys(k, docs, d);
-    KeySide side{keys.to(type), window_means(keys, config).fine, {}};
-    side.d_windows = at::zeros_like(side.windows);
-    const int64_t count = (nk - 1 - first) / options.query_stride + 1;
-    const int64_t most = std::max<int64_t>(budget / (bytes * nk), 1);
-    for (int64_t i = 0; i < count; i += most) {
-      const int64_t n = std::min(most, count - i);
-      const at::Tensor position =
-          (at::arange(i, i + n, q.options().dtype(at::kLong)) * options.query_stride).add_(first);
-      const at::Tensor row = position + docs.offsets[d];
-      const QuerySlab whole{d, 0, n, 0};  // of the queries that were picked
-      const QuerySide queries{slab_rows(q.index_select(0, row), whole, NKV).to(type).mul_(scale),
-                              position, G};
-      at::Tensor d_rows;
-      const int64_t seen = first + (i + n - 1) * options.query_stride + 1;
-      sums.narrow(0, 0, 2).add_(
-          slab_loss(queries, side.before(seen, config.kernel_stride), config, d_rows),
-          1.0 / static_cast<double>(NKV));
-      at::Tensor d_picked = at::empty({n, q.size(1), q.size(2)}, d_rows.options());
-      put_slab_rows(d_picked, whole, d_rows.mul_(scale * factor));
-      dq.index_add_(0, row, d_picked.to(dq.scalar_type()));
+  const int64_t stride = options.query_stride, first = first_taught_position(config, stride);
+  const Call call{q, k, config, scale, options, first, dq, dk};
+  const at::Tensor sums = at::zeros({kNumSelectionSums}, q.options().dtype(at::kDouble));
+  const int64_t choosing = (config.init_blocks + config.local_blocks() + 1) * config.block_size;
+  const int64_t before = (std::max<int64_t>(choosing - first, 0) + stride - 1) / stride;
+  int64_t queries = 0, choices = 0;
+  for (const Group& group : groups_of(docs, first)) {
+    teach_group(call, group, sums);
+    for (int64_t length : group.lengths) {
+      const int64_t count = (length - 1 - first) / stride + 1;
+      queries += count;
+      choices += std::max<int64_t>(count - before, 0);
     }
-    sums[kSelectionCount].add_(static_cast<double>(count));
-    const int64_t choosing = (config.init_blocks + config.local_blocks() + 1) * config.block_size;
-    const int64_t before = std::max<int64_t>(choosing - first, 0) + options.query_stride - 1;
-    sums[kSelectionChoices].add_(
-        static_cast<double>(std::max<int64_t>(count - before / options.query_stride, 0)));
-    const at::Tensor d_keys = key_gradient(side, config.kernel_stride).mul_(factor);
-    dk.narrow(0, docs.offsets[d], d_keys.size(1)).add_(d_keys.transpose(0, 1));
   }
+  sums[kSelectionCount].fill_(static_cast<double>(queries));
+  sums[kSelectionChoices].fill_(static_cast<double>(choices));
   return sums;
 }
 

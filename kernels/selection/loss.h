@@ -52,7 +52,8 @@ enum SelectionSum {
 };
 
 // q (T, NH, HS), k (T, NKV, HS) of whole documents; adds the gradients to dq and dk, of their
-// shapes and types. A composition of LibTorch ops in slabs of queries; the same bits at every call.
+// shapes and types. A composition of LibTorch ops, documents of about one length side
+// by side, in slabs of queries; the same bits at every call.
 at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Documents& docs,
                              const SparseConfig& config, double scale,
                              const SelectionLossOptions& options, at::Tensor& dq, at::Tensor& dk);

@@ -68,8 +68,8 @@ TEST_P(BlockSelectLoss, EqualsItsDefinitionUnderAutograd) {
   const int64_t G = GetParam(), NKV = 2, HS = 8;
   const SparseConfig c = small_config();
   const double scale = 0.4;
-  const Documents docs = Documents::from_starts({0, 61, 200}, 333, at::kCPU);
-  const Inputs in = random_inputs(333, G * NKV, NKV, HS, at::kDouble);
+  const Documents docs = Documents::from_starts({0, 61, 200, 333}, 733, at::kCPU);
+  const Inputs in = random_inputs(733, G * NKV, NKV, HS, at::kDouble);
   const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
   at::Tensor dq = at::ones_like(in.q), dk = at::ones_like(in.k);
   const at::Tensor sums = block_select_loss(in.q, in.k, docs, c, scale, options, dq, dk);
