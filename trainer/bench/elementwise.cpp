@@ -1,6 +1,8 @@
 // sala-bench: norms, rotary embedding, gates and SwiGLU. Bytes are each input read once and each
 // output written once; sums over tokens (weight gradients) are too small to count.
+#include "kernels/columns.h"
 #include "kernels/ops.h"
+#include "kernels/squared_error.h"
 #include "trainer/bench/op.h"
 
 namespace sala {
@@ -111,6 +113,20 @@ BenchRun swiglu_run(const BenchShape& s, bool backward) {
   };
 }
 
+// A quarter of what one product gives.
+BenchRun columns_run(const BenchShape& s, bool /*backward*/) {
+  const at::Tensor part = s.normal({s.tokens, 4 * s.width}).narrow(1, s.width, s.width);
+  return [=]() -> BenchTensors { return {dense_columns(part)}; };
+}
+
+BenchRun squared_error_run(const BenchShape& s, bool /*backward*/) {
+  const at::Tensor y = normal_rows(s), target = normal_rows(s);
+  return [=]() -> BenchTensors {
+    auto [error, dy] = squared_error(y, target, 0.5);
+    return {error, dy};
+  };
+}
+
 }  // namespace
 
 std::vector<BenchOp> elementwise_bench_ops() {
@@ -161,6 +177,14 @@ std::vector<BenchOp> elementwise_bench_ops() {
        width_bytes(4),
        {},
        prepare_run<add_rmsnorm_run, true>},
+      {"columns", "fwd", tokens, width_text, width_bytes(2), {}, prepare_run<columns_run, false>},
+      {"squared_error",
+       "fwd",
+       tokens,
+       width_text,
+       width_bytes(3),
+       {},
+       prepare_run<squared_error_run, false>},
       {"swiglu", "fwd", tokens, ffn_text, ffn_bytes(3), {}, prepare_run<swiglu_run, false>},
       {"swiglu", "bwd", tokens, ffn_text, ffn_bytes(5), {}, prepare_run<swiglu_run, true>},
   };

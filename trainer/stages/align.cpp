@@ -59,7 +59,8 @@ class AlignStage : public Stage {
     StagePlan plan;
     plan.steps = budget_.num_steps();
     plan.tokens = plan.steps * budget_.batch_tokens;
-    const auto tokens = budget_.micro_rows() * budget_.row_length / loop_options_.context;
+    const TokenBudget budget = budget_.suited_to(c.width, context.cuda);
+    const auto tokens = budget.micro_rows() * budget.row_length / loop_options_.context;
     const PassShape shape{tokens, compute_bytes(context), false};
     const PlannedParameters teacher = plan_parameters(context, context.source, false);
     const PlannedParameters mixers = plan_aligned(context);
@@ -73,7 +74,7 @@ class AlignStage : public Stage {
     plan.checkpoint_bytes =
         12.0 * static_cast<double>(c.num_layers) * mixer_parameters(c, Mixer::kLightning);
     plan.batch_bytes = batch_bytes(context, budget_, loop_options_.context);
-    plan_align_traffic(context, {budget_, loop_options_.context}, plan);
+    plan_align_traffic(context, {budget, loop_options_.context}, plan);
     return plan;
   }
 
@@ -86,7 +87,8 @@ class AlignStage : public Stage {
     run.aligned_is_final = false;
     if (fresh_) run.make_aligned(config_);
     optimizer_ = std::make_unique<Optimizer>(*run.aligned, optimizer_options_);
-    loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer_options_, loop_options_,
+    const TokenBudget budget = budget_.suited_to(config_.width, run.world.device().is_cuda());
+    loop_ = std::make_unique<TrainingLoop>(run, *this, budget, optimizer_options_, loop_options_,
                                            [source = run.source, hybrid = config_](int64_t length) {
                                              return per_token_flops(source, hybrid, length);
                                            });

@@ -99,10 +99,12 @@ StagePlan ModelTraining::plan(const PlanContext& context) const {
   training.matmul = loop_options_.matmul_rule();
   training.teaches_selection = selection_weight_ > 0;
   training.evaluates = evaluate_every > 0;
-  StagePlan plan = plan_model_training(context, budget_, training);
+  const TokenBudget budget = budget_.suited_to(context.hybrid.width, context.cuda);
+  StagePlan plan = plan_model_training(context, budget, training);
   plan.advice = lr_advice(context.hybrid);
-  for (const std::string& advice : {matmul_advice(context.hybrid), selection_advice(context.hybrid),
-                                    offload_advice(context.hybrid, context.cuda)}) {
+  for (const std::string& advice :
+       {matmul_advice(context.hybrid, budget), selection_advice(context.hybrid),
+        offload_advice(context.hybrid, budget, context.cuda)}) {
     if (!advice.empty()) plan.advice += (plan.advice.empty() ? "" : "\n") + advice;
   }
   return plan;
@@ -114,12 +116,14 @@ void ModelTraining::begin(Run& run) {
   loss_ = make_loss(run);
   const ModelConfig config = run.student->model.config();
   const OptimizerOptions optimizer = optimizer_options(config);
+  const bool cuda = run.world.device().is_cuda();
+  const TokenBudget budget = budget_.suited_to(config.width, cuda);
   for (const std::string& advice :
-       {lr_advice(config), matmul_advice(config), selection_advice(config),
-        offload_advice(config, run.world.device().is_cuda())}) {
+       {lr_advice(config), matmul_advice(config, budget), selection_advice(config),
+        offload_advice(config, budget, cuda)}) {
     if (!advice.empty()) run.metrics.note(advice);
   }
-  if (loop_options_.offloads() && run.world.device().is_cuda()) {
+  if (loop_options_.offloads() && cuda) {
     offload_ = std::make_unique<InputOffload>(run.world.device());
   }
   optimizer_ = std::make_unique<Optimizer>(run.student->parameters, optimizer);
@@ -130,7 +134,7 @@ void ModelTraining::begin(Run& run) {
     const double teaching = distils ? forward_flops(teacher, length, false) : 0;
     return 3 * forward_flops(config, length, sparse) + teaching;
   };
-  loop_ = std::make_unique<TrainingLoop>(run, *this, budget_, optimizer, loop_options_,
+  loop_ = std::make_unique<TrainingLoop>(run, *this, budget, optimizer, loop_options_,
                                          flops_per_token, on_spike_);
   run.student->parameters.set_clock(&loop_->clock());
   if (needs_teacher()) run.teacher().parameters.set_clock(&loop_->clock());
@@ -195,21 +199,23 @@ SelectionLossOptions ModelTraining::selection(const ModelConfig& config) const {
   return options;
 }
 
-std::string ModelTraining::matmul_advice(const ModelConfig& config) const {
-  const int64_t tokens = budget_.tokens_at_once(loop_options_.context);
+std::string ModelTraining::matmul_advice(const ModelConfig& config,
+                                         const TokenBudget& budget) const {
+  const int64_t tokens = budget.tokens_at_once(loop_options_.context);
   const bool keeps = loop_options_.recompute_level() != Recompute::kFull;
   const std::string text =
       matmul_text(config, tokens, loop_options_.matmul_rule(), feed_forward_tokens(tokens, keeps));
   return text.empty() ? "" : fmt::format("stage {}: {}", name, text);
 }
 
-std::string ModelTraining::offload_advice(const ModelConfig& config, bool cuda) const {
+std::string ModelTraining::offload_advice(const ModelConfig& config, const TokenBudget& budget,
+                                          bool cuda) const {
   if (!loop_options_.offloads()) return "";
   if (!cuda) {
     return fmt::format(
         "stage {}: recompute: offload is full here: without a GPU there is no other memory", name);
   }
-  const int64_t tokens = budget_.tokens_at_once(loop_options_.context);
+  const int64_t tokens = budget.tokens_at_once(loop_options_.context);
   return fmt::format(
       "stage {}: inputs of blocks wait in {} of host memory a rank", name,
       bytes_text(2.0 * static_cast<double>(config.num_layers * config.width * tokens)));

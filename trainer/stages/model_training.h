@@ -44,9 +44,9 @@ class ModelTraining : public Stage {
   SelectionLossOptions selection(const ModelConfig& config) const;
   std::string selection_advice(const ModelConfig& config) const;  // where it teaches nothing
   // One line about products in FP8; empty without.
-  std::string matmul_advice(const ModelConfig& config) const;
+  std::string matmul_advice(const ModelConfig& config, const TokenBudget& budget) const;
   // One line about host memory (recompute: offload); empty without.
-  std::string offload_advice(const ModelConfig& config, bool cuda) const;
+  std::string offload_advice(const ModelConfig& config, const TokenBudget& budget, bool cuda) const;
   // One line when the rate came from the model's size or is far above it; empty otherwise.
   std::string lr_advice(const ModelConfig& config) const;
 
