@@ -172,9 +172,9 @@ int64_t selection_moment_bytes(const ModelConfig& c, int64_t tokens, int64_t len
   const int64_t stride = SelectionLossOptions{}.query_stride;
   const int64_t scores = std::min(c.num_heads * (length / stride + 1) * tokens * kFloatBytes,
                                   cuda ? kSelectionLossBytesCuda : kSelectionLossBytesCpu);
-  // Scores, their softmax and its mean over the heads; keys, padded or not, and their gradient
-  // twice.
-  return 3 * scores + 3 * tokens * c.kv_size(Mixer::kSparse) * kFloatBytes;
+  // Scores, their softmax and its mean over the heads; keys on their way to fp32, padded to twice
+  // as many.
+  return 3 * scores + 5 * tokens * c.kv_size(Mixer::kSparse) * kFloatBytes;
 }
 
 }  // namespace sala

@@ -14,8 +14,8 @@ namespace sala {
 
 class InputOffload {
  public:
-  // The memory is made when it is first needed, page-locked where inputs come from a GPU, and stays
-  // until this object goes.
+  // The memory is made when it is first needed, page-locked where inputs come from a GPU. With this
+  // object it goes back to LibTorch, which keeps it for others who want page-locked memory.
   explicit InputOffload(at::Device device);
 
   // A forward pass. Queues the copy of unit `u`'s input x (contiguous; undefined: nothing to do),

@@ -1,7 +1,7 @@
 // Dense attention by the variable-length flash kernel of LibTorch (FlashAttention-2, Dao 2023), for
 // bf16 on CUDA. Its offsets wrap on large tensors (LibTorch 2.11: illegal accesses seen with 2^32
-// elements of q), so those go in pieces: documents that fit together, or of one that does not,
-// groups of heads.
+// elements of q, none with 2^30), so those go in pieces: documents that fit together, or of one
+// that does not, some heads.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -13,7 +13,7 @@
 
 namespace sala {
 
-// Elements of q or k in one call; heads that share a KV head stay together, up to twice as many.
+// Elements of q or k in one call, as its offsets count them.
 inline constexpr int64_t kFlashElements = int64_t{1} << 30;
 
 // Shapes of dense_attention.

@@ -101,6 +101,35 @@ TEST_P(BlockSelectLoss, EqualsItsDefinitionUnderAutograd) {
 
 INSTANTIATE_TEST_SUITE_P(Groups, BlockSelectLoss, ::testing::Values(1, 3));
 
+// One is padded, ends before the last slabs of queries begin, and feels nothing of either.
+TEST(BlockSelectLoss, DocumentsSideBySideAreEachAlone) {
+  const SparseConfig c = small_config();
+  const int64_t first = 2900, T = first + 1500;
+  const Inputs in = random_inputs(T, 6, 2, 8, at::kDouble);
+  const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
+  at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
+  const at::Tensor sums = block_select_loss(
+      in.q, in.k, Documents::from_starts({0, first}, T, at::kCPU), c, 0.4, options, dq, dk);
+  at::Tensor alone = at::zeros_like(sums);
+  for (const auto& [begin, length] : {std::pair{int64_t{0}, first}, {first, T - first}}) {
+    const auto rows = [begin = begin, length = length](const at::Tensor& x) {
+      return x.narrow(0, begin, length).contiguous();
+    };
+    at::Tensor dq_alone = at::zeros_like(rows(in.q)), dk_alone = at::zeros_like(rows(in.k));
+    alone += block_select_loss(rows(in.q), rows(in.k), Documents::single(length, at::kCPU), c, 0.4,
+                               options, dq_alone, dk_alone);
+    EXPECT_LE((rows(dq) - dq_alone).abs().max().item<double>(), 1e-10);
+    EXPECT_LE((rows(dk) - dk_alone).abs().max().item<double>(), 1e-10);
+    EXPECT_GT(dk_alone.abs().max().item<double>(), 1e-4);
+  }
+  for (const int sum : {kSelectionLoss, kSelectionCount, kSelectionChoices}) {
+    EXPECT_NEAR(sums[sum].item<double>(), alone[sum].item<double>(), 1e-8) << sum;
+  }
+  // Neighbours that share their best window stand alike: which of them a list takes is open.
+  const auto missed = alone[kSelectionMissed].item<double>();
+  EXPECT_NEAR(sums[kSelectionMissed].item<double>(), missed, 1e-2 * missed);
+}
+
 TEST(BlockSelectLoss, MissedMassIsThatOfBlocksThatTheListsLeaveOut) {
   const SparseConfig c = small_config();
   const Documents docs = Documents::single(400, at::kCPU);

@@ -226,13 +226,12 @@ TEST(DenseFlashCuda, PiecesMakeTheWhole) {
     return {o, lse, d.dq, d.dk, d.dv};
   };
   const std::vector<at::Tensor> whole = run(kFlashElements);
-  for (const int64_t tokens : {600, 300, 70}) {
+  for (const int64_t tokens : {900, 400, 100, 1}) {
     const std::vector<at::Tensor> pieces = run(tokens * q.size(1) * q.size(2));
     for (size_t i = 0; i < whole.size(); ++i) {
       EXPECT_TRUE(close(pieces[i], whole[i])) << "result " << i << ", " << tokens << " tokens";
     }
   }
-  EXPECT_THROW(run(500 * 64 / 2), c10::Error);
 }
 
 TEST(DenseAttentionDoor, SaysWhatWasExpectedAndWhatCame) {

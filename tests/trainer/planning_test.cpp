@@ -49,6 +49,25 @@ TEST(SelectionLossFlops, AreThoseOfTheQueriesThatAreTaught) {
   }
 }
 
+// Narrow models run more tokens at once, as far as a rank has them.
+TEST(Plan, MicroBatchesSuitTheModelUnlessTheRecipeNamesThem) {
+  TokenBudget budget;
+  budget.row_length = 2048;
+  budget.batch_tokens = 1 << 18;
+  const auto rows = [&](int64_t width, bool roomy_gpu, int64_t num_ranks) {
+    return budget.suited_to(width, roomy_gpu, num_ranks).micro_rows();
+  };
+  EXPECT_EQ(rows(4096, true, 1), 4);
+  EXPECT_EQ(rows(2048, true, 1), 4);
+  EXPECT_EQ(rows(1024, true, 1), 8);
+  EXPECT_EQ(rows(576, true, 1), 16);
+  EXPECT_EQ(rows(576, false, 1), 4);
+  EXPECT_EQ(rows(576, true, 32), 4);
+  EXPECT_EQ(rows(576, true, 0), 16);
+  budget.micro_tokens = 2048;
+  EXPECT_EQ(rows(576, true, 1), 1);
+}
+
 TEST(Plan, TeachingSelectionTakesFlopsAndTime) {
   const TemporaryFolder folder;
   write_toy(folder);

@@ -114,6 +114,11 @@ void synchronize(at::Device device) {
   (void)device;
 }
 
+bool roomy_gpus(bool cuda) {
+  constexpr double kSmallBytes = 40e9;
+  return cuda && (num_gpus() < 1 || device_memory_bytes(at::Device(at::kCUDA, 0)) >= kSmallBytes);
+}
+
 int num_gpus() {
 #ifdef SALA_CUDA
   return c10::cuda::device_count();

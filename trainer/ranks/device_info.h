@@ -25,6 +25,8 @@ void configure_device_memory();
 // RAM of this node that a process may still take, its control group's limit included; 0 = unknown.
 double available_host_bytes();
 void synchronize(at::Device device);
+// Whether the GPUs that are computed on, or planned for where there are none, are large ones.
+bool roomy_gpus(bool cuda);
 // Names every GPU; -1 without CUDA support in this build.
 int num_gpus();
 

@@ -169,10 +169,12 @@ ParameterRule OptimizerOptions::rule_for(const std::string& tensor_name) const {
   return {};
 }
 
-TokenBudget TokenBudget::suited_to(int64_t width, bool cuda) const {
+TokenBudget TokenBudget::suited_to(int64_t width, bool roomy_gpu, int64_t num_data_ranks) const {
   constexpr int64_t kValues = int64_t{20} << 20, kMost = 32768;
   TokenBudget suited = *this;
-  while (cuda && 2 * suited.default_micro_tokens <= std::min(kMost, kValues / width)) {
+  num_data_ranks = std::max<int64_t>(num_data_ranks, 1);  // too few are a problem of their own
+  suited.most_rows = (rows_per_step() + num_data_ranks - 1) / num_data_ranks;
+  while (roomy_gpu && 2 * suited.default_micro_tokens <= std::min(kMost, kValues / width)) {
     suited.default_micro_tokens *= 2;
   }
   return suited;
@@ -180,7 +182,7 @@ TokenBudget TokenBudget::suited_to(int64_t width, bool cuda) const {
 
 int64_t TokenBudget::micro_rows() const {
   const int64_t micro = micro_tokens > 0 ? micro_tokens : default_micro_tokens;
-  return std::clamp<int64_t>(micro / row_length, 1, rows_per_step());
+  return std::clamp<int64_t>(micro / row_length, 1, most_rows > 0 ? most_rows : rows_per_step());
 }
 
 int64_t TokenBudget::tokens_at_once(int64_t context) const {

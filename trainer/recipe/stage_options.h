@@ -72,13 +72,17 @@ struct TokenBudget {
   int64_t batch_tokens = 0;  // tokens of one step, all ranks together
   // Tokens a rank runs at once; 0 = whole rows up to default_micro_tokens, at least one.
   int64_t micro_tokens = 0;
-  int64_t default_micro_tokens = 8192;  // no key: by suited_to()
-  std::map<std::string, double> data;   // source name: weight
+  // No keys: by suited_to().
+  int64_t default_micro_tokens = 8192;
+  int64_t most_rows = 0;               // that a rank has of a step; 0 = all of them
+  std::map<std::string, double> data;  // source name: weight
 
   int64_t rows_per_step() const { return batch_tokens / row_length; }
   int64_t num_steps() const { return tokens / batch_tokens + (tokens % batch_tokens != 0); }
-  // For a model of `width`: a GPU is busy with as many values as 8K tokens of a wide model have.
-  TokenBudget suited_to(int64_t width, bool cuda) const;
+  // For a model of `width` on one of `num_data_ranks` (the ranks of a split sequence count as one):
+  // a GPU is busy with as many values as 8K tokens of a wide model have, and a small one has no
+  // room for more.
+  TokenBudget suited_to(int64_t width, bool roomy_gpu, int64_t num_data_ranks) const;
   int64_t micro_rows() const;  // rows a rank runs at once, at most rows_per_step()
   int64_t tokens_at_once(int64_t context) const;  // of a rank that shares its rows with others
   // Of every rank in a step: as many as the rank with most rows needs.

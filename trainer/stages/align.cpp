@@ -18,6 +18,7 @@
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/planning/speed.h"
+#include "trainer/ranks/device_info.h"
 #include "trainer/stages/training_loop.h"
 #include "trainer/step.h"
 
@@ -59,7 +60,8 @@ class AlignStage : public Stage {
     StagePlan plan;
     plan.steps = budget_.num_steps();
     plan.tokens = plan.steps * budget_.batch_tokens;
-    const TokenBudget budget = budget_.suited_to(c.width, context.cuda);
+    const TokenBudget budget = budget_.suited_to(c.width, roomy_gpus(context.cuda),
+                                                 context.num_ranks / loop_options_.context);
     const auto tokens = budget.micro_rows() * budget.row_length / loop_options_.context;
     const PassShape shape{tokens, compute_bytes(context), false};
     const PlannedParameters teacher = plan_parameters(context, context.source, false);
@@ -87,7 +89,9 @@ class AlignStage : public Stage {
     run.aligned_is_final = false;
     if (fresh_) run.make_aligned(config_);
     optimizer_ = std::make_unique<Optimizer>(*run.aligned, optimizer_options_);
-    const TokenBudget budget = budget_.suited_to(config_.width, run.world.device().is_cuda());
+    const TokenBudget budget =
+        budget_.suited_to(config_.width, roomy_gpus(run.world.device().is_cuda()),
+                          run.world.size() / loop_options_.context);
     loop_ = std::make_unique<TrainingLoop>(run, *this, budget, optimizer_options_, loop_options_,
                                            [source = run.source, hybrid = config_](int64_t length) {
                                              return per_token_flops(source, hybrid, length);

@@ -82,7 +82,7 @@ class DistillStage : public ModelTraining {
     const TopkFormat format = format_for(context.source.vocab_size);
     const auto ranks = static_cast<double>(context.num_ranks);
     const double step_tokens = static_cast<double>(budget_.batch_tokens) / ranks;
-    const TokenBudget budget = budget_.suited_to(context.hybrid.width, context.cuda);
+    const TokenBudget budget = suited_budget(context);
     plan.batch_bytes += 12.0 * static_cast<double>(budget.micro_rows() * budget.row_length) *
                         static_cast<double>(cut_.topk);
     // Beside logits and gradient, softmax at temperature one: three chunks of logits, not 2.5.

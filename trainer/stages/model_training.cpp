@@ -99,12 +99,12 @@ StagePlan ModelTraining::plan(const PlanContext& context) const {
   training.matmul = loop_options_.matmul_rule();
   training.teaches_selection = selection_weight_ > 0;
   training.evaluates = evaluate_every > 0;
-  const TokenBudget budget = budget_.suited_to(context.hybrid.width, context.cuda);
+  const TokenBudget budget = suited_budget(context);
   StagePlan plan = plan_model_training(context, budget, training);
   plan.advice = lr_advice(context.hybrid);
   for (const std::string& advice :
-       {matmul_advice(context.hybrid, budget), selection_advice(context.hybrid),
-        offload_advice(context.hybrid, budget, context.cuda)}) {
+       {micro_batch_advice(budget), matmul_advice(context.hybrid, budget),
+        selection_advice(context.hybrid), offload_advice(context.hybrid, budget, context.cuda)}) {
     if (!advice.empty()) plan.advice += (plan.advice.empty() ? "" : "\n") + advice;
   }
   return plan;
@@ -117,13 +117,15 @@ void ModelTraining::begin(Run& run) {
   const ModelConfig config = run.student->model.config();
   const OptimizerOptions optimizer = optimizer_options(config);
   const bool cuda = run.world.device().is_cuda();
-  const TokenBudget budget = budget_.suited_to(config.width, cuda);
+  const TokenBudget budget =
+      budget_.suited_to(config.width, roomy_gpus(cuda), run.world.size() / loop_options_.context);
   for (const std::string& advice :
-       {lr_advice(config), matmul_advice(config, budget), selection_advice(config),
-        offload_advice(config, budget, cuda)}) {
+       {lr_advice(config), micro_batch_advice(budget), matmul_advice(config, budget),
+        selection_advice(config), offload_advice(config, budget, cuda)}) {
     if (!advice.empty()) run.metrics.note(advice);
   }
   if (loop_options_.offloads() && cuda) {
+    run.world.together("stage " + name, [&] { check_host_memory(run, budget); });
     offload_ = std::make_unique<InputOffload>(run.world.device());
   }
   optimizer_ = std::make_unique<Optimizer>(run.student->parameters, optimizer);
@@ -208,6 +210,41 @@ std::string ModelTraining::matmul_advice(const ModelConfig& config,
   return text.empty() ? "" : fmt::format("stage {}: {}", name, text);
 }
 
+TokenBudget ModelTraining::suited_budget(const PlanContext& context) const {
+  return budget_.suited_to(context.hybrid.width, roomy_gpus(context.cuda),
+                           context.num_ranks / loop_options_.context);
+}
+
+std::string ModelTraining::micro_batch_advice(const TokenBudget& budget) const {
+  if (budget.micro_tokens > 0 || budget.micro_rows() * budget.row_length <= 8192) return "";
+  return fmt::format(
+      "stage {}: a rank runs {} tokens at once, as the model is narrow: "
+      "micro_tokens says otherwise where memory is short",
+      name, budget.micro_rows() * budget.row_length);
+}
+
+namespace {
+
+// Of one rank, for inputs of blocks (recompute: offload).
+double offloaded_bytes(const ModelConfig& config, int64_t tokens) {
+  return 2.0 * static_cast<double>(config.num_layers * config.width * tokens);
+}
+
+}  // namespace
+
+// The system would end a process that takes more without a word.
+void ModelTraining::check_host_memory(Run& run, const TokenBudget& budget) const {
+  const ModelConfig& config = run.student->model.config();
+  const double needed = offloaded_bytes(config, budget.tokens_at_once(loop_options_.context)) *
+                        run.world.local_size();
+  const double available = available_host_bytes();
+  if (available == 0 || needed <= available) return;
+  throw std::runtime_error(fmt::format(
+      "recompute: offload needs {} of host memory for the {} ranks of {}, but {} are free there: "
+      "use a larger context, shorter rows or recompute: full",
+      bytes_text(needed), run.world.local_size(), run.world.host(), bytes_text(available)));
+}
+
 std::string ModelTraining::offload_advice(const ModelConfig& config, const TokenBudget& budget,
                                           bool cuda) const {
   if (!loop_options_.offloads()) return "";
@@ -216,9 +253,8 @@ std::string ModelTraining::offload_advice(const ModelConfig& config, const Token
         "stage {}: recompute: offload is full here: without a GPU there is no other memory", name);
   }
   const int64_t tokens = budget.tokens_at_once(loop_options_.context);
-  return fmt::format(
-      "stage {}: inputs of blocks wait in {} of host memory a rank", name,
-      bytes_text(2.0 * static_cast<double>(config.num_layers * config.width * tokens)));
+  return fmt::format("stage {}: inputs of blocks wait in {} of host memory a rank", name,
+                     bytes_text(offloaded_bytes(config, tokens)));
 }
 
 bool ModelTraining::advance(Run& run) {

@@ -32,6 +32,8 @@ class ModelTraining : public Stage {
   // For a model of this config: the recipe's, the rate by the model's size where it names none.
   virtual OptimizerOptions optimizer_options(const ModelConfig& config) const;
 
+  TokenBudget suited_budget(const PlanContext& context) const;
+
   TokenBudget budget_;
   OptimizerOptions optimizer_options_;
   LoopOptions loop_options_;
@@ -45,6 +47,9 @@ class ModelTraining : public Stage {
   std::string selection_advice(const ModelConfig& config) const;  // where it teaches nothing
   // One line about products in FP8; empty without.
   std::string matmul_advice(const ModelConfig& config, const TokenBudget& budget) const;
+  std::string micro_batch_advice(const TokenBudget& budget) const;  // where it is larger than usual
+  // Throws where inputs of blocks have no room (recompute: offload).
+  void check_host_memory(Run& run, const TokenBudget& budget) const;
   // One line about host memory (recompute: offload); empty without.
   std::string offload_advice(const ModelConfig& config, const TokenBudget& budget, bool cuda) const;
   // One line when the rate came from the model's size or is far above it; empty otherwise.

@@ -7,7 +7,7 @@ from ..documents import Document, read_documents
 from ..inputs import find_files
 from ..tokens import prepare_stores
 from ..vocabulary import Vocabulary
-from .forms import FORMS
+from .forms import FORMS, FORMS_EDITION
 
 CHARS_PER_TOKEN = 4  # of English; lengths are about right with it, which is all they need to be
 
@@ -53,7 +53,7 @@ class RecallVocabulary(Vocabulary):
 
     def __init__(self, lengths, seed, *args):
         super().__init__(*args)
-        self.more_settings = {"recall": [*lengths, seed]}
+        self.more_settings = {"recall": [FORMS_EDITION, *lengths, seed]}
 
 
 def prepare_recall(options):

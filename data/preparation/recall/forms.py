@@ -6,6 +6,7 @@ import re
 from ..needles import WORDS
 from ..ruler import words
 
+FORMS_EDITION = 2  # one more whenever the forms write other text: older stores hold another
 CHARS_PER_FACT = 400  # of a stretch, where most things are hidden
 
 ATTRIBUTES = {  # what things have, and what it looks like
