@@ -72,8 +72,15 @@ void expect_same_scores(const nlohmann::json& one, const nlohmann::json& other) 
 }  // namespace
 
 TEST(Scores, PlantedLayersComeFirstByEveryMethod) {
-  const PlantedRun planted({}, kAlign + score("kl") + score("halo") + kGates + swap(2));
+  const PlantedRun planted(
+      {}, kAlign + score("kl") + score("halo") + score("retrieval") + kGates + swap(2));
   planted.run("run", 1);
+  // It sees who copies, and not who looks at the token before.
+  const auto looks = planted.scores("run", "retrieval").at("layers");
+  for (const int64_t l : {0, 1, 2, 4}) {
+    EXPECT_GT(looks[3].at("score").get<double>(), 3 * looks[l].at("score").get<double>()) << l;
+  }
+  EXPECT_GT(looks[3].at("recall").get<double>(), 0.5) << looks.dump(1);
   for (const char* method : {"kl", "halo", "gates"}) {
     const auto found = planted.scores("run", method);
     EXPECT_EQ(found.at("kept").get<Layers>(), (Layers{1, 3})) << found.dump(1);
@@ -112,11 +119,11 @@ TEST(Scores, GatesKeepOneOfLayersThatStandInForEachOther) {
 }
 
 TEST(Scores, OneTwoAndThreeRanksGiveTheSame) {
-  const PlantedRun planted({}, kAlign + score("halo") + kGates + swap(2));
+  const PlantedRun planted({}, kAlign + score("halo") + score("retrieval") + kGates + swap(2));
   for (const int ranks : {1, 2, 3}) planted.run(std::to_string(ranks), ranks);
   planted.run("sharded", 2, "--set run.sharding=zero3");
   for (const char* other : {"2", "3", "sharded"}) {
-    for (const char* method : {"halo", "gates"}) {
+    for (const char* method : {"halo", "retrieval", "gates"}) {
       SCOPED_TRACE(std::string(method) + " on " + other);
       expect_same_scores(planted.scores("1", method), planted.scores(other, method));
     }

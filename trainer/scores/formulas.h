@@ -26,7 +26,8 @@ struct LayerScores {
 
 // All of them with a weight for each row (num_rows): 1, or how often a draw has it.
 
-// plain, recall: mean KL to the teacher in nats. Score of layer l: plain_l / mean(plain) +
+// plain, recall: mean KL to the teacher in nats (kl), or masses of attention at keys and at answers
+// (retrieval). Score of layer l: plain_l / mean(plain) +
 // recall_l / mean(recall), means over the layers, so that both count the same.
 LayerScores kl_scores(const SwapTable& table, std::span<const double> weight);
 

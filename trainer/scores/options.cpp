@@ -78,21 +78,25 @@ void check_length(const std::vector<double>& scores, const LayerChoice& choice,
 }  // namespace
 
 void ScoreOptions::describe(Fields& fields) {
-  fields.choice("method", method, {"kl", "halo", "gates", "uniform", "file"}, Need::kOptional,
-                "kl: KL to the teacher when one layer is swapped, on plain text and on recall; "
-                "halo: recall lost over next-token accuracy lost when one layer is swapped; gates: "
-                "one gate per layer between both mixers, all learned together; uniform: even "
-                "distances; file: as `file` says.");
-  fields.weights("data", data, Need::kOptional,
-                 "Sources of the documents; weights are shares of the documents (kl, halo, "
-                 "gates).");
+  fields.choice(
+      "method", method, {"kl", "halo", "retrieval", "gates", "uniform", "file"}, Need::kOptional,
+      "kl: KL to the teacher when one layer is swapped, on plain text and on recall; "
+      "halo: recall lost over next-token accuracy lost when one layer is swapped; retrieval: "
+      "where the source's own attention looks when planted facts are asked; gates: "
+      "one gate per layer between both mixers, all learned together; uniform: even "
+      "distances; file: as `file` says.");
+  fields.weights(
+      "data", data, Need::kOptional,
+      "Sources of the documents; weights are shares of the documents (all but uniform and "
+      "file).");
   fields.count("documents", documents, Need::kOptional,
-               "Rows that are scored (kl, halo) or learned from in turn (gates).", {1, 1 << 20});
-  fields.count("row_length", row_length, Need::kOptional, "Tokens per row (kl, halo, gates).",
-               {8, kMostRowTokens});
+               "Rows that are scored (kl, halo, retrieval) or learned from in turn (gates).",
+               {1, 1 << 20});
+  fields.count("row_length", row_length, Need::kOptional,
+               "Tokens per row (all but uniform and file).", {8, kMostRowTokens});
   fields.count("recall_span", recall_span, Need::kOptional,
                "Tokens at each row's end that only recall predicts: a copy of an earlier span "
-               "(kl), or planted facts of 8 tokens asked again (halo, gates).",
+               "(kl), or planted facts of 8 tokens asked again (halo, retrieval, gates).",
                {2, kMostRowTokens});
   fields.count("steps", steps, Need::kOptional, "Updates of the gates (gates).", {1, 1 << 20});
   fields.count("step_rows", step_rows, Need::kOptional,
@@ -171,6 +175,8 @@ StagePlan ScoreOptions::plan(const PlanContext& context) const {
   plan.weights_bytes += mixers.weights + mixers.optimizer / 3;
   if (method == "gates") {
     plan_gates(context, steps, row_length, plan);
+  } else if (method == "retrieval") {
+    plan.steps = documents * context.source.num_layers;
   } else {
     plan_swaps(context, documents, row_length, plan);
   }

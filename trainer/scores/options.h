@@ -11,7 +11,7 @@
 namespace sala {
 
 struct ScoreOptions {
-  std::string method = "kl";           // kl | halo | gates | uniform | file
+  std::string method = "kl";           // kl | halo | retrieval | gates | uniform | file
   std::map<std::string, double> data;  // source: share of the rows
   int64_t documents = 64;              // rows
   int64_t row_length = 1024;           // tokens

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "data/eval_rows.h"
@@ -21,7 +22,8 @@ void mark(at::Tensor& mask, int64_t from, int64_t count, double value) {
 
 ScoreRow start_row(std::vector<int64_t> ids) {
   const auto T = static_cast<int64_t>(ids.size());
-  return {std::move(ids), at::zeros({T}, at::kDouble), at::zeros({T}, at::kDouble)};
+  return {std::move(ids), at::zeros({T}, at::kDouble), at::zeros({T}, at::kDouble),
+          std::vector<int64_t>(static_cast<size_t>(T), -1)};
 }
 
 }  // namespace
@@ -31,6 +33,7 @@ ScoreRow repeated_span(std::vector<int64_t> ids, int64_t span, const std::string
   const auto start = static_cast<int64_t>(xxh3_64(salt) % static_cast<uint64_t>(plain - span + 1));
   std::copy_n(ids.begin() + start, span, ids.begin() + plain);
   ScoreRow row = start_row(std::move(ids));
+  std::iota(row.source.begin() + plain, row.source.end(), start);
   mark(row.plain, 0, plain - 1, 1);
   mark(row.recall, plain, span - 1, 1);
   return row;
@@ -64,6 +67,7 @@ ScoreRow planted_facts(std::vector<int64_t> ids, int64_t span, const std::string
     std::swap(places[below(left)], places[left - 1]);
     const int64_t place = places[left - 1], asked = plain + (num_facts - left) * kFactTokens;
     std::copy_n(row.ids.begin() + place, kFactTokens, row.ids.begin() + asked);
+    std::iota(row.source.begin() + asked, row.source.begin() + asked + kFactTokens, place);
     mark(row.recall, asked + kKeyTokens - 1, kAnswerTokens, 1);
   }
   return row;

@@ -19,9 +19,10 @@ inline constexpr int64_t kFactTokens = kKeyTokens + kAnswerTokens;
 
 // Position t predicts token t + 1.
 struct ScoreRow {
-  std::vector<int64_t> ids;  // (T)
-  at::Tensor plain, recall;  // (T) fp64 on the CPU, 0 or 1: the prediction at t counts as one of
-                             // plain text, as one of recall
+  std::vector<int64_t> ids;     // (T)
+  at::Tensor plain, recall;     // (T) fp64 on the CPU, 0 or 1: the prediction at t counts as one of
+                                // plain text, as one of recall
+  std::vector<int64_t> source;  // (T) where the end's tokens were copied from; -1: the others
 };
 
 // The last `span` tokens of `ids` (T) replaced by a copy of an earlier span. Its first token cannot

@@ -1,6 +1,7 @@
-// One layer swapped for its aligned lightning mixer at a time, on rows of text that end in recall
-// (rows.h). `kl` measures the KL to the teacher, `halo` which next tokens are predicted exactly;
-// formulas.h makes scores of them.
+// One layer looked at at a time, on rows of text that end in recall (rows.h). Swapped for its
+// aligned lightning mixer, `kl` measures the KL to the teacher, `halo` which next tokens are
+// predicted exactly; `retrieval` leaves it in its place and measures where it looks. formulas.h
+// makes scores of them.
 // A work item is (row, layer); rows are shared out over the ranks.
 #include <fmt/format.h>
 
@@ -13,6 +14,7 @@
 #include "trainer/scores/formulas.h"
 #include "trainer/scores/item_log.h"
 #include "trainer/scores/method.h"
+#include "trainer/scores/retrieval_pass.h"
 #include "trainer/scores/rows.h"
 #include "trainer/scores/swap_pass.h"
 
@@ -24,7 +26,8 @@ constexpr int64_t kDraws = 1000;  // of rows, for standard errors and the choice
 
 struct SwapItem {
   int64_t row = 0, layer = 0;
-  double plain = 0, recall = 0;  // mean over the row's tokens of that kind
+  double plain = 0, recall = 0;  // means over the row's tokens of that kind; retrieval: the mass
+                                 // at keys and at answers
 };
 
 nlohmann::json to_json(const SwapItem& item) {
@@ -124,15 +127,19 @@ class SwapScores : public ScoreMethod {
 
   void record(const SwapItem& item) {
     if (!std::isfinite(item.plain) || !std::isfinite(item.recall)) {
-      throw std::runtime_error(
-          fmt::format("the KL of document {} with layer {} swapped is not finite: align longer, or "
-                      "at a lower lr",
-                      item.row, item.layer));
+      throw std::runtime_error(fmt::format(
+          "what is measured on document {} for layer {} is not finite: align longer, or "
+          "at a lower lr",
+          item.row, item.layer));
     }
     log_->append(to_json(item), key_);
   }
 
   SwapItem score(Run& run, int64_t row, int64_t layer) {
+    if (options_.method == "retrieval") {
+      const RetrievalPass::Mass mass = retrieval_(run, row, rows_[row], layer);
+      return {row, layer, mass.key, mass.answer};
+    }
     const at::Tensor values = pass_(run, row, rows_[row], layer);
     return {row, layer, masked_mean(values, rows_[row].plain),
             masked_mean(values, rows_[row].recall)};
@@ -182,6 +189,7 @@ class SwapScores : public ScoreMethod {
   int64_t num_layers_, num_ranks_;
   int64_t num_rows_;  // fewer than the recipe asks for, where the data has no more
   SwapPass pass_;
+  RetrievalPass retrieval_;
   int64_t next_ = 0;
   std::string key_;
   std::unique_ptr<ItemLog> log_;
