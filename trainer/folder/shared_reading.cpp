@@ -20,8 +20,9 @@ void read_on_all(World& world, const FolderReading& reading,
     files.emplace(folder, layouts);
     if (verify) files->verify(world.rank(), world.size());
     std::string& types = facts["types of the weights in " + folder];
-    for (const LayoutPtr& layout : layouts)
+    for (const LayoutPtr& layout : layouts) {
       types += std::string(at::toString(files->dtype_of(*layout))) + " ";
+    }
   });
   require_equal_facts(world, facts);
 

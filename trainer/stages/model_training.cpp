@@ -216,7 +216,9 @@ TokenBudget ModelTraining::suited_budget(const PlanContext& context) const {
 }
 
 std::string ModelTraining::micro_batch_advice(const TokenBudget& budget) const {
-  if (budget.micro_tokens > 0 || budget.micro_rows() * budget.row_length <= 8192) return "";
+  // Of one row there is nothing to choose, however long it is.
+  const bool larger = budget.default_micro_tokens > TokenBudget{}.default_micro_tokens;
+  if (budget.micro_tokens > 0 || !larger || budget.micro_rows() == 1) return "";
   return fmt::format(
       "stage {}: a rank runs {} tokens at once, as the model is narrow: "
       "micro_tokens says otherwise where memory is short",
