@@ -2,6 +2,7 @@
 #include "trainer/optimizer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "trainer/checkpoint/saved_shares.h"
 #include "trainer/sharding/cut.h"
@@ -90,6 +91,7 @@ void Optimizer::step(double lr, const std::vector<double>& grad_scale) {
   TORCH_CHECK(grad_scale.size() == parts_.size(), "optimizer: expected ", parts_.size(),
               " gradient scales, got ", grad_scale.size());
   ++num_updates_;
+  if (saved_) std::exchange(saved_, nullptr)->wait();
   for (size_t p = 0; p < parts_.size(); ++p) {
     Part& part = parts_[p];
     if (!part.m.defined()) continue;
@@ -107,7 +109,8 @@ void Optimizer::step(double lr, const std::vector<double>& grad_scale) {
   parameters_.zero_gradients();
 }
 
-void Optimizer::save(StateWriter& out, const std::string& prefix) const {
+void Optimizer::save(StateWriter& out, const std::string& prefix) {
+  if (auto copied = out.copied()) saved_ = std::move(copied);
   out.json("optimizer", {{"updates", num_updates_}});
   for (size_t p = 0; p < parts_.size(); ++p) {
     if (!parts_[p].m.defined()) continue;

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -37,7 +38,8 @@ class Optimizer {
   size_t num_parts() const { return parts_.size(); }
 
   // Moments and step count, under `prefix` and each part's name. Collective.
-  void save(StateWriter& out, const std::string& prefix = "") const;
+  // The next step() waits until `out` has copied what it was given, the parameters' masters too.
+  void save(StateWriter& out, const std::string& prefix = "");
   void load(StateReader& in, const std::string& prefix = "");
 
   // Bytes of both moments on this rank; and planned from layouts alone, for the rank with most.
@@ -55,6 +57,7 @@ class Optimizer {
   std::vector<Part> parts_;
   OptimizerOptions options_;
   int64_t num_updates_ = 0;
+  std::shared_ptr<const Mark> saved_;  // what the next update waits for
 };
 
 }  // namespace sala

@@ -44,7 +44,8 @@ std::string dumped(const nlohmann::json& json) {
 // A checkpoint between its snapshot and its commit. Destroyed in between: its thread is told to
 // end, and waited for.
 struct InFlight {
-  InFlight(int rank, int size, Staging& staging) : snapshot(rank, size, staging) {}
+  InFlight(const World& world, Staging& staging)
+      : snapshot(world.rank(), world.size(), world.device(), staging) {}
   ~InFlight() { given_up = true; }
 
   CheckpointId id;
@@ -91,7 +92,7 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
   if (preparing.valid()) staging.take(preparing.get());
   if (retiring.valid()) retiring.wait();
   found.reset();
-  in_flight = std::make_unique<InFlight>(world.rank(), world.size(), staging);
+  in_flight = std::make_unique<InFlight>(world, staging);
   InFlight& save = *in_flight;
   save.id = id;
   save.recipe = recipe;
@@ -108,6 +109,7 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
     });
     world.together("saving a checkpoint", [&] {
       fill(save.snapshot);
+      if (id.boundary) save.snapshot.finish_copies();  // what comes next may change anything
       save.snapshot.check();
     });
   } catch (const std::exception&) {
@@ -115,6 +117,7 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
     throw;
   }
   save.report = std::async(std::launch::async, [this, &save, begun = Clock::now()] {
+    save.snapshot.finish_copies();
     nlohmann::json report = write_snapshot(save.snapshot, save.place, sound_frozen, save.given_up);
     for (const auto& work : save.snapshot.awaited()) work.get();
     report["seconds"] = seconds_since(begun);

@@ -9,10 +9,11 @@
 // RUN/checkpoints/frozen/. Datasets are hashed in pieces of about 64 MB (XXH3-128 in the manifest),
 // made in memory before the write; a rank reads and verifies the pieces it needs.
 //
-// Saving does not stop the run: start() copies this rank's ranges to host memory, one thread per
-// process hashes and writes them while the run steps on, and poll() or finish(), called by all
-// ranks at a later step boundary, commit the manifest when every rank's files are durable. A crash
-// before that leaves the checkpoint before it.
+// Saving does not stop the run: start() queues the copies of this rank's ranges to host memory,
+// beside the next step, whose update alone waits for them; one thread per process hashes and writes
+// them while the run steps on, and poll() or finish(), called by all ranks at a later step
+// boundary, commit the manifest when every rank's files are durable. A crash before that leaves the
+// checkpoint before it.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -26,11 +27,13 @@
 #include <vector>
 
 #include "model/weights/layout.h"
+#include "trainer/sharding/side_stream.h"
 #include "trainer/world.h"
 
 namespace sala {
 
-// Takes state over: what is handed to it is copied before the call returns.
+// Takes state over. Tensors are held until they are copied; whoever changes their values before the
+// next boundary of stages waits for copied() first.
 class StateWriter {
  public:
   virtual ~StateWriter() = default;
@@ -56,6 +59,9 @@ class StateWriter {
   // This rank's work for what later runs read beside the checkpoint: it is not complete before that
   // is done, and fails with it. An invalid future is none.
   virtual void complete_after(std::shared_future<void> /*work*/) {}
+  // Behind the copies of all tensors that are handed over, these and later ones. Null: nothing to
+  // wait for.
+  virtual std::shared_ptr<const Mark> copied() const { return nullptr; }
 };
 
 // The saved tensors of a part are found by their names: a layout that has them at other offsets or
@@ -112,8 +118,9 @@ class Checkpoints {
   // All of these are for all ranks together. All ranks throw the same error when one cannot write
   // (full disk: named, nothing lost: the older checkpoints stay).
   //
-  // Calls `fill` on every rank, and returns when this rank's state lies in host memory; the rest
-  // happens in a thread of its own. One checkpoint is written at a time: finish() comes first.
+  // Calls `fill` on every rank, and returns when this rank's copies to host memory are queued, at a
+  // boundary of stages when they are made; the rest happens in a thread of its own. One checkpoint
+  // is written at a time: finish() comes first.
   void start(const CheckpointId& id, const nlohmann::json& recipe,
              const std::function<void(StateWriter&)>& fill);
   // Makes the host memory for such a snapshot ready, in a thread of its own: page-locking takes far

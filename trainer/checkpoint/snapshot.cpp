@@ -9,8 +9,12 @@
 
 namespace sala {
 
-Snapshot::Snapshot(int rank, int size, Staging& staging)
-    : rank_(rank), size_(size), staging_(staging) {
+Snapshot::Snapshot(int rank, int size, at::Device device, Staging& staging)
+    : rank_(rank),
+      size_(size),
+      staging_(staging),
+      side_(device),
+      copied_(std::make_shared<Mark>(device)) {
   staging_.clear();
 }
 
@@ -58,12 +62,27 @@ SnapshotTensor& Snapshot::begin_tensor(const std::string& part, const std::strin
   return tensors_.back();
 }
 
+Staging::Extent Snapshot::take(const at::Tensor& values) {
+  Staging::Extent extent;
+  side_.run_after_current([&] {
+    extent = staging_.add(values);
+    copied_->record();
+  });
+  held_.push_back(values);
+  return extent;
+}
+
+void Snapshot::finish_copies() {
+  copied_->wait_on_host();
+  held_.clear();
+}
+
 void Snapshot::tensor(const std::string& part, const std::string& field, const Layout& layout,
                       int64_t begin, const at::Tensor& range) {
   guarded([&] {
     SnapshotTensor& tensor = begin_tensor(part, field, layout, range, begin, begin + range.numel());
     tensor.begin = begin;
-    tensor.values = staging_.add(range);
+    tensor.values = take(range);
   });
 }
 
@@ -74,7 +93,7 @@ void Snapshot::tensor(const std::string& part, const std::string& field, const L
     tensor.fingerprint = size_ > 1 ? tensor_fingerprint(full) : "";
     const int64_t n = full.numel(), end = n * (rank_ + 1) / size_;
     tensor.begin = n * rank_ / size_;
-    tensor.values = staging_.add(full.view({-1}).narrow(0, tensor.begin, end - tensor.begin));
+    tensor.values = take(full.view({-1}).narrow(0, tensor.begin, end - tensor.begin));
   });
 }
 
@@ -94,7 +113,7 @@ void Snapshot::frozen(const std::string& part, const std::string& field, const L
     SnapshotTensor& tensor = begin_tensor(part, field, layout, full, 0, layout.num_elements);
     tensor.frozen = true;
     tensor.fingerprint = size_ > 1 ? tensor_fingerprint(full) : "";
-    if (mine) tensor.values = staging_.add(full);
+    if (mine) tensor.values = take(full);
   });
 }
 

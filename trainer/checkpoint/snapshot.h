@@ -1,5 +1,5 @@
 // This rank's share of a run's state as it was when the stages handed it over: JSON, and elements
-// in host memory.
+// in host memory, or on their way there.
 #pragma once
 
 #include <map>
@@ -23,8 +23,9 @@ struct SnapshotTensor {
 
 class Snapshot final : public StateWriter {
  public:
-  // `staging` is cleared, and belongs to this snapshot until there is another.
-  Snapshot(int rank, int size, Staging& staging);
+  // `staging` is cleared, and belongs to this snapshot until there is another. Tensors lie on
+  // `device` or on the CPU.
+  Snapshot(int rank, int size, at::Device device, Staging& staging);
 
   // These never throw: the first error is kept for check(), because the caller's ranks may meet in
   // collectives between two tensors, and none may drop out alone.
@@ -40,6 +41,9 @@ class Snapshot final : public StateWriter {
   void complete_after(std::shared_future<void> work) override {
     if (work.valid()) awaited_.push_back(std::move(work));
   }
+  std::shared_ptr<const Mark> copied() const override { return copied_; }
+  // Waits for the copies, and lets go of what was copied. Of one thread at a time.
+  void finish_copies();
   void check() const;  // throws the first error
 
   const nlohmann::json& state() const { return state_; }
@@ -54,9 +58,13 @@ class Snapshot final : public StateWriter {
   SnapshotTensor& begin_tensor(const std::string& part, const std::string& field,
                                const Layout& layout, const at::Tensor& values, int64_t begin,
                                int64_t end);
+  Staging::Extent take(const at::Tensor& values);
 
   const int rank_, size_;
   Staging& staging_;
+  SideStream side_;
+  const std::shared_ptr<Mark> copied_;
+  std::vector<at::Tensor> held_;  // until they are copied
   nlohmann::json state_ = nlohmann::json::object();
   std::map<std::string, Layout> layouts_;  // by part
   std::vector<SnapshotTensor> tensors_;    // in the order of the calls

@@ -35,7 +35,7 @@ Staging::Extent Staging::add(const at::Tensor& values) {
     if (block == blocks_.size()) take(make_blocks(1));
     const int64_t at = used_ % kBlockElements;
     const int64_t count = std::min(extent.count - from, kBlockElements - at);
-    blocks_[block].narrow(0, at, count).copy_(flat.narrow(0, from, count));
+    blocks_[block].narrow(0, at, count).copy_(flat.narrow(0, from, count), /*non_blocking=*/true);
     from += count;
     used_ += count;
   }

@@ -24,7 +24,8 @@ class Staging {
   int64_t num_lacking(int64_t num_elements) const;
   std::vector<at::Tensor> make_blocks(int64_t count) const;
   void take(std::vector<at::Tensor> blocks);
-  // A copy of `values` (contiguous, floating, any device) as fp32; done when it returns.
+  // Copies `values` (contiguous, floating, any device) as fp32; those of a GPU on the current
+  // stream, the host does not wait where the memory is page-locked.
   Extent add(const at::Tensor& values);
   // Up to `most` elements from the extent's element `from` on, as many as lie in one block.
   std::span<const float> view(const Extent& extent, int64_t from, int64_t most) const;

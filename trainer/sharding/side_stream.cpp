@@ -25,6 +25,10 @@ void Mark::wait() const {
   if (event_) event_->block(current_stream(device_));
 }
 
+void Mark::wait_on_host() const {
+  if (event_) event_->synchronize();
+}
+
 SideStream::SideStream(at::Device device) : device_(device) {
   if (device.is_cpu()) return;
   stream_ = c10::impl::VirtualGuardImpl(device.type())

@@ -11,12 +11,13 @@
 
 namespace sala {
 
-// A point in the queue of a stream, for other streams to wait for; the host never waits.
+// A point in the queue of a stream, for other streams to wait for.
 class Mark {
  public:
   explicit Mark(at::Device device);
   void record();      // at the end of the current stream's queue
   void wait() const;  // the current stream goes on after the last record(); free before the first
+  void wait_on_host() const;  // the same, the caller's thread: for what leaves the device
  private:
   at::Device device_;
   mutable std::optional<c10::Event> event_;
