@@ -21,7 +21,8 @@ Batch make_batch(std::span<const Row> rows, const StepFacts& facts, at::Device d
     for (size_t d = 0; d < row.doc_starts.size(); ++d) {
       const int64_t end = d + 1 < row.doc_starts.size() ? row.doc_starts[d + 1] : length;
       starts.push_back(t + row.doc_starts[d]);
-      source.narrow(0, t + row.doc_starts[d], end - row.doc_starts[d]).fill_(row.source_of_doc[d]);
+      std::fill_n(source.data_ptr<int64_t>() + t + row.doc_starts[d], end - row.doc_starts[d],
+                  row.source_of_doc[d]);
     }
     std::copy(row.ids.begin(), row.ids.end(), ids.data_ptr<int64_t>() + t);
     std::copy(row.targets.begin(), row.targets.end(), targets.data_ptr<int64_t>() + t);
