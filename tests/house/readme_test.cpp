@@ -1,4 +1,4 @@
-// The README and the recipes' page may only name what exists: every path in backticks that starts
+// The README and other pages may only name what exists: every path in backticks that starts
 // with one of our folders, every program under build/bin.
 #include <gtest/gtest.h>
 
@@ -60,6 +60,8 @@ void expect_paths_exist(const std::string& page) {
 TEST(Readme, PathsExist) { expect_paths_exist("README.md"); }
 
 TEST(Readme, PathsOnTheRecipesPageExist) { expect_paths_exist("recipes/README.md"); }
+
+TEST(Readme, PathsOnTheBenchmarksPageExist) { expect_paths_exist("trainer/bench/README.md"); }
 
 TEST(Readme, PathsInTheDataFormatExist) { expect_paths_exist("data/FORMAT.md"); }
 
