@@ -35,7 +35,7 @@ const std::map<std::string, std::set<std::string>> kRoomMayInclude = {
     {"trainer/journal", {"", "recipe", "ranks"}},
     {"trainer/charts", {}},
     {"trainer/report", {"charts", "journal"}},
-    {"trainer/checkpoint", {"", "ranks"}},
+    {"trainer/checkpoint", {"", "ranks", "sharding"}},
     {"trainer/teacher", {"", "recipe", "journal"}},
 };
 
