@@ -1,5 +1,5 @@
-// A library to preload: makes chosen file calls of a process fail, delays them, or raises a signal
-// at them.
+// A library to preload: makes chosen file calls of a process fail, delays them, makes them wait for
+// those of another process, or raises a signal at them.
 //
 // SALA_FAIL_CALLS holds rules, separated by ';':   CALL PATTERN FIRST WHAT [TIMES]
 //   CALL     open (with openat, fopen and their 64-bit twins), read, write (with writev), pread,
@@ -11,6 +11,8 @@
 //   WHAT     a name of errno (EIO): the call returns it, and nothing was done;
 //            SHORT: a write takes half of its bytes, a read gives half;
 //            DELAY:MS: the call waits for so many milliseconds first;
+//            MARK:PATH: an empty file is made there just before the call;
+//            UNTIL:PATH: the call waits until that file is there, a minute at most;
 //            a signal (SIGKILL, SIGUSR1): it is raised just before the call, which then goes on
 //   TIMES    calls in a row that are hit: 1 unless said; -1 = for ever
 // Calls are counted by rule, in each process. Set the variables with tests/faults/failing_calls.h.
@@ -33,7 +35,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { kMaxRules = 16, kShort = -1, kPathBytes = 2 * PATH_MAX };
+enum { kMaxRules = 16, kShort = -1, kPathBytes = 2 * PATH_MAX, kPatienceMs = 60000 };
 
 struct Rule {
   char call[16], pattern[PATH_MAX];
@@ -41,6 +43,7 @@ struct Rule {
   int error;  // errno, or kShort
   int signal;
   int delay;  // milliseconds
+  char mark[PATH_MAX], until[PATH_MAX];
   atomic_long calls;
 };
 
@@ -59,6 +62,8 @@ static int parse_what(const char* what, struct Rule* rule) {
     return 1;
   }
   if (sscanf(what, "DELAY:%d", &rule->delay) == 1) return 1;
+  if (sscanf(what, "MARK:%4095s", rule->mark) == 1) return 1;
+  if (sscanf(what, "UNTIL:%4095s", rule->until) == 1) return 1;
   for (int number = 1; number < 134; ++number) {
     const char* name = strerrorname_np(number);
     if (name && strcmp(name, what) == 0) {
@@ -84,9 +89,9 @@ static void read_rules(void) {
     if (strspn(one, " ") == strlen(one)) continue;
     if (num_rules == kMaxRules) die(one, "too many rules");
     struct Rule* rule = &rules[num_rules];
-    char what[32];
+    char what[PATH_MAX];
     rule->times = 1;
-    if (sscanf(one, " %15s %4095s %ld %31s %ld", rule->call, rule->pattern, &rule->first, what,
+    if (sscanf(one, " %15s %4095s %ld %4095s %ld", rule->call, rule->pattern, &rule->first, what,
                &rule->times) < 4) {
       die(one, "expected CALL PATTERN FIRST WHAT [TIMES]");
     }
@@ -94,6 +99,15 @@ static void read_rules(void) {
     ++num_rules;
   }
   free(copy);
+}
+
+// By calls that no rule can be about.
+static void make_mark(const char* path) {
+  if (mknod(path, S_IFREG | 0600, 0) != 0 && errno != EEXIST) die(path, "cannot be made");
+}
+
+static void wait_for_mark(const char* path) {
+  for (int ms = 0; ms < kPatienceMs && access(path, F_OK) != 0; ++ms) usleep(1000);
 }
 
 // What happens at this call: 0 = nothing, an errno, or kShort. `other`: a second path, or NULL.
@@ -110,6 +124,8 @@ static int fate(const char* call, const char* path, const char* other) {
     if (number < rule->first) continue;
     if (rule->times >= 0 && number >= rule->first + rule->times) continue;
     if (rule->delay) usleep(1000 * (useconds_t)rule->delay);
+    if (*rule->mark) make_mark(rule->mark);
+    if (*rule->until) wait_for_mark(rule->until);
     if (rule->signal) raise(rule->signal);
     if (rule->error && !result) result = rule->error;
   }

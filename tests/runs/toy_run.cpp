@@ -206,6 +206,19 @@ std::vector<nlohmann::json> ToyRun::events(const std::string& name,
   return found;
 }
 
+int64_t ToyRun::step_at_commit(const std::string& name, const std::string& stage,
+                               int64_t step) const {
+  int64_t last = -1;
+  std::ifstream file(run_folder(name) + "/metrics.jsonl");
+  for (std::string text; std::getline(file, text);) {
+    const auto line = nlohmann::json::parse(text);
+    if (line.value("stage", "") != stage) continue;
+    if (line.at("event") == "step") last = line.at("step");
+    if (line.at("event") == "checkpoint" && line.at("step") == step) return last;
+  }
+  return -1;
+}
+
 namespace {
 
 bool wait_until(pid_t process, const std::function<bool()>& reached) {

@@ -38,6 +38,9 @@ class ToyRun {
 
   // Lines of metrics.jsonl with this event; without what differs from run to run (times, memory).
   std::vector<nlohmann::json> events(const std::string& name, const std::string& event) const;
+  // How far the run had got when the checkpoint of step `step` of `stage` was complete: the last
+  // step of that stage before the checkpoint's line; -1 if there is no such line.
+  int64_t step_at_commit(const std::string& name, const std::string& stage, int64_t step) const;
   // Waits until stage `stage` has written step `step`; false if the run ended before.
   bool wait_for_step(const std::string& name, pid_t process, const std::string& stage,
                      int64_t step) const;
