@@ -167,14 +167,15 @@ int64_t fp8_moment_bytes(const ModelConfig& c, Mixer mixer, const PassShape& sha
   return most;
 }
 
-int64_t selection_moment_bytes(const ModelConfig& c, int64_t tokens, int64_t length, bool cuda) {
+int64_t selection_moment_bytes(const ModelConfig& c, int64_t tokens, int64_t key_tokens,
+                               int64_t length, bool cuda) {
   constexpr int64_t kFloatBytes = 4;
   const int64_t stride = SelectionLossOptions{}.query_stride;
   const int64_t scores = std::min(c.num_heads * (length / stride + 1) * tokens * kFloatBytes,
                                   cuda ? kSelectionLossBytesCuda : kSelectionLossBytesCpu);
   // Scores, their softmax and its mean over the heads; keys on their way to fp32, padded to twice
   // as many.
-  return 3 * scores + 5 * tokens * c.kv_size(Mixer::kSparse) * kFloatBytes;
+  return 3 * scores + 5 * key_tokens * c.kv_size(Mixer::kSparse) * kFloatBytes;
 }
 
 }  // namespace sala

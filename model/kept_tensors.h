@@ -40,10 +40,10 @@ int64_t backward_moment_bytes(const ModelConfig& config, Mixer mixer, const Pass
 // the gradients of weights takes; 0: it has none.
 int64_t fp8_moment_bytes(const ModelConfig& config, Mixer mixer, const PassShape& shape,
                          Recompute recompute, const Matmul& matmul);
-// What teaching a sparse layer to select (kernels/selection/loss.h) holds for a moment: `tokens` at
-// once, in documents of `length`.
-int64_t selection_moment_bytes(const ModelConfig& config, int64_t tokens, int64_t length,
-                               bool cuda);
+// What teaching a sparse layer to select (kernels/selection/loss.h) holds for a moment: queries of
+// `tokens` at once, the keys that they see, in documents of `length`.
+int64_t selection_moment_bytes(const ModelConfig& config, int64_t tokens, int64_t key_tokens,
+                               int64_t length, bool cuda);
 // All that align's passes hold at once: a teacher's layer, and the mixer that imitates its own.
 int64_t align_moment_bytes(const ModelConfig& source, const ModelConfig& config, Mixer mixer,
                            const PassShape& shape);

@@ -22,26 +22,39 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kTiny = 1e-30;
 
-// D documents, the longest first, none of them less than half as long.
-struct Group {
-  std::vector<int64_t> offsets, lengths;
-  int64_t count() const { return static_cast<int64_t>(offsets.size()); }
-  int64_t longest() const { return lengths.front(); }
+// The positions whose queries are taught.
+struct Taught {
+  int64_t first, stride;
+  int64_t before(int64_t position) const {  // how many of them
+    return position > first ? (position - 1 - first) / stride + 1 : 0;
+  }
 };
 
-// Of the documents with a query at `first`.
-std::vector<Group> groups_of(const Documents& docs, int64_t first) {
-  std::vector<int64_t> long_enough;
-  for (int64_t d = 0; d < docs.count(); ++d) {
-    if (docs.length(d) > first) long_enough.push_back(d);
+// D documents, the longest first, none of them less than half as long. The queries of one are its
+// positions begin to length - 1; that of position p is row row_of_0 + p of q.
+struct Group {
+  std::vector<int64_t> row_of_0, first_key, begin, length;
+  int64_t count() const { return static_cast<int64_t>(length.size()); }
+  int64_t longest() const { return length.front(); }
+};
+
+// Of the documents with a query to teach.
+std::vector<Group> groups_of(const Documents& q_docs, const Documents& k_docs,
+                             const Taught& taught) {
+  const auto begin_of = [&](int64_t d) { return k_docs.length(d) - q_docs.length(d); };
+  std::vector<int64_t> which;
+  for (int64_t d = 0; d < k_docs.count(); ++d) {
+    if (taught.before(k_docs.length(d)) > taught.before(begin_of(d))) which.push_back(d);
   }
-  std::ranges::stable_sort(long_enough, std::greater<>(),
-                           [&](int64_t d) { return docs.length(d); });
+  std::ranges::stable_sort(which, std::greater<>(), [&](int64_t d) { return k_docs.length(d); });
   std::vector<Group> groups;
-  for (int64_t d : long_enough) {
-    if (groups.empty() || 2 * docs.length(d) < groups.back().longest()) groups.emplace_back();
-    groups.back().offsets.push_back(docs.offsets[d]);
-    groups.back().lengths.push_back(docs.length(d));
+  for (int64_t d : which) {
+    if (groups.empty() || 2 * k_docs.length(d) < groups.back().longest()) groups.emplace_back();
+    Group& group = groups.back();
+    group.row_of_0.push_back(q_docs.offsets[d] - begin_of(d));
+    group.first_key.push_back(k_docs.offsets[d]);
+    group.begin.push_back(begin_of(d));
+    group.length.push_back(k_docs.length(d));
   }
   return groups;
 }
@@ -63,7 +76,7 @@ struct KeySide {
 // Some queries of each document. Rows: (B, G n, HS), times the scale.
 struct QuerySide {
   at::Tensor rows;
-  at::Tensor position;  // (D, n) int64; of those behind a document's end, its last token
+  at::Tensor position;  // (D, n) int64; where a document has no such query, its nearest
   at::Tensor inside;    // (D, n): the others
   int64_t NKV, G;
 
@@ -182,7 +195,7 @@ struct Call {
   const SparseConfig& config;
   double scale;
   SelectionLossOptions options;
-  int64_t first;  // taught position
+  Taught taught;
   at::Tensor &dq, &dk;
 
   int64_t NKV() const { return k.size(1); }
@@ -202,28 +215,32 @@ at::Tensor rows_at(const Call& call, const at::Tensor& x, const at::Tensor& row)
 
 // Adds the loss of a group to the first two of `sums`.
 void teach_group(const Call& call, const Group& group, const at::Tensor& sums) {
-  const auto& [q, k, config, scale, options, first, dq, dk] = call;
+  const auto& [q, k, config, scale, options, taught, dq, dk] = call;
   const int64_t D = group.count(), nk = group.longest(), NKV = call.NKV(), HS = q.size(2);
-  const at::Tensor offset = queue_to(at::tensor(group.offsets), q.device()).unsqueeze(1);
-  const at::Tensor last = queue_to(at::tensor(group.lengths), q.device()).unsqueeze(1) - 1;
+  const auto column = [&](const std::vector<int64_t>& values) {  // (D, 1)
+    return queue_to(at::tensor(values), q.device()).unsqueeze(1);
+  };
+  const at::Tensor begin = column(group.begin), last = column(group.length) - 1;
+  const at::Tensor row_of_0 = column(group.row_of_0);
   const at::Tensor token = at::minimum(at::arange(nk, last.options()).unsqueeze(0), last);
   KeySide side;
-  side.keys = rows_at(call, k, offset + token);
+  side.keys = rows_at(call, k, column(group.first_key) + token);
   side.windows = window_means(side.keys.to(k.scalar_type()), config).fine;
   side.d_windows = at::zeros_like(side.windows);
 
   const int64_t bytes = D * q.size(1) * static_cast<int64_t>(side.keys.element_size()) * nk;
   const int64_t budget = q.is_cuda() ? kSelectionLossBytesCuda : kSelectionLossBytesCpu;
   const int64_t most = std::max<int64_t>(budget / bytes, 1);
-  const int64_t count = (nk - 1 - first) / options.query_stride + 1;
-  for (int64_t i = 0; i < count; i += most) {
-    const int64_t n = std::min(most, count - i);
+  const int64_t end = taught.before(nk);
+  for (int64_t i = taught.before(std::ranges::min(group.begin)); i < end; i += most) {
+    const int64_t n = std::min(most, end - i);
     const at::Tensor wanted =
-        (at::arange(i, i + n, last.options()) * options.query_stride).add_(first).unsqueeze(0);
-    const at::Tensor position = at::minimum(wanted, last), row = offset + position;
-    const QuerySide queries{rows_at(call, q, row).mul_(scale), position, wanted <= last, NKV,
+        (at::arange(i, i + n, last.options()) * taught.stride).add_(taught.first).unsqueeze(0);
+    const at::Tensor position = at::maximum(at::minimum(wanted, last), begin);
+    const at::Tensor row = row_of_0 + position;
+    const QuerySide queries{rows_at(call, q, row).mul_(scale), position, position == wanted, NKV,
                             call.G()};
-    const int64_t seen = first + (i + n - 1) * options.query_stride + 1;
+    const int64_t seen = taught.first + (i + n - 1) * taught.stride + 1;
     at::Tensor d_rows;
     sums.narrow(0, 0, 2).add_(
         slab_loss(queries, side.before(seen, config.kernel_stride), config, d_rows),
@@ -236,8 +253,8 @@ void teach_group(const Call& call, const Group& group, const at::Tensor& sums) {
   }
   const at::Tensor d_keys = key_gradient(side, config.kernel_stride).mul_(call.factor());
   for (int64_t d = 0; d < D; ++d) {
-    const int64_t tokens = std::min(group.lengths[d], d_keys.size(1));
-    dk.narrow(0, group.offsets[d], tokens)
+    const int64_t tokens = std::min(group.length[d], d_keys.size(1));
+    dk.narrow(0, group.first_key[d], tokens)
         .add_(d_keys.narrow(0, d * NKV, NKV).narrow(1, 0, tokens).transpose(0, 1));
   }
 }
@@ -249,23 +266,22 @@ int64_t first_taught_position(const SparseConfig& c, int64_t query_stride) {
   return (choice / query_stride + 1) * query_stride - 1;
 }
 
-at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Documents& docs,
-                             const SparseConfig& config, double scale,
+at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
+                             const Documents& k_docs, const SparseConfig& config, double scale,
                              const SelectionLossOptions& options, at::Tensor& dq, at::Tensor& dk) {
-  check_queries_and_keys(q, k, docs, docs, "block_select_loss");
+  check_queries_and_keys(q, k, q_docs, k_docs, "block_select_loss");
   const at::NoGradGuard no_grad;
-  const int64_t stride = options.query_stride, first = first_taught_position(config, stride);
-  const Call call{q, k, config, scale, options, first, dq, dk};
+  const Taught taught{first_taught_position(config, options.query_stride), options.query_stride};
+  const Call call{q, k, config, scale, options, taught, dq, dk};
   const at::Tensor sums = at::zeros({kNumSelectionSums}, q.options().dtype(at::kDouble));
   const int64_t choosing = (config.init_blocks + config.local_blocks() + 1) * config.block_size;
-  const int64_t before = (std::max<int64_t>(choosing - first, 0) + stride - 1) / stride;
   int64_t queries = 0, choices = 0;
-  for (const Group& group : groups_of(docs, first)) {
+  for (const Group& group : groups_of(q_docs, k_docs, taught)) {
     teach_group(call, group, sums);
-    for (int64_t length : group.lengths) {
-      const int64_t count = (length - 1 - first) / stride + 1;
-      queries += count;
-      choices += std::max<int64_t>(count - before, 0);
+    for (int64_t d = 0; d < group.count(); ++d) {
+      const int64_t begin = group.begin[d], end = taught.before(group.length[d]);
+      queries += end - taught.before(begin);
+      choices += std::max<int64_t>(end - taught.before(std::max(begin, choosing)), 0);
     }
   }
   sums[kSelectionCount].fill_(static_cast<double>(queries));

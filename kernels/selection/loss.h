@@ -51,11 +51,13 @@ enum SelectionSum {
   kNumSelectionSums
 };
 
-// q (T, NH, HS), k (T, NKV, HS) of whole documents; adds the gradients to dq and dk, of their
-// shapes and types. A composition of LibTorch ops, documents of about one length side
-// by side, in slabs of queries; the same bits at every call.
-at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Documents& docs,
-                             const SparseConfig& config, double scale,
+// q (Tq, NH, HS), k (Tk, NKV, HS); adds the gradients to dq and dk, of their shapes and types. The
+// queries are the last ones of each document, whose keys are all there (ops.h): the sums and
+// gradients of the parts of a split sequence add up to those of the whole. A composition of
+// LibTorch ops, documents of about one length side by side, in slabs of queries; the same bits at
+// every call.
+at::Tensor block_select_loss(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
+                             const Documents& k_docs, const SparseConfig& config, double scale,
                              const SelectionLossOptions& options, at::Tensor& dq, at::Tensor& dk);
 
 }  // namespace sala

@@ -151,12 +151,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attend_backward(
                                          scale);
 }
 
-// Adds the gradient of the selection loss to dq and dk, in documents of any length: what is dense
-// while it trains is sparse where it grows.
-void teach_selection(const MixerCall& call, const Heads& heads, at::Tensor& dq, at::Tensor& dk) {
+// Adds the gradient of the selection loss to dq and to that of all visible keys, in documents of
+// any length: what is dense while it trains is sparse where it grows.
+void teach_selection(const MixerCall& call, const at::Tensor& q, const Keys& keys, at::Tensor& dq,
+                     at::Tensor& dk) {
   SelectionTeaching& teaching = *call.env.selection;
   const at::Tensor sums =
-      block_select_loss(heads.q, heads.k, call.env.batch->docs, call.config.sparse,
+      block_select_loss(q, keys.k, call.env.batch->docs, keys.docs, call.config.sparse,
                         scale_of(call.config), teaching.options, dq, dk);
   teaching.sums = teaching.sums.defined() ? teaching.sums + sums : sums;
 }
@@ -206,8 +207,8 @@ Heads attend_softmax_backward(Mixer mixer, const MixerCall& call, const at::Tens
     dk.index_copy_(0, run.k_rows, dk_run);
     dv.index_copy_(0, run.k_rows, dv_run);
   }
+  if (mixer == Mixer::kSparse && call.env.selection) teach_selection(call, heads.q, keys, dq, dk);
   dk = own_gradient(call, dk);
-  if (mixer == Mixer::kSparse && call.env.selection) teach_selection(call, heads, dq, dk);
   return {dq, dk, own_gradient(call, dv)};
 }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <vector>
 
 #include "kernels/selection/loss.h"
@@ -72,7 +73,7 @@ TEST_P(BlockSelectLoss, EqualsItsDefinitionUnderAutograd) {
   const Inputs in = random_inputs(733, G * NKV, NKV, HS, at::kDouble);
   const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
   at::Tensor dq = at::ones_like(in.q), dk = at::ones_like(in.k);
-  const at::Tensor sums = block_select_loss(in.q, in.k, docs, c, scale, options, dq, dk);
+  const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, scale, options, dq, dk);
 
   at::AutoGradMode record(true);
   at::Tensor q = in.q.clone().set_requires_grad(true), k = in.k.clone().set_requires_grad(true);
@@ -108,16 +109,17 @@ TEST(BlockSelectLoss, DocumentsSideBySideAreEachAlone) {
   const Inputs in = random_inputs(T, 6, 2, 8, at::kDouble);
   const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
-  const at::Tensor sums = block_select_loss(
-      in.q, in.k, Documents::from_starts({0, first}, T, at::kCPU), c, 0.4, options, dq, dk);
+  const Documents docs = Documents::from_starts({0, first}, T, at::kCPU);
+  const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, 0.4, options, dq, dk);
   at::Tensor alone = at::zeros_like(sums);
   for (const auto& [begin, length] : {std::pair{int64_t{0}, first}, {first, T - first}}) {
     const auto rows = [begin = begin, length = length](const at::Tensor& x) {
       return x.narrow(0, begin, length).contiguous();
     };
     at::Tensor dq_alone = at::zeros_like(rows(in.q)), dk_alone = at::zeros_like(rows(in.k));
-    alone += block_select_loss(rows(in.q), rows(in.k), Documents::single(length, at::kCPU), c, 0.4,
-                               options, dq_alone, dk_alone);
+    const Documents own = Documents::single(length, at::kCPU);
+    alone +=
+        block_select_loss(rows(in.q), rows(in.k), own, own, c, 0.4, options, dq_alone, dk_alone);
     EXPECT_LE((rows(dq) - dq_alone).abs().max().item<double>(), 1e-10);
     EXPECT_LE((rows(dk) - dk_alone).abs().max().item<double>(), 1e-10);
     EXPECT_GT(dk_alone.abs().max().item<double>(), 1e-4);
@@ -130,6 +132,47 @@ TEST(BlockSelectLoss, DocumentsSideBySideAreEachAlone) {
   EXPECT_NEAR(sums[kSelectionMissed].item<double>(), missed, 1e-2 * missed);
 }
 
+// Of a line on three ranks each has some of the queries, and the keys up to its last one.
+TEST(BlockSelectLoss, PartsOfASplitLineAddUpToTheWhole) {
+  const SparseConfig c = small_config();
+  const int64_t T = 1333;
+  const std::vector<int64_t> starts = {0, 61, 500, 1100};
+  const Documents docs = Documents::from_starts(starts, T, at::kCPU);
+  const Inputs in = random_inputs(T, 6, 2, 8, at::kDouble);
+  const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
+  at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
+  const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, 0.4, options, dq, dk);
+  at::Tensor dq_parts = at::zeros_like(in.q), dk_parts = at::zeros_like(in.k);
+  at::Tensor sums_of_parts = at::zeros_like(sums);
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 423}, {423, 1100}, {1100, T}}) {
+    // Keys begin where the document does that is open at `begin`.
+    const int64_t first_key = *std::prev(std::ranges::upper_bound(starts, begin));
+    std::vector<int64_t> q_starts = {0}, k_starts = {0};
+    for (int64_t start : starts) {
+      if (start <= begin || start >= end) continue;
+      q_starts.push_back(start - begin);
+      k_starts.push_back(start - first_key);
+    }
+    const auto part = [](const at::Tensor& x, int64_t from, int64_t to) {
+      return x.narrow(0, from, to - from);
+    };
+    at::Tensor dq_part = part(dq_parts, begin, end), dk_part = part(dk_parts, first_key, end);
+    sums_of_parts += block_select_loss(part(in.q, begin, end), part(in.k, first_key, end),
+                                       Documents::from_starts(q_starts, end - begin, at::kCPU),
+                                       Documents::from_starts(k_starts, end - first_key, at::kCPU),
+                                       c, 0.4, options, dq_part, dk_part);
+  }
+  EXPECT_GT(sums[kSelectionChoices].item<double>(), 100);
+  for (const int sum : {kSelectionLoss, kSelectionCount, kSelectionChoices}) {
+    EXPECT_NEAR(sums_of_parts[sum].item<double>(), sums[sum].item<double>(), 1e-8) << sum;
+  }
+  const auto missed = sums[kSelectionMissed].item<double>();  // ties may fall otherwise, as above
+  EXPECT_NEAR(sums_of_parts[kSelectionMissed].item<double>(), missed, 1e-2 * missed);
+  EXPECT_LE((dq_parts - dq).abs().max().item<double>(), 1e-10);
+  EXPECT_LE((dk_parts - dk).abs().max().item<double>(), 1e-10);
+  EXPECT_GT(dk.abs().max().item<double>(), 1e-4);
+}
+
 TEST(BlockSelectLoss, MissedMassIsThatOfBlocksThatTheListsLeaveOut) {
   const SparseConfig c = small_config();
   const Documents docs = Documents::single(400, at::kCPU);
@@ -137,7 +180,7 @@ TEST(BlockSelectLoss, MissedMassIsThatOfBlocksThatTheListsLeaveOut) {
   const double scale = 0.4;
   const SelectionLossOptions options{.weight = 0, .query_stride = 7};
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
-  const at::Tensor sums = block_select_loss(in.q, in.k, docs, c, scale, options, dq, dk);
+  const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, scale, options, dq, dk);
   EXPECT_EQ(dk.abs().max().item<double>(), 0);
   const at::Tensor lists = block_select(in.q, in.k, docs, docs, c, scale);
   double missed = 0;
@@ -166,7 +209,7 @@ TEST(BlockSelectLoss, QueriesInTheWindowAreTaughtButHaveNoChoice) {
   const Inputs in = random_inputs(400, 2, 1, 8, at::kDouble);
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
   const at::Tensor sums =
-      block_select_loss(in.q, in.k, docs, c, 0.4, {.weight = 1, .query_stride = 7}, dq, dk);
+      block_select_loss(in.q, in.k, docs, docs, c, 0.4, {.weight = 1, .query_stride = 7}, dq, dk);
   int64_t count = 0, choices = 0;
   for (int64_t t = 6; t < 400; t += 7) {
     const int64_t own = t / c.block_size;
@@ -186,7 +229,7 @@ TEST(BlockSelectLoss, ScoresOfZeroGiveAFiniteGradient) {
   in.q.fill_(1);
   in.k.narrow(0, 0, 16).fill_(50);  // the first block, which is forced
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
-  block_select_loss(in.q, in.k, docs, c, 1, {.weight = 1, .query_stride = 3}, dq, dk);
+  block_select_loss(in.q, in.k, docs, docs, c, 1, {.weight = 1, .query_stride = 3}, dq, dk);
   EXPECT_LE(dq.abs().max().item<double>(), 1e3);
   EXPECT_LE(dk.abs().max().item<double>(), 1e3);
 }
@@ -198,7 +241,7 @@ TEST(BlockSelectLoss, AnotherDocumentChangesNoBit) {
   const SelectionLossOptions options{.weight = 1, .query_stride = 3};
   const auto gradients = [&] {
     at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
-    block_select_loss(in.q, in.k, docs, c, 0.3, options, dq, dk);
+    block_select_loss(in.q, in.k, docs, docs, c, 0.3, options, dq, dk);
     return std::pair{dq, dk};
   };
   const auto [dq, dk] = gradients();
@@ -219,7 +262,7 @@ TEST(BlockSelectLoss, FollowingTheGradientMakesSelectionFindWhatAttentionLooksAt
   double first = 0, last = 0, missed_first = 0, missed_last = 0;
   for (int step = 0; step < 300; ++step) {
     at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
-    const at::Tensor sums = block_select_loss(in.q, in.k, docs, c, 0.5, options, dq, dk);
+    const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, 0.5, options, dq, dk);
     last = sums[kSelectionLoss].item<double>();
     missed_last = sums[kSelectionMissed].item<double>();
     if (step == 0) first = last, missed_first = missed_last;
@@ -239,7 +282,7 @@ TEST(BlockSelectLoss, CudaIsTheCpusAndTheSameBitsAgain) {
     const Documents docs = Documents::from_starts({0, 300}, 1000, device);
     const at::Tensor q = in.q.to(device).to(type), k = in.k.to(device).to(type);
     at::Tensor dq = at::zeros_like(q), dk = at::zeros_like(k);
-    const at::Tensor sums = block_select_loss(q, k, docs, c, 0.125, options, dq, dk);
+    const at::Tensor sums = block_select_loss(q, k, docs, docs, c, 0.125, options, dq, dk);
     return std::vector<at::Tensor>{sums.cpu(), dq.cpu(), dk.cpu()};
   };
   const auto twin = run(at::kCPU, at::kBFloat16), once = run(at::kCUDA, at::kBFloat16),
@@ -256,7 +299,7 @@ TEST(BlockSelectLoss, ShortDocumentsHaveNothingToChoose) {
   const Documents docs = Documents::from_starts({0, 40}, 80, at::kCPU);
   const Inputs in = random_inputs(80, 2, 1, 16, at::kFloat);
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
-  const at::Tensor sums = block_select_loss(in.q, in.k, docs, c, 0.3, {.weight = 1}, dq, dk);
+  const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, 0.3, {.weight = 1}, dq, dk);
   EXPECT_EQ(sums.abs().sum().item<double>(), 0);
   EXPECT_EQ(dk.abs().max().item<double>(), 0);
 }

@@ -1,5 +1,5 @@
-// Runs that teach block selection: its loss is lower than untaught, and number of ranks, sharding
-// and recompute change nothing; without the key nothing is there of it.
+// Runs that teach block selection: its loss is lower than untaught, and number of ranks, sharding,
+// split rows and recompute change nothing; without the key nothing is there of it.
 #include <gtest/gtest.h>
 
 #include "tests/runs/toy_run.h"
@@ -41,7 +41,7 @@ double mean_of(const std::vector<nlohmann::json>& steps, size_t begin, size_t en
 
 }  // namespace
 
-TEST(SelectionRuns, LossIsLowerAndRanksShardingAndRecomputeAgree) {
+TEST(SelectionRuns, LossIsLowerAndEveryLayoutAgrees) {
   ToyRun toy({.stages = kStages, .save_every = 0});
   ASSERT_EQ(toy.run("plain", 1, kSmallBlocks), 0) << toy.log("plain");
   ASSERT_EQ(toy.run("one", 1, kTaught), 0) << toy.log("one");
@@ -50,6 +50,10 @@ TEST(SelectionRuns, LossIsLowerAndRanksShardingAndRecomputeAgree) {
   ASSERT_EQ(toy.run("two", 2, kTaught + "--set run.sharding=zero3"), 0) << toy.log("two");
   // A rank without rows: a step has two.
   ASSERT_EQ(toy.run("three", 3, kTaught), 0) << toy.log("three");
+  const std::string split = "--set stages.distill.context=";
+  ASSERT_EQ(toy.run("split", 3, kTaught + split + "3"), 0) << toy.log("split");
+  ASSERT_EQ(toy.run("both", 4, kTaught + split + "2 --set run.sharding=zero3"), 0)
+      << toy.log("both");
   const auto plain = steps(toy, "plain"), one = steps(toy, "one");
   EXPECT_FALSE(plain.front().contains("selection_loss"));
   EXPECT_EQ(plain.front().at("kl"), one.front().at("kl"));  // of the forward alone
@@ -61,7 +65,7 @@ TEST(SelectionRuns, LossIsLowerAndRanksShardingAndRecomputeAgree) {
   const std::string hardly = kSmallBlocks + "--set stages.distill.selection_weight=1e-6";
   ASSERT_EQ(toy.run("hardly", 1, hardly), 0) << toy.log("hardly");
   EXPECT_LT(mean_of(one, 32, 40), 0.99 * mean_of(steps(toy, "hardly"), 32, 40));
-  for (const char* name : {"two", "three"}) {
+  for (const char* name : {"two", "three", "split", "both"}) {
     const auto other = steps(toy, name);
     ASSERT_EQ(other.size(), one.size());
     for (size_t i = 0; i < one.size(); ++i) {
@@ -73,14 +77,6 @@ TEST(SelectionRuns, LossIsLowerAndRanksShardingAndRecomputeAgree) {
       }
     }
   }
-}
-
-TEST(SelectionRuns, NeedWholeSequences) {
-  ToyRun toy({.stages = kStages, .save_every = 0});
-  EXPECT_EQ(toy.run("split", 2, kTaught + "--set stages.distill.context=2"), 2);
-  EXPECT_NE(toy.log("split").find("selection_weight: needs whole sequences on a rank"),
-            std::string::npos)
-      << toy.log("split");
 }
 
 }  // namespace sala::test

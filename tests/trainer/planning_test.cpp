@@ -37,8 +37,9 @@ TEST(SelectionLossFlops, AreThoseOfTheQueriesThatAreTaught) {
     const auto q = at::randn({length, c.num_heads, c.head_size});
     const auto k = at::randn({length, c.num_kv_heads, c.head_size});
     at::Tensor dq = at::zeros_like(q), dk = at::zeros_like(k);
-    const at::Tensor sums = block_select_loss(q, k, Documents::single(length, at::kCPU), c.sparse,
-                                              0.25, SelectionLossOptions{1.0}, dq, dk);
+    const Documents docs = Documents::single(length, at::kCPU);
+    const at::Tensor sums =
+        block_select_loss(q, k, docs, docs, c.sparse, 0.25, SelectionLossOptions{1.0}, dq, dk);
     const auto queries = sums[kSelectionCount].item<double>();
     const auto row = static_cast<double>(c.num_heads * c.head_size);
     const auto windows = static_cast<double>(std::max<int64_t>(length / 4 - 1, 0));

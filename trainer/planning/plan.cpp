@@ -227,7 +227,9 @@ StagePlan plan_model_training(const PlanContext& context, const TokenBudget& bud
   const double head = vocabulary_workspace_bytes(context) +
                       4.0 * static_cast<double>(tokens * student.width * shape.value_bytes);
   if (training.teaches_selection) {
-    moment += static_cast<double>(selection_moment_bytes(student, tokens, length, context.cuda));
+    const int64_t keys = training.context > 1 ? budget.micro_rows() * length : tokens;
+    moment +=
+        static_cast<double>(selection_moment_bytes(student, tokens, keys, length, context.cuda));
   }
   plan.activation_bytes = kept + std::max(moment, head);
   if (options) {
