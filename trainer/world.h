@@ -72,7 +72,7 @@ class World {
   void now_at(const std::string& stage, int64_t step);
   // Runs `work` on every rank; where one throws, all throw one SharedError that names the first
   // rank and its message (the message alone when it is the same on all), so that no rank waits for
-  // ever.
+  // ever. May be nested: the error of a rank that came to an inner one no more ends both for all.
   void together(const std::string& what, const std::function<void()>& work);
   [[noreturn]] void abort(const std::string& why);  // prints rank, host, why; ends all ranks
 

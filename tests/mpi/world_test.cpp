@@ -72,6 +72,29 @@ TEST(World, OneRanksErrorIsEveryRanksErrorAndNamesIt) {
   EXPECT_FALSE(world.any(false));  // and the ranks are still in step
 }
 
+// One rank fails before an inner call that the others make: its outer call answers their inner one.
+TEST(World, ErrorsAreSharedThroughNestedCalls) {
+  World& world = test_world();
+  const int last = world.size() - 1;
+  std::string text;
+  try {
+    world.together("resuming", [&] {
+      if (world.rank() == last) throw std::runtime_error("out of memory");
+      world.together("reading masters", [] {});
+    });
+    FAIL() << "no error";
+  } catch (const SharedError& error) {
+    text = error.what();
+  }
+  EXPECT_NE(text.find("out of memory"), std::string::npos) << text;
+  EXPECT_FALSE(world.any(false));  // the ranks are still in step
+  EXPECT_THROW(
+      world.together("outer",
+                     [&] { world.together("inner", [] { throw std::runtime_error("all"); }); }),
+      SharedError);
+  EXPECT_FALSE(world.any(false));
+}
+
 TEST(Collectives, AllReduceSumsInRankOrder) {
   World& world = test_world();
   for (const auto type : {at::kFloat, at::kDouble, at::kLong}) {
