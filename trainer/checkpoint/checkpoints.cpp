@@ -117,6 +117,7 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
     throw;
   }
   save.report = std::async(std::launch::async, [this, &save, begun = Clock::now()] {
+    const c10::DeviceGuard guard(world.device());  // else waiting makes a context on GPU 0
     save.snapshot.finish_copies();
     nlohmann::json report = write_snapshot(save.snapshot, save.place, sound_frozen, save.given_up);
     for (const auto& work : save.snapshot.awaited()) work.get();
