@@ -11,6 +11,7 @@
 
 #ifdef SALA_CUDA
 #include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CachingHostAllocator.h>
 #include <c10/core/AllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -93,18 +94,33 @@ void configure_device_memory() {
 #endif
 }
 
-double available_host_bytes() {
-  double available = 0;
-  std::ifstream memory("/proc/meminfo");
-  for (std::string line; std::getline(memory, line);) {
-    if (line.rfind("MemAvailable:", 0) == 0) available = std::atof(line.c_str() + 13) * 1024;
-  }
+double available_host_bytes(const std::string& root) {
+  // The number behind a line's first word.
+  const auto value_of = [&](const std::string& path, const std::string& name) {
+    std::ifstream file(root + path);
+    for (std::string word; file >> word;) {
+      double value = 0;
+      if (word == name && file >> value) return value;
+    }
+    return 0.0;
+  };
+  double available = 1024 * value_of("/proc/meminfo", "MemAvailable:");
+  const std::string group = "/sys/fs/cgroup/memory.";
   double limit = 0, used = 0;  // "max" where there is none: not a number
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit &&
-      std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    available = std::min(available, std::max(0.0, limit - used));
+  if (std::ifstream(root + group + "max") >> limit &&
+      std::ifstream(root + group + "current") >> used) {
+    for (const char* cache : {"active_file", "inactive_file"}) {  // given back when asked for
+      used -= value_of(group + "stat", cache);
+    }
+    available = std::min(available, std::max(1.0, limit - used));
   }
   return available;
+}
+
+void free_cached_host_memory() {
+#ifdef SALA_CUDA
+  if (at::hasCUDA()) at::getHostAllocator(at::kCUDA)->empty_cache();
+#endif
 }
 
 void synchronize(at::Device device) {

@@ -23,7 +23,10 @@ void limit_device_memory(at::Device device, double bytes);
 // the first use of a GPU.
 void configure_device_memory();
 // RAM of this node that a process may still take, its control group's limit included; 0 = unknown.
-double available_host_bytes();
+// `root`: where /proc and /sys are.
+double available_host_bytes(const std::string& root = "");
+// LibTorch keeps page-locked memory that it has no use for any more: back to the system with it.
+void free_cached_host_memory();
 void synchronize(at::Device device);
 // Whether the GPUs that are computed on, or planned for where there are none, are large ones.
 bool roomy_gpus(bool cuda);
