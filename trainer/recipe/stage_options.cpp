@@ -162,6 +162,33 @@ void OptimizerOptions::check(const std::string& path, int64_t num_steps, Problem
   }
 }
 
+void OptimizerOptions::check_names(const std::string& path, const std::vector<Layout>& layouts,
+                                   Problems& problems) const {
+  std::vector<NamePattern> patterns;
+  for (const ParameterRule& rule : rules) patterns.emplace_back(rule.match);
+  std::vector<bool> found(rules.size(), false);
+  bool trains = false;
+  for (const Layout& layout : layouts) {
+    for (const Entry& entry : layout.entries) {
+      bool frozen = false, ruled = false;
+      for (size_t i = 0; i < rules.size(); ++i) {
+        if (!patterns[i].found_in(entry.name)) continue;
+        found[i] = true;
+        if (!ruled) frozen = rules[i].freeze;
+        ruled = true;
+      }
+      trains = trains || !frozen;
+    }
+  }
+  for (size_t i = 0; i < rules.size(); ++i) {
+    if (found[i]) continue;
+    problems.add(fmt::format("{}.rules[{}].match", path, i),
+                 fmt::format("'{}' is found in the name of no tensor (such as '{}')",
+                             shown(rules[i].match), layouts.front().entries.front().name));
+  }
+  if (!trains) problems.add(path + ".rules", "they freeze every tensor: nothing would train");
+}
+
 ParameterRule OptimizerOptions::rule_for(const std::string& tensor_name) const {
   for (const ParameterRule& rule : rules) {
     if (NamePattern(rule.match).found_in(tensor_name)) return rule;
@@ -292,7 +319,7 @@ void LoopOptions::describe(Fields& fields, Stage& stage) {
                "Steps between checkpoints inside the stage; 0 = only at its end.");
   fields.count("evaluate_every", stage.evaluate_every, Need::kOptional,
                "Steps between evaluations inside the stage, by the options of the recipe's first "
-               "evaluate stage; 0 = none.");
+               "evaluate stage; 0 = none. Not in align, where there is no hybrid yet.");
   fields.choice("on_nonfinite", on_nonfinite, {"skip", "stop"}, Need::kOptional,
                 "When a loss or gradient is not finite on any rank, no parameter changes on any "
                 "rank; then skip the step or stop the run.");
@@ -319,7 +346,8 @@ void LoopOptions::describe_model(Fields& fields) {
                 "scale for each row) where they are large enough; the log says which. fp8: forward "
                 "and to the gradient of their input; fp8_all: to the gradient of the weights too, "
                 "which is still summed in fp32. Embedding, head, attention, norms, evaluations and "
-                "the teacher stay as they are. FP8 takes a GPU with FP8 cores (Hopper), or a CPU, "
+                "the teacher stay as they are. FP8 takes a GPU with FP8 cores (compute capability "
+                "8.9 and higher), or a CPU, "
                 "which computes the same slowly.");
   fields.count(
       "fp8_from", fp8_from, Need::kOptional,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/saved.h"
+#include "model/weights/layout.h"
 #include "model/weights/products.h"
 #include "trainer/recipe/fields.h"
 
@@ -62,6 +63,9 @@ struct OptimizerOptions {
 
   void describe(Fields& fields, Need lr_need);
   void check(const std::string& path, int64_t num_steps, Problems& problems) const;
+  // Of rules that none of the layouts' tensors needs, and where all of them are frozen.
+  void check_names(const std::string& path, const std::vector<Layout>& layouts,
+                   Problems& problems) const;
   // The first rule that matches; lr_scale 1, not frozen, when none does.
   ParameterRule rule_for(const std::string& tensor_name) const;
 };

@@ -51,6 +51,7 @@ class AlignStage : public Stage {
     if (!inputs.context) return;
     check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
                   problems);
+    optimizer_options_.check_names(path, aligned_layouts(inputs.context->hybrid), problems);
   }
 
   bool needs_full_source() const override { return true; }
@@ -62,7 +63,7 @@ class AlignStage : public Stage {
     plan.tokens = plan.steps * budget_.batch_tokens;
     const TokenBudget budget = budget_.suited_to(c.width, roomy_gpus(context.cuda),
                                                  context.num_ranks / loop_options_.context);
-    const auto tokens = budget.micro_rows() * budget.row_length / loop_options_.context;
+    const int64_t tokens = budget.tokens_at_once(loop_options_.context);
     const PassShape shape{tokens, compute_bytes(context), false};
     const PlannedParameters teacher = plan_parameters(context, context.source, false);
     const PlannedParameters mixers = plan_aligned(context);

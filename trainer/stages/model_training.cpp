@@ -7,6 +7,7 @@
 
 #include "kernels/fp8.h"
 #include "model/feed_forward.h"
+#include "model/weights/parts.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/matmul.h"
 #include "trainer/planning/plan.h"
@@ -59,18 +60,13 @@ void ModelTraining::check(const Recipe& recipe, const std::string& path, Problem
     problems.add(path + ".selection_weight",
                  fmt::format("must be 0 or more, but is {}", selection_weight_));
   }
-  if (selection_weight_ > 0 && loop_options_.context > 1) {
-    problems.add(path + ".selection_weight",
-                 fmt::format("needs whole sequences on a rank, but context is {}: teach selection "
-                             "in a stage of shorter rows (context: 1)",
-                             loop_options_.context));
-  }
 }
 
 void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) {
   if (inputs.context) {
     check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
                   problems);
+    check_optimizer(inputs.context->hybrid, problems);
     const at::Device gpu(at::kCUDA, 0);
     if (loop_options_.matmul_rule().fp8_from > 0 && inputs.context->cuda && num_gpus() > 0 &&
         !has_fp8_cores(gpu)) {
@@ -86,6 +82,24 @@ void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) 
     problems.add(path + ".data." + source,
                  "no token of it counts as a target, so nothing can be learned from it; look at "
                  "its loss_mask");
+  }
+}
+
+// Which layers are kept may not be known yet: a name counts where any choice has it.
+void ModelTraining::check_optimizer(const ModelConfig& config, Problems& problems) const {
+  std::vector<Layout> layouts = model_layouts(config);
+  if (config.is_hybrid()) {
+    for (int64_t l = 0; l < config.num_layers; ++l) {
+      layouts.push_back(mixer_layout(config, l, Mixer::kLightning));
+      layouts.push_back(mixer_layout(config, l, Mixer::kSparse));
+    }
+  }
+  optimizer_options_.check_names(path, layouts, problems);
+  const double peak = peak_lr(config), end = optimizer_options_.schedule.end_lr;
+  if (end > peak) {
+    problems.add(path + ".end_lr", fmt::format("{} is above lr, {:.2g} by the model's size: "
+                                               "schedules only go down; name lr too",
+                                               end, peak));
   }
 }
 
@@ -239,7 +253,11 @@ void ModelTraining::check_host_memory(Run& run, const TokenBudget& budget) const
   const ModelConfig& config = run.student->model.config();
   const double needed = offloaded_bytes(config, budget.tokens_at_once(loop_options_.context)) *
                         run.world.local_size();
-  const double available = available_host_bytes();
+  double available = available_host_bytes();
+  if (available > 0 && needed > available) {  // the inputs of a stage before, say
+    free_cached_host_memory();
+    available = available_host_bytes();
+  }
   if (available == 0 || needed <= available) return;
   throw std::runtime_error(fmt::format(
       "recompute: offload needs {} of host memory for the {} ranks of {}, but {} are free there: "

@@ -42,6 +42,7 @@ class ModelTraining : public Stage {
 
  private:
   static void start_from_source(Run& run);
+  void check_optimizer(const ModelConfig& config, Problems& problems) const;
   double peak_lr(const ModelConfig& config) const;  // the recipe's, or by the model's size
   SelectionLossOptions selection(const ModelConfig& config) const;
   std::string selection_advice(const ModelConfig& config) const;  // where it teaches nothing
