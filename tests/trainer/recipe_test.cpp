@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "tests/trainer/recipe_cases.h"
+#include "trainer/journal/recipe_record.h"
 #include "trainer/recipe/stage_options.h"
 
 namespace sala {
@@ -199,6 +200,23 @@ TEST(Schedule, TheSafeRateFollowsHalosTable) {
   EXPECT_NEAR(safe_lr(4'000'000'000), 5e-5, 1e-6);
   EXPECT_DOUBLE_EQ(safe_lr(3'000'000), 1e-3);
   EXPECT_NEAR(safe_lr(8'000'000'000), 3e-5, 2e-6);
+}
+
+// What only moves memory or files may change between two starts; a source that is called like such
+// a key has a weight like any other.
+TEST(RecipeRecord, OnlyAStagesOwnKeysAreFree) {
+  const auto changes = [](const std::string& path) {
+    return recipe_changes({{path, "1"}}, {{path, "2"}}, 9).size();
+  };
+  for (const char* free : {"run.sharding", "data.sources.web.files", "stages[2].train.context",
+                           "stages[2].train.recompute", "stages[3].export.folder",
+                           "stages[2].distill.teacher_cache", "stages[2].train.save_every"}) {
+    EXPECT_EQ(changes(free), 0u) << free;
+  }
+  for (const char* kept : {"run.seed", "stages[2].train.lr", "stages[2].train.data.context",
+                           "stages[2].train.data.recompute", "stages[2].train.rules[0].freeze"}) {
+    EXPECT_EQ(changes(kept), 1u) << kept;
+  }
 }
 
 TEST(Optimizer, TheFirstRuleThatMatchesHolds) {

@@ -23,11 +23,15 @@ bool is_free(const std::string& path) {
   }
   if (path.starts_with("data.choices")) return true;
   if (path.starts_with("data.sources.") && path.ends_with(".files")) return true;
-  for (const char* free : {".save_every", ".evaluate_every", ".micro_tokens", ".context",
-                           ".recompute", ".export.folder", ".teacher_cache"}) {
-    if (is_stage(path) && path.ends_with(free)) return true;
+  if (!is_stage(path)) return false;
+  // stages[2].train.context, but not stages[2].train.data.context: the weight of such a source.
+  const size_t key = path.find('.', path.find('.') + 1);
+  const std::string name = key == std::string::npos ? "" : path.substr(key + 1);
+  for (const char* free :
+       {"save_every", "evaluate_every", "micro_tokens", "context", "recompute", "teacher_cache"}) {
+    if (name == free) return true;
   }
-  return false;
+  return path.ends_with(".export.folder");
 }
 
 }  // namespace
