@@ -46,7 +46,8 @@ class ScoreStage : public Stage {
     out.json("score", {{"method", options_.method}, {"step", step()}});
   }
   void load(StateReader& in) override { steps_told_ = in.json("score").value("step", int64_t{0}); }
-  int64_t step() const override { return method_ ? method_->step() : 0; }
+  // A start that goes on takes the steps that are on disk again: as far as was told it is already.
+  int64_t step() const override { return std::max(steps_told_, method_ ? method_->step() : 0); }
   int64_t num_steps() const override { return method_ ? method_->num_steps() : 1; }
 
  private:
