@@ -104,7 +104,12 @@ void Watchdog::start(std::function<void(ActivityReport&)> device) {
 void Watchdog::watch_device(const std::function<void(ActivityReport&)>& device) {
   while (true) {
     ActivityReport report;
-    device(report);
+    try {
+      device(report);
+    } catch (const std::exception& error) {  // of the driver, after a kernel's: the run ends by it
+      report.operation = "looking at the device";
+      report.error = error.what();
+    }
     std::unique_lock lock(mutex_);
     device_report_ = report;
     if (wake_.wait_for(lock, Seconds(kTick), [this] { return stopping_; })) return;
@@ -116,9 +121,9 @@ ActivityReport Watchdog::own_report() {
   const std::lock_guard lock(mutex_);
   report.count += device_report_.count;
   report.error = device_report_.error;
-  if (device_report_.waits_for_ranks) {
+  if (device_report_.waits_for_ranks || !report.error.empty()) {
     report.operation = device_report_.operation;
-    report.waits_for_ranks = true;
+    report.waits_for_ranks = device_report_.waits_for_ranks;
   }
   return report;
 }

@@ -213,11 +213,12 @@ void TrainingLoop::check_skips(bool finite) {
                     stage_.name, step_));
   }
   if ((!finite && options_.on_nonfinite == "stop") || skips_in_a_row_ > options_.max_skips) {
-    throw SharedError(
-        fmt::format("stage {} stopped at step {}: {} step(s) in a row with a {} loss or gradient "
-                    "(on_nonfinite: {}, max_skips: {}); lower lr or look at the data of this step",
-                    stage_.name, step_, skips_in_a_row_, finite ? "spike of" : "non-finite",
-                    options_.on_nonfinite, options_.max_skips));
+    throw SharedError(fmt::format(
+        "stage {} stopped at step {}: {} step(s) in a row with a {} loss or gradient ({}: {}, "
+        "max_skips: {}); lower lr or look at the data of this step",
+        stage_.name, step_, skips_in_a_row_, finite ? "spike of" : "non-finite",
+        finite ? "on_spike" : "on_nonfinite", finite ? on_spike_ : options_.on_nonfinite,
+        options_.max_skips));
   }
 }
 
