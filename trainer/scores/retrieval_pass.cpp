@@ -75,7 +75,8 @@ RetrievalPass::Mass RetrievalPass::operator()(Run& run, int64_t number, const Sc
     if (row.source[t] < 0 || row.source[t + 1] < 0) continue;
     if (row.recall[t].item<double>() > 0) {
       answer.add(t, row.source[t + 1]);
-    } else {
+    } else if (row.source[t + 1] == row.source[t] + 1) {  // else an answer ends here
+
       before.add(t, row.source[t]);
       after.add(t, row.source[t] + 1);
     }
