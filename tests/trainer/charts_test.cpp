@@ -9,6 +9,7 @@
 #include "trainer/charts/bars.h"
 #include "trainer/charts/heat.h"
 #include "trainer/charts/html.h"
+#include "trainer/charts/interval.h"
 #include "trainer/charts/plot.h"
 #include "trainer/charts/series.h"
 
@@ -19,6 +20,26 @@ using test::XmlCheck;
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// By hand from the formula: p = 1/2, n = 100: 0.5 ± 0.0962; p = 0, n = 10: up to 3.8416 / 13.8416.
+TEST(Interval, HoldsTheRateAndStaysInside) {
+  const Interval half = wilson(50, 100);
+  EXPECT_NEAR(*half.low, 0.4038, 1e-4);
+  EXPECT_NEAR(*half.high, 0.5962, 1e-4);
+  const Interval none = wilson(0, 10);
+  EXPECT_NEAR(*none.low, 0, 1e-12);
+  EXPECT_NEAR(*none.high, 3.8416 / 13.8416, 1e-6);
+  for (const int count : {1, 3, 500}) {
+    for (const double rate : {0.0, 0.1, 0.77, 1.0}) {
+      const Interval interval = wilson(rate * count, count);
+      EXPECT_LE(*interval.low, rate + 1e-12);
+      EXPECT_GE(*interval.high, rate - 1e-12);
+      EXPECT_GE(*interval.low, 0);
+      EXPECT_LE(*interval.high, 1);
+    }
+  }
+  EXPECT_FALSE(wilson(0, 0).low);
+}
 
 TEST(Charts, TicksAreFewInOrderAndDifferent) {
   const double ends[] = {-3e9, -1, -1e-7, 0, 1e-9, 0.31, 0.3100001, 1, 7.3, 2100, 8.4e6, 5e12};

@@ -196,14 +196,6 @@ TEST(ReportPage, TeachersOfDifferentStagesAreOneColumnWhereTheyAgree) {
             (std::vector<std::string>{"teacher, rows of 4K", "teacher, rows of 2K"}));
 }
 
-TEST(ReportPage, IntervalsAreWilsons) {
-  const Interval half = wilson(5, 10);
-  EXPECT_NEAR(*half.low, 0.2366, 1e-4);
-  EXPECT_NEAR(*half.high, 0.7634, 1e-4);
-  EXPECT_NEAR(*wilson(0, 25).high, 0.1332, 1e-4);
-  EXPECT_FALSE(wilson(0, 0).low);
-}
-
 TEST(ReportPage, AForkShowsWhatItsBeginningHadMeasured) {
   const std::vector<json> lines = {
       {{"event", "start"}, {"time", 1.7e9}},

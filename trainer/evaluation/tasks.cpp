@@ -1,10 +1,10 @@
 // Greedy answers to a set of prompts, scored by task and length.
 #include "trainer/evaluation/tasks.h"
 
-#include <cmath>
 #include <memory>
 
 #include "model/generate.h"
+#include "trainer/charts/interval.h"
 #include "trainer/ranks/stop_signals.h"
 
 namespace sala {
@@ -90,15 +90,15 @@ class TaskEvaluation {
     for (const Cell& cell : cells_) {
       double sum = 0;
       for (const int64_t prompt : cell.prompts) sum += scores_.const_data_ptr<double>()[prompt];
-      const auto count = static_cast<int64_t>(cell.prompts.size());
-      const double score = sum / static_cast<double>(count);
-      const Interval interval = wilson(score, count);
+      const auto count = static_cast<double>(cell.prompts.size());
+      const double score = sum / count;
+      const Interval interval = wilson(sum, count);
       result["tasks"].push_back({{"task", cell.task},
                                  {"length", cell.length},
                                  {"score", score},
-                                 {"low", interval.low},
-                                 {"high", interval.high},
-                                 {"count", count}});
+                                 {"low", *interval.low},
+                                 {"high", *interval.high},
+                                 {"count", cell.prompts.size()}});
       means[cell.length].first += score;
       means[cell.length].second += 1;
     }
@@ -166,14 +166,6 @@ std::vector<int64_t> chosen_lengths(const EvaluateOptions& options,
     }
   }
   return chosen;
-}
-
-Interval wilson(double mean, int64_t count) {
-  constexpr double z = 1.96;
-  const auto n = static_cast<double>(count);
-  const double middle = (mean + z * z / (2 * n)) / (1 + z * z / n);
-  const double half = z / (1 + z * z / n) * std::sqrt(mean * (1 - mean) / n + z * z / (4 * n * n));
-  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
 }
 
 void evaluate_tasks(Run& run, const EvaluateOptions& options, const std::string& label,

@@ -23,10 +23,4 @@ std::vector<int64_t> chosen_lengths(const EvaluateOptions& options,
 // ones, or one long one.
 inline int64_t tokens_answered_at_once(bool on_gpu) { return int64_t{on_gpu ? 512 : 32} << 10; }
 
-// Wilson's score interval for a mean in [0, 1] of `count` values, at 1.96 standard deviations.
-struct Interval {
-  double low = 0, high = 1;
-};
-Interval wilson(double mean, int64_t count);
-
 }  // namespace sala

@@ -100,15 +100,6 @@ bool merge_columns(MeasureTable& table, size_t into, size_t from) {
 
 }  // namespace
 
-Interval wilson(double hits, double count) {
-  if (!(count > 0)) return {};
-  const double p = hits / count, z2 = kZ * kZ;
-  const double center = (p + z2 / (2 * count)) / (1 + z2 / count);
-  const double half =
-      kZ / (1 + z2 / count) * std::sqrt(p * (1 - p) / count + z2 / (4 * count * count));
-  return {std::max(0.0, center - half), std::min(1.0, center + half)};
-}
-
 bool is_teacher(const json& evaluation) { return text_at(evaluation, "model") == "teacher"; }
 
 MeasureTable measure_table(const std::vector<json>& unordered) {

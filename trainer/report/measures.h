@@ -6,17 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "trainer/charts/numbers.h"
+#include "trainer/charts/interval.h"
 #include "trainer/report/record.h"
 
 namespace sala {
-
-struct Interval {
-  Maybe low, high;
-};
-
-// 95 % interval of a rate by Wilson's score; nothing without trials.
-Interval wilson(double hits, double count);
 
 struct Measured {
   Maybe value, low, high;  // the 95 % interval, where there is one
