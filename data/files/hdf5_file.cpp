@@ -22,7 +22,10 @@ using hdf5::Turn;
 
 namespace {
 
-void list_group(hid_t group, const std::string& prefix, std::vector<std::string>& names) {
+constexpr int kMostDepth = 8;  // a group may be linked into itself
+
+void list_group(hid_t group, const std::string& prefix, int depth,
+                std::vector<std::string>& names) {
   H5G_info_t info;
   if (H5Gget_info(group, &info) < 0) return;
   for (hsize_t i = 0; i < info.nlinks; ++i) {
@@ -36,7 +39,9 @@ void list_group(hid_t group, const std::string& prefix, std::vector<std::string>
     const std::string full = prefix + name;
     const H5I_type_t kind = H5Iget_type(object);
     if (kind == H5I_DATASET) names.push_back(full);
-    if (kind == H5I_GROUP) list_group(object, full + "/", names);
+    if (kind == H5I_GROUP && depth < kMostDepth) {
+      list_group(object, full + "/", depth + 1, names);
+    }
   }
 }
 
@@ -157,7 +162,7 @@ std::vector<std::string> Hdf5File::list_datasets() const {
   const Turn turn;
   std::vector<std::string> names;
   const Handle root(H5Gopen2(impl_->file, "/", H5P_DEFAULT), H5Gclose);
-  list_group(root, "", names);
+  list_group(root, "", 0, names);
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -17,6 +17,16 @@ constexpr size_t kMostCopies = 1024;  // of one path: nodes with copies of their
 
 std::string hash_of(const std::string& text) { return xxh3_64_hex(text.data(), text.size()); }
 
+std::string dumped(const nlohmann::json& json) {
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+// A path may hold any bytes, JSON only UTF-8: what a line of the record calls the file. Two that
+// differ in such bytes alone share it, and are told apart by their identities.
+std::string key_of(const std::string& path) {
+  return nlohmann::json::parse(dumped(path)).get<std::string>();
+}
+
 }  // namespace
 
 StoreCatalog::StoreCatalog(std::string folder) : folder_(std::move(folder)) {
@@ -37,12 +47,10 @@ StoreCatalog StoreCatalog::copy_of(const std::string& folder) {
 }
 
 std::string StoreCatalog::record_line(const std::string& path, const StoreFacts& facts) {
-  // A path may hold any bytes; JSON only UTF-8. Such a file is verified at every start.
-  const std::string text =
+  const std::string text = dumped(
       nlohmann::json::array({path, facts.file.num_bytes, facts.file.changed_ns, facts.file.inode,
                              facts.tokenizer_hash, facts.checksum, facts.vocab_size, facts.eos_id,
-                             facts.num_tokens, facts.num_documents, facts.has_loss_mask})
-          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+                             facts.num_tokens, facts.num_documents, facts.has_loss_mask}));
   return hash_of(text) + " " + text;
 }
 
@@ -69,7 +77,7 @@ const StoreFacts* StoreCatalog::find(const std::string& path) const {
 }
 
 const StoreFacts* StoreCatalog::find(const std::string& path, const FileIdentity& file) const {
-  const auto entry = known_.find(path);
+  const auto entry = known_.find(key_of(path));
   if (entry == known_.end()) return nullptr;
   for (const StoreFacts& facts : entry->second) {
     if (facts.file == file) return &facts;
@@ -80,7 +88,7 @@ const StoreFacts* StoreCatalog::find(const std::string& path, const FileIdentity
 void StoreCatalog::save(const std::vector<std::string>& paths) const {
   std::string text;
   for (const std::string& path : paths) {
-    const auto entry = known_.find(path);
+    const auto entry = known_.find(key_of(path));
     if (entry == known_.end()) continue;
     for (const StoreFacts& facts : entry->second) text += record_line(path, facts) + "\n";
   }

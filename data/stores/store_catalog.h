@@ -41,7 +41,7 @@ class StoreCatalog {
 
  private:
   std::string folder_;
-  // Several for a path whose nodes hold copies of their own.
+  // By path, in UTF-8. Several for one whose nodes hold copies of their own.
   std::map<std::string, std::vector<StoreFacts>> known_;
   std::map<std::string, FileIdentity> settled_;
 };

@@ -13,6 +13,7 @@
 #include "data/files/atomic_file.h"
 #include "data/files/file_calls.h"
 #include "data/files/hash.h"
+#include "data/files/input_file.h"
 
 namespace sala {
 namespace {
@@ -50,13 +51,16 @@ bool is_part(const std::string& name) { return name.starts_with("part-") && name
 Json read_facts(const std::string& folder) {
   const std::string path = folder + kFactsName;
   if (!path_exists(path)) return nullptr;
-  const Json facts = Json::parse(read_text_file(path), nullptr, false);
-  if (facts.is_object() && facts.value("format", Json()) == kCacheFormat) {
-    try {
+  constexpr int64_t kMostBytes = int64_t{1} << 20;
+  try {
+    const Json facts = read_json_file(path, kMostBytes);
+    if (facts.is_object() && facts.value("format", Json()) == kCacheFormat) {
       static_cast<void>(format_of(facts));
       return facts;
-    } catch (const Json::exception&) {  // said below
     }
+  } catch (const FileError&) {  // the disk's: the facts may be right
+    throw;
+  } catch (const std::exception&) {  // said below
   }
   throw std::runtime_error(path +
                            ": expected the facts of a teacher cache, found something else; "

@@ -106,6 +106,16 @@ TEST_F(ChangedStores, TheRecordKnowsAFileUntilItChanges) {
   expect_error([&] { known.find(path); }, {path, "no such file"});
 }
 
+TEST_F(ChangedStores, APathOfAnyBytesIsKnown) {
+  const std::string path = folder_ / "caf\xe9.h5", other = folder_ / "caf\xe8.h5";
+  fs::rename(folder_ / "a.h5", path);
+  fs::rename(folder_ / "b.h5", other);
+  const StoreCatalog known = catalog(path);
+  ASSERT_NE(known.find(path), nullptr);
+  EXPECT_EQ(known.find(path)->checksum, TokenStore(path).facts().checksum);
+  EXPECT_EQ(known.find(other), nullptr);
+}
+
 // Of thousands of stores each is looked at once in a start; what changes then shows when it is
 // read.
 TEST_F(ChangedStores, ASettledOneIsLookedAtWhenItIsRead) {

@@ -207,6 +207,18 @@ TEST(TeacherCache, DamageIsNamed) {
           {"is damaged"}, 16);
 }
 
+TEST(TeacherCache, FactsThatAreNoneAreNamedHoweverDeep) {
+  for (const std::string& text : {std::string("{"), std::string("[]"), std::string("{}"),
+                                  "{\"a\":" + std::string(200000, '[')}) {
+    const TestFolder folder;
+    write_facts(folder.path(), facts(3, 1000, "fp32"));
+    for (const auto& file : fs::directory_iterator(folder.path())) {
+      std::ofstream(file.path()) << text;
+    }
+    expect_error([&] { list_cache(folder.path()); }, {"expected the facts of a teacher cache"});
+  }
+}
+
 TEST(TeacherCache, WhatTheSystemRefusesIsNotDamage) {
   const TestFolder folder;
   write_facts(folder.path(), facts());

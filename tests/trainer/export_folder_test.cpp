@@ -108,6 +108,21 @@ TEST_F(ExportFolder, ATokenizerWithoutAClassGetsOne) {
   EXPECT_EQ(class_in("d"), "PreTrainedTokenizerFast");
 }
 
+// However deep it is nested: at the end of a long run nothing of it may end the program.
+TEST_F(ExportFolder, ATokenizerConfigThatCannotBeReadTravelsAsItIs) {
+  fs::create_directories(path("tokenizer"));
+  write_file_atomically(path("tokenizer/tokenizer.json"), "{}");
+  ExportOptions options;
+  options.source_folder = path("tokenizer");
+  const std::string deep(200000, '[');
+  for (const std::string& text : {std::string("{"), "{\"a\":" + deep + "}"}) {
+    write_file_atomically(path("tokenizer/tokenizer_config.json"), text);
+    const std::string folder = path("out" + std::to_string(text.size()));
+    export_to(folder, load(kGolden + "/hybrid/odd_length"), options);
+    EXPECT_EQ(read_text_file(folder + "/tokenizer_config.json"), text);
+  }
+}
+
 TEST_F(ExportFolder, ExportSaysWhoLoadsIt) {
   const auto lines = export_to(path("a"), load(kGolden + "/hybrid/group1_bias"));
   ASSERT_GE(lines.size(), 2u);

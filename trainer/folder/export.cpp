@@ -30,6 +30,7 @@ constexpr const char* kCard = "README.md";
 constexpr const char* kGeneration = "generation_config.json";
 constexpr const char* kTokenizer = "tokenizer.json";
 constexpr const char* kTokenizerConfig = "tokenizer_config.json";
+constexpr int64_t kMostTokenizerConfigBytes = int64_t{64} << 20;
 constexpr const char* kTokenizerClass = "PreTrainedTokenizerFast";
 
 // What belongs to a tokenizer, as the hub's folders name it, and what must go where the weights go.
@@ -152,7 +153,11 @@ std::string named_tokenizer(const std::string& source_folder,
   if (!travels_along(kTokenizer)) return "";
   json config = json::object();
   if (travels_along(kTokenizerConfig)) {
-    config = json::parse(read_text_file(source_folder + "/" + kTokenizerConfig), nullptr, false);
+    try {
+      config = read_json_file(source_folder + "/" + kTokenizerConfig, kMostTokenizerConfigBytes);
+    } catch (const std::runtime_error&) {  // travels as it is: what it means is the tokenizer's
+      return "";
+    }
     if (!config.is_object()) return "";
   }
   const json before = config;
