@@ -131,6 +131,7 @@ void compress_keys_cuda(KeyCache& cache, int64_t s, int64_t num_tokens,
                         const SparseConfig& config) {
   const c10::cuda::CUDAGuard guard(cache.k.device());
   const CompressedTiles room = compressed_tiles(cache.capacity(), config);
+  if (room.count() == 0) return;
   const std::vector<int> places{0, static_cast<int>(num_tokens), 0, static_cast<int>(room.fine),
                                 static_cast<int>(room.count())};
   const at::Tensor on_device = queue_to(at::tensor(places, at::kInt), cache.k.device());

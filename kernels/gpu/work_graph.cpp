@@ -26,7 +26,16 @@ void WorkGraph::capture(at::Device device, const std::function<void()>& work) {
   const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool());
   // Other threads (loaders, checkpoints) may go on calling CUDA.
   impl_->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-  work();
+  try {
+    work();
+  } catch (...) {
+    try {
+      impl_->graph.capture_end();  // an open capture would spoil every later call of this thread
+    } catch (const std::exception&) {  // work's error is the one to tell
+    }
+    impl_.reset();
+    throw;
+  }
   impl_->graph.capture_end();
   impl_->captured = true;
 }

@@ -49,8 +49,9 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, const Tile& 
       const float share = i + n < num_tiles ? 1 : 0;  // an odd last tile is taken with nothing
       stages[n] = pipe.enter(at_tile, locate);
       if constexpr (kFromRight) {  // only a document's last tile is shorter than others
-        pipe.template clear_behind<0, 1>(stages[n],
-                                         min(kTileTokens, tokens_right - distance_of(at_tile)));
+        // Entered a second time it is clear, and others read it.
+        const int tokens = i + n < num_tiles ? tokens_right - distance_of(at_tile) : kTileTokens;
+        pipe.template clear_behind<0, 1>(stages[n], min(kTileTokens, tokens));
       }
       load_weighted_transpose(left[n], stages[n] + group * kHalfBytes, at,
                               [&](int j) { return share * weight(at_tile, j); });

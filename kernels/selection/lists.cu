@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(32 * (kWarps < kFewWarps ? kFewWarps : kWarps)
   if (row >= num_rows) return;  // whole teams, and whole blocks of threads where teams share words
   const int number = row / tile_queries % slab.num_tiles;
   const int head = row / tile_queries / slab.num_tiles, query = row % tile_queries;
-  const QueryTile tile(slab.first_tile + number, tile_queries, input);
+  const ScoredTile tile(slab.first_tile + number, tile_queries, input);
   if (query >= tile.count) return;
 
   Team<kWarps> team{words, warp % kWarps, lane};

@@ -23,12 +23,12 @@ __device__ __forceinline__ int num_windows(int num_tokens, int half) {
 }
 
 // The tile of scored queries with the given number.
-struct QueryTile {
+struct ScoredTile {
   int doc;
   int first, count;  // packed queries
   int position;      // of the first within its document
 
-  __device__ __forceinline__ QueryTile(int number, int tile_queries, const SelectInput& input) {
+  __device__ __forceinline__ ScoredTile(int number, int tile_queries, const SelectInput& input) {
     doc = find_entry(input.query_tiles, input.num_docs, number);
     const int num_queries = input.q_offsets[doc + 1] - input.q_offsets[doc];
     const int num_keys = input.k_offsets[doc + 1] - input.k_offsets[doc];
@@ -47,7 +47,7 @@ struct QueryTile {
 struct FineTiles {
   int first, count;
 
-  __device__ __forceinline__ FineTiles(const QueryTile& tile, const SelectInput& input,
+  __device__ __forceinline__ FineTiles(const ScoredTile& tile, const SelectInput& input,
                                        const SelectSlab& slab) {
     const int last = tile.position + tile.count - 1;
     const int blocks = last / (4 * input.stride) - input.local_blocks;

@@ -24,7 +24,7 @@ using namespace select;
 #ifdef SALA_SM90A
 
 template <int HS>
-__device__ __forceinline__ void produce(const char* tiles_of_head, const QueryTile& tile,
+__device__ __forceinline__ void produce(const char* tiles_of_head, const ScoredTile& tile,
                                         const FineTiles& fine, const SelectInput& input,
                                         char* shared, uint64_t* full, uint64_t* empty) {
   const int last = tile.position + tile.count - 1, block_size = 4 * input.stride;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int head = blockIdx.x % input.num_kv_heads;
   // The longest first.
   const int number = slab.num_tiles - 1 - static_cast<int>(blockIdx.x) / input.num_kv_heads;
-  const QueryTile tile(slab.first_tile + number, kTileQueries, input);
+  const ScoredTile tile(slab.first_tile + number, kTileQueries, input);
   if (tile.count <= 0) return;  // the decode step has a tile for every sequence
   const FineTiles fine(tile, input, slab);
   if (fine.count <= 0) return;

@@ -44,7 +44,7 @@ struct Consumer {
   static constexpr int kStages = Plan<HS>::kStages;
 
   const SelectInput& input;
-  QueryTile tile;
+  ScoredTile tile;
   int head, group;  // KV head; number of the warpgroup
   Lane at;
   char* shared;
