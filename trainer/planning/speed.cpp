@@ -28,10 +28,8 @@ Travels travels(const PlanContext& context, double parameters) {
 }
 
 int64_t num_micro_batches(const PlanContext& context, const Traffic& traffic) {
-  const int64_t data_ranks = std::max<int64_t>(1, context.num_ranks / traffic.context);
-  const int64_t rows = (traffic.budget.rows_per_step() + data_ranks - 1) / data_ranks;
-  const int64_t micro_rows = std::max<int64_t>(1, traffic.budget.micro_rows());
-  return (rows + micro_rows - 1) / micro_rows;
+  return traffic.budget.num_micro_batches(
+      std::max<int64_t>(1, context.num_ranks / traffic.context));
 }
 
 // The rest of a buffer that is shared out evenly over `ranks`.
