@@ -61,7 +61,12 @@ TEST(Readme, PathsExist) { expect_paths_exist("README.md"); }
 
 TEST(Readme, PathsOnTheRecipesPageExist) { expect_paths_exist("recipes/README.md"); }
 
-TEST(Readme, PathsOnTheBenchmarksPageExist) { expect_paths_exist("trainer/bench/README.md"); }
+TEST(Readme, PathsOnOtherPagesExist) {
+  for (const char* page :
+       {"trainer/bench/README.md", "trainer/folder/GGUF.md", "tests/README.md"}) {
+    expect_paths_exist(page);
+  }
+}
 
 TEST(Readme, PathsInTheDataFormatExist) { expect_paths_exist("data/FORMAT.md"); }
 
