@@ -9,8 +9,9 @@ import sys
 from . import UserError
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}  # as in recipes
-ADVICE = {errno.ENOSPC: "free space and call again; what is finished is kept",
-          errno.EDQUOT: "free space and call again; what is finished is kept",
+KEEPING = ("tokens", "recall", "ids", "chat")  # the others write one file, at their end
+KEPT = "; what is finished is kept"
+ADVICE = {errno.ENOSPC: "free space and call again", errno.EDQUOT: "free space and call again",
           errno.EFBIG: "the size of files is limited (ulimit -f)",
           errno.EMFILE: "the number of open files is limited (ulimit -n)",
           errno.EACCES: "check the permissions", errno.EPERM: "check the permissions",
@@ -166,11 +167,12 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def describe(error):
+def describe(error, keeps):
     """An OSError as 'file: what; what to do'."""
     text = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
     advice = ADVICE.get(error.errno)
-    return f"{text}; {advice}" if advice else text
+    kept = KEPT if keeps and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{text}; {advice}{kept}" if advice else text
 
 
 def complain(text):
@@ -200,6 +202,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
+    keeps = args.command in KEEPING
     try:
         run(args)
     except ModuleNotFoundError as error:
@@ -207,13 +210,14 @@ def main(argv=None):
     except UserError as error:
         return complain(str(error))
     except OSError as error:
-        return complain(describe(error))
+        return complain(describe(error, keeps))
     except MemoryError:
-        return complain("memory ran out; use fewer --workers or smaller --shard-tokens, what is "
-                        "finished is kept")
+        return complain("memory ran out; use fewer --workers" + (
+            f" or smaller --shard-tokens{KEPT}" if keeps else ""))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        complain("interrupted; the same call goes on from here")
+        complain("interrupted; the same call " + ("goes on from here" if keeps else
+                                                  "begins anew, nothing was written"))
         return 130
     return 0
 

@@ -63,25 +63,25 @@ class Worker:
             self.process.start()
         other_end.close()
 
-    def died(self, count):
+    def died(self, count, kept):
         self.process.join()
         code = self.process.exitcode
         how = f"ended with code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
         return UserError(
-            f"a tokenizing process {how}, which happens when memory runs out; finished parts are "
-            f"kept: call again, with fewer than {count} --workers if it was memory")
+            f"a tokenizing process {how}, which happens when memory runs out; {kept}: call again, "
+            f"with fewer than {count} --workers if it was memory")
 
 
 class Workers:
     """Calls make_part(vocabulary, *unit) for each unit given, and `done` with what it returned, in
-    no order. Every process makes its own vocabulary. One worker means this process. Use inside a
-    `with`."""
+    no order. Every process makes its own vocabulary. One worker means this process. `kept` says
+    what a call that ends early leaves. Use inside a `with`."""
 
-    def __init__(self, count, make_part, make_vocabulary, done):
+    def __init__(self, count, make_part, make_vocabulary, done, kept="finished parts are kept"):
         self.count, self.make_part, self.make_vocabulary = count, make_part, make_vocabulary
-        self.done = done
+        self.done, self.kept = done, kept
         self.idle, self.busy = [], []
         self.vocabulary = None
 
@@ -109,7 +109,7 @@ class Workers:
         try:
             worker.pipe.send(unit)
         except OSError as error:
-            raise worker.died(self.count) from error
+            raise worker.died(self.count, self.kept) from error
 
     def finish(self):
         while self.busy:
@@ -123,7 +123,7 @@ class Workers:
             try:
                 result, error = pipe.recv()
             except (EOFError, OSError) as end:
-                raise worker.died(self.count) from end
+                raise worker.died(self.count, self.kept) from end
             if error:
                 raise error
             self.busy.remove(worker)

@@ -65,10 +65,10 @@ class PrepareCase(unittest.TestCase):
         self.assertEqual(list(self.folder.glob(f"{out}-*.h5")), [])
         return message
 
-    def start(self, *args, before="", **kwargs):
+    def start(self, *args, command=("tokens", "--source", "toy"), before="", **kwargs):
         """data/prepare as a process of its own, after the shell command `before`."""
-        call = [str(ROOT / "data/prepare"), "tokens", "--tokenizer", str(self.folder / "model"),
-                "--source", "toy", *map(str, args)]
+        call = [str(ROOT / "data/prepare"), *command, "--tokenizer", str(self.folder / "model"),
+                *map(str, args)]
         return subprocess.Popen(["bash", "-c", f'{before}\nexec "$@"', "bash", *call], text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 

@@ -63,6 +63,22 @@ class ProcessesTest(PrepareCase):
         self.assertIn("parts of an earlier call", out)
         self.assertEqual(len(self.stores("out")[0]), 60 * self.COPIES)
 
+    def test_a_call_that_writes_one_file_ends_as_well_and_promises_nothing(self):
+        for number, code, expected in (
+                (signal.SIGKILL, 1, "a tokenizing process was killed by SIGKILL, which happens "
+                 "when memory runs out; nothing was written: call again, with fewer than 2 "
+                 "--workers if it was memory"),
+                (signal.SIGINT, 130,
+                 "interrupted; the same call begins anew, nothing was written")):
+            process = self.start("--lengths", "30K", "--count", 200, "--workers", "2", "--out",
+                                 self.folder / "tasks.h5", command=["ruler"])
+            self.addCleanup(process.kill)
+            while process.poll() is None and len(self.children(process)) < 2:
+                time.sleep(0.01)
+            os.kill(self.children(process)[1] if number == signal.SIGKILL else process.pid, number)
+            self.assertEqual(self.ended(process), (code, "", f"data/prepare: {expected}\n"))
+            self.assertEqual(list(self.folder.glob("tasks*")), [])
+
     def test_a_second_call_with_the_same_out_is_refused_and_the_first_keeps_its_documents(self):
         process = self.begun()
         os.kill(process.pid, signal.SIGSTOP)

@@ -1,5 +1,5 @@
 """`data/prepare ruler`: prompts of every task and length, as ids."""
-import multiprocessing
+import functools
 import random
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ..inputs import find_files
 from ..store import token_dtype
 from ..token_bytes import token_bytes
 from ..vocabulary import Vocabulary
+from ..workers import Workers
 from .fit import TooShort, fit
 from .task_file import check_out, write_tasks
 from .tasks import RULER, TASKS
@@ -98,32 +99,20 @@ def check_readable(vocabulary, table, ids, prompt):
                         "that they were made of; answers could not be read")
 
 
-worker = None  # each process has one
-
-
-def begin_worker(options, text):
-    global worker
-    worker = Maker(options, text)
-
-
-def work(unit):
-    try:
-        return worker.all_of(*unit)
-    except UserError as error:
-        return error
+def make_unit(maker, *unit):
+    return unit, maker.all_of(*unit)
 
 
 def make_all(options, text, units):
-    if options.workers == 1 or len(units) == 1:
-        maker = Maker(options, text)
-        return [maker.all_of(*unit) for unit in units]
-    with multiprocessing.Pool(min(options.workers, len(units)), begin_worker,
-                              (options, text)) as pool:
-        made = pool.map(work, units, chunksize=1)
-    for result in made:
-        if isinstance(result, UserError):
-            raise result
-    return made
+    """What Maker.all_of gives for each unit, in their order."""
+    made = {}
+    with Workers(min(options.workers, len(units)), make_unit,
+                 functools.partial(Maker, options, text), lambda result: made.update([result]),
+                 kept="nothing was written") as workers:
+        for unit in units:
+            workers.give(*unit)
+        workers.finish()
+    return [made[unit] for unit in units]
 
 
 def prepare_ruler(options):
