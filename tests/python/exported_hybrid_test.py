@@ -144,6 +144,22 @@ class ExportedHybridTest(ExportedHybridCase):
             for row, continuation in zip(out, expected):
                 self.assertEqual(row[:len(continuation)], continuation)
 
+    def test_a_conversation_goes_on_from_the_cache_of_what_was_said(self):
+        model, ids = self.model("group2"), self.ids("group2")
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2,
+                   "return_dict_in_generate": True}
+        for begin in (40, 300):  # dense and sparse rows
+            out = model.generate(ids[:, :begin], attention_mask=torch.ones(1, begin), **options)
+            cache = out.past_key_values
+            self.assertGreaterEqual(cache.get_seq_length(), begin)
+            said = torch.cat((out.sequences, ids[:, begin:begin + 20]), dim=1)
+            mask = torch.ones_like(said)
+            whole = model.generate(said, attention_mask=mask, **options).sequences
+            kept = model.generate(said, attention_mask=mask, past_key_values=cache, **options)
+            self.assertEqual(kept.sequences.tolist(), whole.tolist())
+            self.assertIs(kept.past_key_values, cache)
+            self.assertEqual(cache.get_seq_length(), whole.size(1) - 1)
+
     def test_beams_and_samples_keep_their_own_cache(self):
         model, prompt = self.model("group2"), self.ids("group2")[:, :270]
         options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 4,

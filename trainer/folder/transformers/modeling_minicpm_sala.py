@@ -38,6 +38,10 @@ class MiniCPMSALACache:
     """What is kept of the tokens so far: of a sparse layer keys and values (B, K, S, D), of a
     lightning layer its state (B, H, D, D)."""
 
+    # generate() of transformers 5 asks a cache that it is given.
+    is_compileable = False  # sizes change with every token
+    is_linear = (False,)  # tokens that are kept are not handed over again
+
     def __init__(self):
         self.layers = {}
         self.num_tokens = 0
