@@ -228,6 +228,22 @@ class ExportedHybridTest(ExportedHybridCase):
             folder = self.folder_of("odd_length", copy=name, rope_scaling=scaling)
             self.assert_close(load(folder)(ids).logits, self.inspect_logits(folder, ids))
 
+    @torch.no_grad()
+    def test_longrope_goes_by_a_rows_own_tokens_and_not_by_its_padding(self):
+        folder = self.folder_of("odd_length", copy="longrope", rope_scaling=LONGROPE)
+        ids = self.ids("odd_length")[0]
+        rows = [ids[:200], ids[3:63]]
+        for device in DEVICES:
+            model = load(folder).to(device)
+            alone = [model(row[None].to(device)).logits[0] for row in rows]
+            for side in ("left", "right"):
+                batch, mask = (x.to(device) for x in pad(rows, side))
+                # At once, and with a cache: the short row stays short with its last tokens.
+                for lengths in ([200], [197, 1, 2]):
+                    whole = feed(model, batch, lengths, attention_mask=mask)
+                    for b, expected in enumerate(alone):
+                        self.assert_close(whole[b][mask[b] == 1], expected)
+
     def test_a_cache_or_mask_of_another_kind_is_named(self):
         model, ids = self.model("dense"), self.ids("dense")[:, :8]
         with self.assertRaisesRegex(TypeError, "expected the MiniCPMSALACache"):

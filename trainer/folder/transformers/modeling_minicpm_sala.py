@@ -80,9 +80,10 @@ class MiniCPMSALARMSNorm(nn.Module):
         return self.weight * y.to(x.dtype)
 
 
-def rope_frequencies(config, num_positions):
-    """Inverse frequencies (D / 2) in fp32, and the factor of cosine and sine, by the formulas of
-    transformers' modeling_rope_utils. num_positions chooses among longrope's two lists."""
+def rope_frequencies(config, num_tokens):
+    """Inverse frequencies in fp32, D / 2 or such a row for each of num_tokens, and the factor of
+    cosine and sine, by the formulas of transformers' modeling_rope_utils. num_tokens (B or 1, 1),
+    of whole rows, chooses among longrope's two lists."""
     rope, theta, size = config.rope_scaling or {}, config.rope_theta, config.head_dim
     kind = rope.get("rope_type", rope.get("type", "default"))
     powers = theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
@@ -103,8 +104,10 @@ def rope_frequencies(config, num_positions):
     if kind == "longrope":
         if amplitude is None:
             amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-        factors = rope["long_factor" if num_positions > original else "short_factor"]
-        return 1 / (torch.tensor(factors, dtype=torch.float32) * powers), amplitude
+        long, short = (torch.tensor(rope[name], dtype=torch.float32, device=num_tokens.device)
+                       for name in ("long_factor", "short_factor"))
+        factors = torch.where(num_tokens > original, long, short)
+        return 1 / (factors * powers.to(factors.device)), amplitude
     if kind == "yarn":
         low, high = (size / 2 * math.log(original / (2 * math.pi * turns), theta)
                      for turns in (rope.get("beta_fast", 32), rope.get("beta_slow", 1)))
@@ -403,7 +406,9 @@ class MiniCPMSALAModel(MiniCPMSALAPreTrainedModel):
             position_ids = torch.arange(S, device=x.device)[None] if keep is None \
                 else keep.cumsum(1) - 1
             position_ids = position_ids[:, -T:]
-        rope = self.rotation(position_ids, S)
+        # A row's own tokens, whatever it is padded to.
+        num_tokens = torch.tensor([[S]]) if keep is None else keep.sum(1, keepdim=True)
+        rope = self.rotation(position_ids, num_tokens)
         states = []
         for layer in self.layers:
             states.append(x)
@@ -431,9 +436,10 @@ class MiniCPMSALAModel(MiniCPMSALAPreTrainedModel):
         rows = [(row.nonzero().squeeze(1), row[-num_queries:].nonzero().squeeze(1)) for row in keep]
         return keep, rows
 
-    def rotation(self, position_ids, num_positions):
-        frequencies, amplitude = rope_frequencies(self.config, num_positions)
-        angles = position_ids[:, None, :, None].float() * frequencies.to(position_ids.device)
+    def rotation(self, position_ids, num_tokens):
+        frequencies, amplitude = rope_frequencies(self.config, num_tokens)
+        frequencies = frequencies.view(-1, 1, 1, frequencies.size(-1)).to(position_ids.device)
+        angles = position_ids[:, None, :, None].float() * frequencies
         return angles.cos() * amplitude, angles.sin() * amplitude
 
 
