@@ -7,13 +7,14 @@ from .vocabulary import Vocabulary
 
 
 def encode_pair(vocabulary, context, choice):
-    """Ids of context and choice as they are when the text is tokenised as a whole. Spaces at the
-    context's end go with the choice, whose tokens begin with them."""
+    """The context's own ids, and of those of the whole text the ones behind as many, as
+    lm-evaluation-harness cuts it: where tokens merge over the border, no part of a choice gets into
+    its context. Spaces at the context's end go with the choice, whose tokens begin with them."""
     stripped = context.rstrip()
     context, choice = stripped, context[len(stripped):] + choice
     context_ids = vocabulary.encode(context)
     whole = vocabulary.encode(context + choice)
-    return whole[:len(context_ids)], whole[len(context_ids):]
+    return context_ids, whole[len(context_ids):]
 
 
 def text_length(choice):
@@ -40,8 +41,12 @@ def check_record(record, where):
 def make_item(vocabulary, record, where):
     check_record(record, where)
     pairs = [encode_pair(vocabulary, *pair) for pair in zip(record["contexts"], record["choices"])]
-    if not all(context and choice for context, choice in pairs):
-        raise UserError(f"{where}: expected at least one token in each context and choice")
+    for (context, choice), text in zip(pairs, record["choices"]):
+        if not context or not text:
+            raise UserError(f"{where}: expected at least one token in each context and choice")
+        if not choice:
+            raise UserError(f"{where}: the tokenizer joins the whole choice {text[:40]!r} to its "
+                            "context's last token; let choices begin with a space or a new word")
     largest = max(max(context + choice) for context, choice in pairs)
     if largest >= vocabulary.size:
         raise UserError(f"{vocabulary.folder}: the tokenizer gave id {largest}, config.json's "

@@ -267,6 +267,20 @@ class QuestionsTest(PrepareCase):
             self.assertEqual(self.tokenizer.decode(context + choice), record["contexts"][0] + text)
         self.assertEqual((item["answer"], item["choice_chars"]), (1, [5, 8]))
 
+    def test_where_tokens_merge_over_the_border_the_context_keeps_its_own(self):
+        known = Vocabulary(self.folder / "model")
+        contexts = ["It was the wor", "It was the best "]
+        record = {"contexts": contexts, "choices": ["st of times", "of times"], "answer": 0}
+        item, = self.prepare_choices([record])
+        for i, (context, choice) in enumerate(zip(contexts, record["choices"])):
+            own, whole = known.encode(context.rstrip()), known.encode(context + choice)
+            self.assertEqual(item["contexts"][i], own)
+            self.assertEqual(item["choices"][i], whole[len(own):])
+            self.assertEqual(own != whole[:len(own)], i == 0)  # the first one merges
+        message = self.prepare_choices([{**record, "choices": ["st", "of"]}], expect=1)
+        self.assertIn("mc.jsonl:1: the tokenizer joins the whole choice 'st' to its context's last",
+                      message)
+
     def test_questions_that_are_none_are_named(self):
         record = {"contexts": ["one", "two"], "choices": [" a", " b"], "answer": 1}
         cases = [({"answer": 2}, "expected as many 'contexts' as 'choices'"),
