@@ -26,7 +26,10 @@ class LeftOut:
     def add_bad(self, error):
         if not self.skip_bad:
             raise BadDocument(f"{error} (--skip-bad leaves such documents out)") from error
-        self.first_bad = self.first_bad or str(error)
+        # A part's attribute: HDF5's strings end at a NUL and are UTF-8, which names of files and
+        # what documents hold may not be.
+        text = str(error).encode(errors="backslashreplace").decode().replace("\0", r"\0")
+        self.first_bad = self.first_bad or text
         self.bad += 1
 
     def __str__(self):

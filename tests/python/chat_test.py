@@ -168,6 +168,16 @@ class ChatTest(PrepareCase):
         self.use_template(INST)
         self.assertIn("bad.jsonl:1: the chat template refuses these messages (no such role: tool)",
                       self.refused(conversation(*TALK, ("tool", "x"))))
+        # A role that no string of HDF5 can hold, and a file's name.
+        odd = conversation(("to\0ol", "x"), *TALK)
+        for name, expected in (("nul", r"no such role: to\0ol"),
+                               ("caf\udce9", r"caf\udce9.jsonl:1")):
+            path = self.write_lines(f"{name}.jsonl", odd, conversation(*TALK))
+            for workers in (1, 2):
+                said = self.prepare("--workers", workers, "--skip-bad", "--out",
+                                    self.folder / f"{name[:3]}{workers}", path, command="chat")
+                self.assertIn("1 bad documents skipped, the first: ", said)
+                self.assertIn(expected, said)
         self.use_template("{% for m in messages %}{{ m.content }}{% if loop.last %}#{% endif %}"
                           "{% endfor %}")
         self.assertIn("bad.jsonl:1: the chat template writes the messages up to number 1 otherwise",
