@@ -32,7 +32,15 @@ if [ $# -lt 1 ] || [ "${1#-}" != "$1" ]; then
 fi
 recipe=$1
 shift
-ranks=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true)
+visible_gpus() {
+  # nvidia-smi lists those too that the variable hides. CUDA stops at an entry such as -1.
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    tr , '\n' <<< "$CUDA_VISIBLE_DEVICES" | sed '/^-/,$d' | grep -c .
+  else
+    nvidia-smi -L 2> /dev/null | grep -c '^GPU'
+  fi
+}
+ranks=$(visible_gpus || true)
 if [ "${1:-}" = -n ]; then
   [[ ${2:-} =~ ^[0-9]{1,5}$ ]] && ranks=$((10#$2)) || ranks=0
   [ "$ranks" -ge 1 ] || refuse "-n: expected the number of processes, 1 or more, got \"${2:-}\""

@@ -187,9 +187,10 @@ class RunLocalTest(unittest.TestCase):
             program.write_text("#!/bin/sh\nexit 3\n")
             program.chmod(0o755)
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            clean = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
             return subprocess.run(
                 [ROOT / "launch/run_local.sh", *arguments], capture_output=True, text=True,
-                env={**os.environ, "SALA_BUILD": build, **environment},
+                env={**clean, "SALA_BUILD": build, **environment},
                 preexec_fn=limit and (
                     lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))))
 
@@ -204,6 +205,22 @@ class RunLocalTest(unittest.TestCase):
         for number in ("abc", "0", "-1", "1x", "", "1.5", "999999", "00"):
             self.expect_refusal(self.call("r.yaml", "-n", number), "-n: expected", f'"{number}"')
         self.expect_refusal(self.call("r.yaml", "-n"), "-n: expected")
+
+    def test_one_process_for_each_gpu_that_is_to_be_seen(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in (("nvidia-smi", "for i in 0 1 2 3; do echo GPU $i: toy; done"),
+                               ("mpirun", 'echo "ranks: $2"')):
+                program = Path(folder) / name
+                program.write_text(f"#!/bin/bash\n{text}\n")
+                program.chmod(0o755)
+            path = f"{folder}:{os.environ['PATH']}"
+            for visible, ranks in ((None, 4), ("2", 1), ("0,3", 2), ("GPU-a,GPU-b,GPU-c", 3),
+                                   ("", 1), ("-1", 1), ("1,-1,2", 1)):  # without a GPU, one process
+                variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+                for arguments, expected in ((["r.yaml"], ranks), (["r.yaml", "-n", "3"], 3)):
+                    result = self.call(*arguments, PATH=path, **variables)
+                    self.assertEqual((result.returncode, result.stdout),
+                                     (0, f"ranks: {expected}\n"), (visible, result.stderr))
 
     def test_a_temporary_folder_without_room_is_named(self):
         self.expect_refusal(self.call("r.yaml", "-n", "2", TMPDIR="/proc"), "/proc", "TMPDIR")
