@@ -2,8 +2,8 @@
 """Continues a text, or answers a question, with a source model or a hybrid.
 
 A folder that transformers can load here (a source model, an export of a model without a swap) runs
-there: it keeps what it has computed, samples, and prints as it goes. A hybrid with sparse layers
-runs in sala-inspect, greedily, one whole forward pass a token; its text comes at the end.
+there: it samples, and prints as it goes. A hybrid with sparse layers runs in sala-inspect, which
+takes the likeliest token; its text comes at the end. Both keep what they have computed.
 
 usage: launch/generate.py FOLDER "prompt" [-n 64] [--chat] [--temperature 0.7 --top-p 0.9 --seed 1]
 """
@@ -72,11 +72,28 @@ def prompt_ids(args, tokenizer):
     return ids
 
 
+def continued(tokenizer, ids, more):
+    """The text that `more` ids add to that of `ids`. Alone they may have another: a tokenizer like
+    SentencePiece's has no space at the start of a text."""
+    return tokenizer.decode(ids + more)[len(tokenizer.decode(ids)):]
+
+
 def with_transformers(args, ids):
     """Prints tokens as they come."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
     from transformers.utils import logging
+
+    class Streamer(TextStreamer):
+        """As `continued`: what is printed already, the prompt at first, stands before the rest."""
+        def put(self, value):
+            is_prompt, self.next_tokens_are_prompt = self.next_tokens_are_prompt, False
+            if not is_prompt:
+                super().put(value)
+            if not self.token_cache:  # also after each line
+                self.token_cache = value.flatten().tolist()
+                self.print_len = len(self.tokenizer.decode(self.token_cache, **self.decode_kwargs))
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -93,8 +110,7 @@ def with_transformers(args, ids):
                     "top_k": 0}
     prompt = torch.tensor([ids], device=device)
     model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=args.n,
-                   streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
-                   **sampling)
+                   streamer=Streamer(tokenizer, skip_special_tokens=True), **sampling)
 
 
 def with_inspect(inspect, args, rows):
@@ -128,7 +144,7 @@ def generate(args):
         with_transformers(args, ids)
         return
     continuation = with_inspect(args.inspect, args, [ids])[0]
-    print(tokenizer.decode(continuation))
+    print(continued(tokenizer, ids, continuation))
 
 
 def parse_args(argv):

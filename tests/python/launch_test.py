@@ -58,7 +58,7 @@ class DemoTextTest(unittest.TestCase):
 
 
 class GenerateTest(unittest.TestCase):
-    """What is said before any model is loaded."""
+    """What is said before any model is loaded, and that the text goes on as the tokens do."""
 
     def call(self, *arguments):
         from toy_tokenizer import make_folder
@@ -79,6 +79,40 @@ class GenerateTest(unittest.TestCase):
             code, said = self.call(*arguments)
             self.assertEqual((code, said.count("\n")), (1, 1), said)
             self.assertIn(expected, said)
+
+    def test_the_space_between_the_prompt_and_what_follows_is_there(self):
+        import torch
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers.utils import logging
+        logging.disable_progress_bar()
+        words = "the quick brown fox jumps over a lazy dog".split()
+        tokenizer = Tokenizer(models.WordLevel({f"\u2581{w}": i for i, w in enumerate(words)},
+                                               unk_token="\u2581dog"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            inspect = folder / "inspect"  # the last argument is the file that it writes
+            inspect.write_text('#!/bin/bash\necho \'{"generated": [[3, 4, 5]]}\' > "${@: -1}"\n')
+            inspect.chmod(0o755)
+            LlamaForCausalLM(LlamaConfig(
+                vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                num_attention_heads=2, eos_token_id=None)).save_pretrained(folder)
+            tokenizer.save(str(folder / "tokenizer.json"))
+            (folder / "tokenizer_config.json").write_text(
+                '{"tokenizer_class": "PreTrainedTokenizerFast"}')
+            for arguments, expected in (
+                    (["--device", "cpu"], "the quick( [a-z]+){8}\n"),
+                    (["--inspect", str(inspect)], "the quick fox jumps over\n")):
+                said = io.StringIO()
+                with contextlib.redirect_stdout(said):
+                    code = load("generate").main([name, "the quick", "-n", "8", *arguments])
+                self.assertEqual(code, 0)
+                self.assertRegex(said.getvalue(), f"^{expected}$")
+                # Then as a kind that transformers does not have.
+                (folder / "config.json").write_text('{"model_type": "minicpm_sala"}')
 
     def test_values_out_of_range_are_refused(self):
         for arguments in (("-n", "0"), ("--temperature", "-1"), ("--temperature", "nan"),
