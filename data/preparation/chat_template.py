@@ -37,6 +37,12 @@ def special_tokens_of(folder):
     return found
 
 
+def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """Text stays as it is: Jinja's own filter writes <, > and & for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                      sort_keys=sort_keys)
+
+
 def make_environment():
     import jinja2
     import jinja2.ext
@@ -55,9 +61,7 @@ def make_environment():
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
-    # Text stays as it is: Jinja's own filter writes <, > and & for HTML.
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(
-        value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = refuse
     return environment
 

@@ -103,7 +103,10 @@ class ChatTest(PrepareCase):
                     "{% generation %}\n  A: {{ m.content | trim }}<|im_end|>\n{% endgeneration %}\n"
                     "    {%- else %}\nQ: {{ m | tojson }}{% if tools is none %}!{% endif %}\n"
                     "    {%- endif %}\n{% if loop.index > 3 %}{% break %}{% endif %}{%- endfor %}")
-        for text in (template, CHATML, PLAIN, INST):
+        options = ("{% for m in messages %}{{ [m, '<naïve>'] | tojson(sort_keys=true, "
+                   "separators=(',', ':'), ensure_ascii=true) }}\n{{ m | tojson(indent=1) }}"
+                   "{% endfor %}")
+        for text in (template, CHATML, PLAIN, INST, options):
             self.use_template(text)
             theirs = transformers.PreTrainedTokenizerFast(
                 tokenizer_object=self.tokenizer, bos_token="<bos>", eos_token="<eos>")
