@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,29 +269,55 @@ class RunLocalTest(unittest.TestCase):
 
 
 class RunSlurmTest(unittest.TestCase):
-    """What goes back into the queue, with stand-ins for the programs of Slurm."""
+    """What is submitted and what goes back into the queue, with stand-ins for Slurm's programs."""
+
+    def stand_ins(self, folder, step=""):
+        """Variables with which they are found; `step` is what the ranks do."""
+        for name, text in (("srun", f"touch {folder}/begun; {step}"),
+                           ("scontrol", f'[ "$1" = show ] || echo $* > {folder}/requeued'),
+                           ("sbatch", f"echo $* > {folder}/submitted; "
+                                      f"env | grep ^SLURM_ > {folder}/passed; echo 18"),
+                           ("squeue", "echo 4:59"),
+                           ("sala-train", "")):
+            program = folder / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(f"#!/bin/bash\n{text}\n")
+            program.chmod(0o755)
+        return {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "SALA_ROOT": str(ROOT),
+                "SALA_BUILD": str(folder), "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n1",
+                "SLURM_CPUS_ON_NODE": "2"}
 
     def requeued(self, step, ask):
-        """Exit code and whether `scontrol requeue` was called; `step` is what the ranks do."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name, text in (("srun", f"touch {folder}/begun; {step}"),
-                               ("scontrol", f'[ "$1" = show ] || echo $* > {folder}/requeued'),
-                               ("squeue", "echo 4:59"),
-                               ("sala-train", "")):
-                program = Path(folder) / "bin" / name
-                program.parent.mkdir(exist_ok=True)
-                program.write_text(f"#!/bin/bash\n{text}\n")
-                program.chmod(0o755)
-            job = subprocess.Popen(
-                ["bash", ROOT / "launch/run_slurm.sbatch", "recipe.yaml"], stdout=subprocess.DEVNULL,
-                env={**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}",
-                     "SALA_ROOT": str(ROOT), "SALA_BUILD": folder, "SLURM_JOB_ID": "17",
-                     "SLURM_JOB_NODELIST": "n1", "SLURM_CPUS_ON_NODE": "2"})
-            while ask and not (Path(folder) / "begun").exists():
+        """Exit code and whether `scontrol requeue` was called, by the copy that Slurm runs."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            copy = folder / "slurm_script"
+            shutil.copy(ROOT / "launch/run_slurm.sbatch", copy)
+            job = subprocess.Popen([copy, "recipe.yaml"], stdout=subprocess.DEVNULL,
+                                   env=self.stand_ins(folder, step))
+            while ask and not (folder / "begun").exists():
                 time.sleep(0.01)
             if ask:
                 job.send_signal(ask)
-            return job.wait(timeout=20), (Path(folder) / "requeued").exists()
+            return job.wait(timeout=20), (folder / "requeued").exists()
+
+    def test_in_a_session_that_is_a_job_itself_it_submits_and_leaves_that_job_alone(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            recipe = folder / "recipe.yaml"
+            recipe.touch()
+            session = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_CONF": "/etc/slurm.conf"}
+            result = subprocess.run(
+                [ROOT / "launch/run_slurm.sbatch", "--nodes=2", recipe, "--set", "run.seed=2"],
+                capture_output=True, text=True, env=self.stand_ins(folder, "exit 75") | session)
+            self.assertEqual((result.returncode, result.stdout, result.stderr),
+                             (0, "Submitted batch job 18\n", ""))
+            self.assertEqual((folder / "submitted").read_text(),
+                             f"--parsable --nodes=2 {ROOT}/launch/run_slurm.sbatch {recipe} "
+                             "--set run.seed=2\n")
+            # Not what describes the session's job, which the new one would take for its own.
+            self.assertEqual((folder / "passed").read_text(), "SLURM_CONF=/etc/slurm.conf\n")
+            self.assertFalse((folder / "begun").exists() or (folder / "requeued").exists())
 
     def test_a_stopped_run_goes_back_and_a_failed_one_does_not(self):
         self.assertEqual(self.requeued("exit 75", None), (75, True))

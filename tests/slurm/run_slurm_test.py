@@ -39,13 +39,14 @@ class Job:
     def __init__(self, cluster, folder, partition, options, arguments=(), slow_ms=0, recipe=None,
                  by_itself=False):
         """slow_ms: each step waits so long, without computing, for its line in metrics.jsonl.
-        by_itself: the script is called, which calls sbatch."""
+        by_itself: the script is called, which calls sbatch, within a job such as srun --pty has."""
         self.cluster, self.folder, self.restarts = cluster, folder, 0
         folder.mkdir()
         names = {option.split("=")[0] for option in options}
         defaults = [option for option in ("--gpus-per-node=0", "--signal=B:USR1@10", "--time=10")
                     if option.split("=")[0] not in names]
-        command = [*([SCRIPT] if by_itself else ["sbatch"]), f"--partition={partition}",
+        session = ["srun", f"--partition={partition}", "--ntasks=1", SCRIPT]
+        command = [*(session if by_itself else ["sbatch"]), f"--partition={partition}",
                    "--mem=2000", f"--output={folder}/%a.log", *defaults, *options,
                    *([] if by_itself else [SCRIPT]), recipe or folder.parent / "recipe.yaml",
                    "--set", f"run.folder={folder}/run", *arguments]
