@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from . import BadDocument, UserError
 from .compression import DAMAGE, decompressed
-from .inputs import kind_of
+from .inputs import COMPRESSED_SUFFIXES, kind_of
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -84,7 +84,7 @@ def read_lines(path):
     """(line number, line, bytes read) of a file that may be compressed, without empty lines."""
     number = 0
     with open(path, "rb") as raw:
-        if path.stat().st_size == 0 and kind_of(path.with_suffix("")) == "json":
+        if path.stat().st_size == 0 and path.suffix.lower() in COMPRESSED_SUFFIXES:
             raise UserError(f"{path}: compressed data are missing, the file is empty")
         with decompressed(raw, path) as stream:
             try:

@@ -186,6 +186,8 @@ class ErrorsTest(PrepareCase):
             ("tail.jsonl.gz", gzip.compress(GOOD) + b"tail", "damaged or ends early"),
             ("plain.jsonl.xz", GOOD, "damaged or ends early"),
             ("none.jsonl.gz", b"", "the file is empty"),
+            ("none.JSONL.XZ", b"", "the file is empty"),
+            ("none.json.jsonl", b"", "expected documents with text, found none"),
             ("bad.parquet", b"PAR1 no", "expected a Parquet file"),
             ("none.parquet", b"", "expected a Parquet file"),
             ("hole.parquet", whole[:9000] + b"\xff" * 9000 + whole[18000:], "a Parquet file"),
