@@ -41,6 +41,10 @@ class Document(NamedTuple):
         return not self.text.strip()
 
 
+class TooShort(Document):
+    """One of which nothing can be made (recall/)."""
+
+
 def type_name(value):
     return JSON_TYPES.get(type(value), type(value).__name__)
 

@@ -8,6 +8,7 @@ import xxhash
 from tqdm import tqdm
 
 from . import BadDocument, UserError, say
+from .documents import TooShort
 from .inputs import files_read
 from .store import Store, write_store
 from .workers import Workers
@@ -16,11 +17,11 @@ UNIT_SIZE = 4_000_000  # characters, or ids where documents are ids already
 
 
 class LeftOut:
-    """Counts the documents that are not in the stores: empty ones, and bad ones by choice."""
+    """Counts the documents that are not in the stores: empty and short ones, bad ones by choice."""
 
     def __init__(self, skip_bad):
         self.skip_bad = skip_bad
-        self.empty = self.bad = 0
+        self.empty = self.short = self.bad = 0
         self.first_bad = ""
 
     def add_bad(self, error):
@@ -34,6 +35,9 @@ class LeftOut:
 
     def __str__(self):
         texts = [f"{self.empty:,} empty documents left out"] if self.empty else []
+        if self.short:
+            texts.append(f"{self.short:,} documents left out as too short for --lengths (give "
+                         "smaller ones, or join documents)")
         if self.bad:
             texts.append(f"{self.bad:,} bad documents skipped, the first: {self.first_bad}")
         return "; ".join(texts)
@@ -57,6 +61,9 @@ def read_units(read, files, field, bar, left_out):
             before = document.bytes_read
             if document.is_empty:
                 left_out.empty += 1
+                continue
+            if isinstance(document, TooShort):
+                left_out.short += 1
                 continue
             unit.append(document)
             size += len(document.content)

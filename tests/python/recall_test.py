@@ -119,6 +119,18 @@ class RecallTest(PrepareCase):
         self.assertGreaterEqual(min(sizes), 1024)
         self.assertLessEqual(max(sizes), 8192 + 1024)
 
+    def test_documents_that_are_too_short_are_counted(self):
+        long = "\n\n".join(sample_texts(40))
+        some = self.write_jsonl("some.jsonl", ["brief", long, "", long[:100]])
+        args = ["--source", "toy", "--workers", 1, "--lengths", "128,256"]
+        said = self.prepare(*args, "--out", self.folder / "some", some, command="recall")
+        self.assertIn("1 empty documents left out; 2 documents left out as too short for --lengths",
+                      said)
+        none = self.write_jsonl("none.jsonl", ["brief", long[:400]])
+        said = self.prepare(*args, "--out", self.folder / "none", none, command="recall", expect=1)
+        self.assertIn("none.jsonl: expected documents with text, found none (2 documents left out "
+                      "as too short for --lengths (give smaller ones", said)
+
     def test_lengths_that_make_no_sense_are_refused(self):
         path = self.write_jsonl("a.jsonl", sample_texts())
         for lengths in ("2K,512", "64,128", "512", "512,1K,2K"):

@@ -3,7 +3,7 @@ import functools
 import random
 
 from .. import BadDocument, UserError
-from ..documents import Document, read_documents
+from ..documents import TooShort, read_documents
 from ..inputs import find_files
 from ..tokens import prepare_stores
 from ..vocabulary import Vocabulary
@@ -42,10 +42,14 @@ def with_recall(document, lengths, seed):
 
 def read_recall(path, field, lengths, seed):
     for document in read_documents(path, field):
-        if isinstance(document, BadDocument):
+        if isinstance(document, BadDocument) or document.is_empty:
             yield document
-        else:
-            yield from with_recall(document, lengths, seed)
+            continue
+        count = 0
+        for count, made in enumerate(with_recall(document, lengths, seed), 1):
+            yield made
+        if count == 0:
+            yield TooShort(*document)
 
 
 class RecallVocabulary(Vocabulary):
