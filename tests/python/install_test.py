@@ -1,5 +1,6 @@
 """The build as its users meet it: an installed tree that works, a wrong path that is named."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,8 +42,13 @@ class InstallTest(unittest.TestCase):
                            cwd=elsewhere)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("sala-train ", result.stdout)
+        told = "".join(file.read_text() for file in (share / "README.md", share / "data/FORMAT.md",
+                                                     *(share / "recipes").iterdir()))
+        named = set(re.findall(r"\blaunch/\w+\.(?:py|sh|sbatch)\b", told))
+        self.assertGreater(len(named), 5)
+        self.assertEqual([name for name in named if not os.access(share / name, os.X_OK)], [])
         for script in ("data/prepare", "launch/tensorboard.py", "launch/generate.py",
-                       "launch/demo_text.py"):
+                       "launch/demo_text.py", "launch/random_model.py", "launch/bench_fla.py"):
             result = self.call(share / script, "--help", cwd=elsewhere)
             self.assertEqual(result.returncode, 0, result.stderr)
         result = self.call(share / "launch/generate.py", elsewhere, "x", cwd=elsewhere)
