@@ -68,7 +68,8 @@ TEST(StagingGpu, ASnapshotIsOfTheMomentItWasTaken) {
   Staging staging(/*page_locked=*/true);
   staging.take(staging.make_blocks(staging.num_lacking(2 * layout.num_elements)));
   synchronize(device);
-  Snapshot snapshot(0, 1, device, staging);
+  const SideStream side(device);
+  Snapshot snapshot(0, 1, device, staging, side);
   const double queued = seconds_of([&] {
     snapshot.tensor("part", "changed", layout, changed);
     snapshot.tensor("part", "dropped", layout, dropped);

@@ -44,8 +44,8 @@ std::string dumped(const nlohmann::json& json) {
 // A checkpoint between its snapshot and its commit. Destroyed in between: its thread is told to
 // end, and waited for.
 struct InFlight {
-  InFlight(const World& world, Staging& staging)
-      : snapshot(world.rank(), world.size(), world.device(), staging) {}
+  InFlight(const World& world, Staging& staging, const SideStream& side)
+      : snapshot(world.rank(), world.size(), world.device(), staging, side) {}
   ~InFlight() { given_up = true; }
 
   CheckpointId id;
@@ -65,7 +65,8 @@ struct Checkpoints::Impl {
       : folder(std::move(run_folder) + "/checkpoints"),
         world(world),
         keep(keep),
-        staging(world.device().is_cuda()) {}
+        staging(world.device().is_cuda()),
+        side(world.device()) {}
 
   void start(const CheckpointId& id, const nlohmann::json& recipe,
              const std::function<void(StateWriter&)>& fill);
@@ -79,6 +80,7 @@ struct Checkpoints::Impl {
   World& world;
   int64_t keep;
   Staging staging;
+  SideStream side;                     // of the snapshots' copies
   std::set<std::string> sound_frozen;  // files that this process wrote or has checked
   std::unique_ptr<InFlight> in_flight;
   std::optional<ReadCheckpoint> found;             // by newest_valid, until it is opened
@@ -92,7 +94,7 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
   if (preparing.valid()) staging.take(preparing.get());
   if (retiring.valid()) retiring.wait();
   found.reset();
-  in_flight = std::make_unique<InFlight>(world, staging);
+  in_flight = std::make_unique<InFlight>(world, staging, side);
   InFlight& save = *in_flight;
   save.id = id;
   save.recipe = recipe;

@@ -9,11 +9,11 @@
 
 namespace sala {
 
-Snapshot::Snapshot(int rank, int size, at::Device device, Staging& staging)
+Snapshot::Snapshot(int rank, int size, at::Device device, Staging& staging, const SideStream& side)
     : rank_(rank),
       size_(size),
       staging_(staging),
-      side_(device),
+      side_(side),
       copied_(std::make_shared<Mark>(device)) {
   staging_.clear();
 }

@@ -24,8 +24,9 @@ struct SnapshotTensor {
 class Snapshot final : public StateWriter {
  public:
   // `staging` is cleared, and belongs to this snapshot until there is another. Tensors lie on
-  // `device` or on the CPU.
-  Snapshot(int rank, int size, at::Device device, Staging& staging);
+  // `device` or on the CPU. Copies go on `side`, the same for all snapshots: LibTorch hands its
+  // streams out in turn, and a new one each time would some day be that of the gathers.
+  Snapshot(int rank, int size, at::Device device, Staging& staging, const SideStream& side);
 
   // These never throw: the first error is kept for check(), because the caller's ranks may meet in
   // collectives between two tensors, and none may drop out alone.
@@ -62,7 +63,7 @@ class Snapshot final : public StateWriter {
 
   const int rank_, size_;
   Staging& staging_;
-  SideStream side_;
+  const SideStream& side_;
   const std::shared_ptr<Mark> copied_;
   std::vector<at::Tensor> held_;  // until they are copied
   nlohmann::json state_ = nlohmann::json::object();
