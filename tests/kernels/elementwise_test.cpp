@@ -224,6 +224,8 @@ TEST_P(Elementwise, TakesAndFillsColumns) {
     };
 
     EXPECT_TRUE(close(swiglu_forward(first, second), swiglu_forward(a, b)));
+    EXPECT_TRUE(close(swiglu_forward(a, second), swiglu_forward(a, b)));  // one of them dense
+    EXPECT_TRUE(close(swiglu_forward(first, b), swiglu_forward(a, b)));
     at::Tensor out = empty();
     swiglu_backward(dy, first, second, out.narrow(1, before, C), out.narrow(1, before + C, C));
     const auto [d_gate, d_up] = swiglu_backward(dy, a, b);
