@@ -49,7 +49,7 @@ const Hopeless kHopeless[] = {
     {"data: {a: 1, b: 2}, lr: 3e-3}", "data: {a: 1}, lr: 3e-3, rules: [{match: mlp}]}", none,
      "align.rules[0].match: 'mlp' is found in the name of no tensor"},
     {"{match: self_attn, lr_scale: 2}", "{match: '.', freeze: true}", none,
-     "distill.rules: they freeze every tensor"},
+     "distill.rules: every tensor is frozen"},
     {"data: {b: 1}, lr: 1e-3,", "data: {b: 1}, end_lr: 2e-3,", none,
      "train.end_lr: 0.002 is above lr, 0.001 by the model's size"},
     {"[64, 150]", "[64, 6]", none, "evaluate.needle_lengths: a prompt of 6 tokens has no room"},

@@ -162,31 +162,37 @@ void OptimizerOptions::check(const std::string& path, int64_t num_steps, Problem
   }
 }
 
-void OptimizerOptions::check_names(const std::string& path, const std::vector<Layout>& layouts,
-                                   Problems& problems) const {
-  std::vector<NamePattern> patterns;
-  for (const ParameterRule& rule : rules) patterns.emplace_back(rule.match);
-  std::vector<bool> found(rules.size(), false);
-  bool trains = false;
+namespace {
+
+bool matches_any(const ParameterRule& rule, const std::vector<Layout>& layouts) {
+  const NamePattern pattern(rule.match);
   for (const Layout& layout : layouts) {
     for (const Entry& entry : layout.entries) {
-      bool frozen = false, ruled = false;
-      for (size_t i = 0; i < rules.size(); ++i) {
-        if (!patterns[i].found_in(entry.name)) continue;
-        found[i] = true;
-        if (!ruled) frozen = rules[i].freeze;
-        ruled = true;
-      }
-      trains = trains || !frozen;
+      if (pattern.found_in(entry.name)) return true;
     }
   }
+  return false;
+}
+
+}  // namespace
+
+void OptimizerOptions::check_names(const std::string& path, const std::vector<Layout>& layouts,
+                                   Problems& problems) const {
   for (size_t i = 0; i < rules.size(); ++i) {
-    if (found[i]) continue;
+    if (matches_any(rules[i], layouts)) continue;
     problems.add(fmt::format("{}.rules[{}].match", path, i),
                  fmt::format("'{}' is found in the name of no tensor (such as '{}')",
                              shown(rules[i].match), layouts.front().entries.front().name));
   }
-  if (!trains) problems.add(path + ".rules", "they freeze every tensor: nothing would train");
+}
+
+bool OptimizerOptions::trains_any(const std::vector<Layout>& layouts) const {
+  for (const Layout& layout : layouts) {
+    for (const Entry& entry : layout.entries) {
+      if (!rule_for(entry.name).freeze) return true;
+    }
+  }
+  return false;
 }
 
 ParameterRule OptimizerOptions::rule_for(const std::string& tensor_name) const {

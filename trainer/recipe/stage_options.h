@@ -63,9 +63,10 @@ struct OptimizerOptions {
 
   void describe(Fields& fields, Need lr_need);
   void check(const std::string& path, int64_t num_steps, Problems& problems) const;
-  // Of rules that none of the layouts' tensors needs, and where all of them are frozen.
+  // Rules that match none of the layouts' tensors.
   void check_names(const std::string& path, const std::vector<Layout>& layouts,
                    Problems& problems) const;
+  bool trains_any(const std::vector<Layout>& layouts) const;
   // The first rule that matches; lr_scale 1, not frozen, when none does.
   ParameterRule rule_for(const std::string& tensor_name) const;
 };

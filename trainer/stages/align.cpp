@@ -51,7 +51,11 @@ class AlignStage : public Stage {
     if (!inputs.context) return;
     check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
                   problems);
-    optimizer_options_.check_names(path, aligned_layouts(inputs.context->hybrid), problems);
+    const std::vector<Layout> layouts = aligned_layouts(inputs.context->hybrid);
+    optimizer_options_.check_names(path, layouts, problems);
+    if (!optimizer_options_.trains_any(layouts)) {
+      problems.add(path + ".rules", "every tensor is frozen: nothing would train");
+    }
   }
 
   bool needs_full_source() const override { return true; }

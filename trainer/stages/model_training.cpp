@@ -95,6 +95,9 @@ void ModelTraining::check_optimizer(const ModelConfig& config, Problems& problem
     }
   }
   optimizer_options_.check_names(path, layouts, problems);
+  if (!optimizer_options(config).trains_any(layouts)) {
+    problems.add(path + ".rules", "every tensor is frozen: nothing would train");
+  }
   const double peak = peak_lr(config), end = optimizer_options_.schedule.end_lr;
   if (end > peak) {
     problems.add(path + ".end_lr", fmt::format("{} is above lr, {:.2g} by the model's size: "
@@ -139,6 +142,8 @@ void ModelTraining::begin(Run& run) {
     if (!advice.empty()) run.metrics.note(advice);
   }
   if (loop_options_.offloads() && cuda) {
+    free_cached_host_memory();  // the inputs of a stage before, say: of all ranks of a node
+    run.world.barrier();
     run.world.together("stage " + name, [&] { check_host_memory(run, budget); });
     offload_ = std::make_unique<InputOffload>(run.world.device());
   }
@@ -253,11 +258,7 @@ void ModelTraining::check_host_memory(Run& run, const TokenBudget& budget) const
   const ModelConfig& config = run.student->model.config();
   const double needed = offloaded_bytes(config, budget.tokens_at_once(loop_options_.context)) *
                         run.world.local_size();
-  double available = available_host_bytes();
-  if (available > 0 && needed > available) {  // the inputs of a stage before, say
-    free_cached_host_memory();
-    available = available_host_bytes();
-  }
+  const double available = available_host_bytes();
   if (available == 0 || needed <= available) return;
   throw std::runtime_error(fmt::format(
       "recompute: offload needs {} of host memory for the {} ranks of {}, but {} are free there: "
