@@ -291,8 +291,8 @@ void World::together(const std::string& what, const std::function<void()>& work)
   try {
     const Doing doing(what.empty() ? "start-up" : what, Doing::kWork);
     work();
-  } catch (const SharedError&) {
-    throw;  // all ranks have it, those of a together inside `work` too: nobody asks any more
+  } catch (const SharedError& shared) {  // all ranks have it, of a call inside `work`: none asks
+    throw SharedError((what.empty() ? "" : what + ": ") + shared.what());
   } catch (const std::exception& caught) {
     error = message_of(caught);
     if (error.empty()) error = "an error without a message";
