@@ -32,13 +32,14 @@ if [ $# -lt 1 ] || [ "${1#-}" != "$1" ]; then
 fi
 recipe=$1
 shift
+# nvidia-smi lists those GPUs too that CUDA_VISIBLE_DEVICES hides. CUDA stops at an entry such as -1;
+# entries beyond the GPUs that there are count for nothing, but parts of one (MIG) do.
 visible_gpus() {
-  # nvidia-smi lists those too that the variable hides. CUDA stops at an entry such as -1.
-  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-    tr , '\n' <<< "$CUDA_VISIBLE_DEVICES" | sed '/^-/,$d' | grep -c .
-  else
-    nvidia-smi -L 2> /dev/null | grep -c '^GPU'
-  fi
+  local there named
+  there=$(nvidia-smi -L 2> /dev/null | grep -cE '^GPU|^ *MIG')
+  [ -n "${CUDA_VISIBLE_DEVICES+set}" ] || { nvidia-smi -L 2> /dev/null | grep -c '^GPU'; return; }
+  named=$(tr , '\n' <<< "$CUDA_VISIBLE_DEVICES" | sed '/^-/,$d' | grep -c .)
+  echo $((named < there ? named : there))
 }
 ranks=$(visible_gpus || true)
 if [ "${1:-}" = -n ]; then

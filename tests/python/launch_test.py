@@ -250,7 +250,7 @@ class RunLocalTest(unittest.TestCase):
                 program.chmod(0o755)
             path = f"{folder}:{os.environ['PATH']}"
             for visible, ranks in ((None, 4), ("2", 1), ("0,3", 2), ("GPU-a,GPU-b,GPU-c", 3),
-                                   ("", 1), ("-1", 1), ("1,-1,2", 1)):  # without a GPU, one process
+                                   ("0,1,2,3,4,5", 4), ("", 1), ("-1", 1), ("1,-1,2", 1)):
                 variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
                 for arguments, expected in ((["r.yaml"], ranks), (["r.yaml", "-n", "3"], 3)):
                     result = self.call(*arguments, PATH=path, **variables)
