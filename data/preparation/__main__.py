@@ -103,8 +103,9 @@ def add_chat_options(chat):
 
 def add_recall_options(recall):
     recall.add_argument("--lengths", type=listed(token_count), default=[512, 2048],
-                        metavar="N,N", help="shortest and longest document, in tokens, about "
-                        "(512,2K); at most the rows that they are for")
+                        metavar="N,N", help="shortest and longest stretch of text, in tokens, "
+                        "about (512,2K); its questions come on top, a tenth or so: see that "
+                        "documents fit the rows that they are for")
     recall.add_argument("--seed", type=seed, default=1, help="seed of what is hidden (1)")
 
 

@@ -76,7 +76,6 @@ RetrievalPass::Mass RetrievalPass::operator()(Run& run, int64_t number, const Sc
     if (row.recall[t].item<double>() > 0) {
       answer.add(t, row.source[t + 1]);
     } else if (row.source[t + 1] == row.source[t] + 1) {  // else an answer ends here
-
       before.add(t, row.source[t]);
       after.add(t, row.source[t] + 1);
     }
