@@ -130,7 +130,8 @@ template <int HS>
 int launch_for_device(const void* q, const void* k, const void* v, void* o, float* lse,
                       const BlockSparseShape& shape, cudaStream_t stream) {
   if (lightning_arch() == LightningArch::kHopper) {
-    return launch < Hopper, HS, HS == 64 ? 8 : 5 > (q, k, v, o, lse, shape, stream);
+    constexpr int kStages = HS == 64 ? 8 : 5;
+    return launch<Hopper, HS, kStages>(q, k, v, o, lse, shape, stream);
   }
   return launch<Ampere, HS, 2>(q, k, v, o, lse, shape, stream);
 }

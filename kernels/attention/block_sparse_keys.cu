@@ -276,7 +276,8 @@ int launch_for_device(const KeyTensors& tensors, const ListColumns& columns,
                       const KeyResults& results, const BlockSparseShape& shape,
                       cudaStream_t stream) {
   if (lightning_arch() == LightningArch::kHopper) {
-    return launch < Hopper, HS, HS == 64 ? 8 : 5 > (tensors, columns, results, shape, stream);
+    constexpr int kStages = HS == 64 ? 8 : 5;
+    return launch<Hopper, HS, kStages>(tensors, columns, results, shape, stream);
   }
   return launch<Ampere, HS, 2>(tensors, columns, results, shape, stream);
 }

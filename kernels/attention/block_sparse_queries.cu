@@ -144,7 +144,8 @@ int launch_for_device(const void* q, const void* k, const void* v, const void* d
                       const float* stats, void* dq, const BlockSparseShape& shape,
                       cudaStream_t stream) {
   if (lightning_arch() == LightningArch::kHopper) {
-    return launch < Hopper, HS, HS == 64 ? 8 : 5 > (q, k, v, d_o, stats, dq, shape, stream);
+    constexpr int kStages = HS == 64 ? 8 : 5;
+    return launch<Hopper, HS, kStages>(q, k, v, d_o, stats, dq, shape, stream);
   }
   return launch<Ampere, HS, 2>(q, k, v, d_o, stats, dq, shape, stream);
 }

@@ -5,16 +5,9 @@
 #include <cmath>
 
 #include "kernels/attention/block_sparse_pipes.cuh"
+#include "kernels/gpu/exp2.cuh"
 
 namespace sala {
-
-constexpr float kLog2E = 1.4426950408889634f;
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // The tokens of 64 rows of a tile.
 __device__ __forceinline__ unsigned tokens_of_rows(int first_row, int group) {

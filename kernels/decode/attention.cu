@@ -13,13 +13,13 @@
 
 #include "kernels/decode/launch.h"
 #include "kernels/gpu/ampere.cuh"
+#include "kernels/gpu/exp2.cuh"
 
 namespace sala {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kTileKeys = 16;
-constexpr float kLog2E = 1.44269504f;
 
 __host__ __device__ __forceinline__ int parts_of(int n, int size) { return (n + size - 1) / size; }
 

@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                                   full,
                                   empty,
                                   0,
-                                  input.scale * 1.44269504f};
+                                  input.scale * kLog2E};
     consumer.load_queries(q);
     float log_sum[32];
     consumer.normalise(log_sum);

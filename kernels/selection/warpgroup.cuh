@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/gpu/ampere.cuh"
+#include "kernels/gpu/exp2.cuh"
 #include "kernels/gpu/hopper.cuh"
 #include "kernels/lightning/tiles.cuh"
 #include "kernels/selection/places.cuh"
@@ -29,13 +30,7 @@ struct Plan {
 // Growth of a sum's largest term, in powers of two, that needs no new reference.
 constexpr float kSlack = 40;
 // Weights are cut at e^80: the coarse scores do not bound the others.
-constexpr float kLargest = 80 * 1.44269504f;
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+constexpr float kLargest = 80 * kLog2E;
 
 // What a warpgroup's thread knows of its tile. kGroup: the padded group.
 template <int HS, int kGroup>

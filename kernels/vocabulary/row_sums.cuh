@@ -4,13 +4,9 @@
 
 #include <cfloat>
 
-namespace sala::vocab {
+#include "kernels/gpu/exp2.cuh"
 
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+namespace sala::vocab {
 
 // Sums over a part of the row, relative to the largest t of that part.
 struct RowSums {
