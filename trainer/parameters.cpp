@@ -13,7 +13,7 @@
 namespace sala {
 namespace {
 
-constexpr int64_t kPieceElements = int64_t{1} << 26;  // of a part on its way in
+constexpr int64_t kElementsAtOnce = int64_t{1} << 26;  // of a part on its way in
 
 }  // namespace
 
@@ -349,8 +349,8 @@ void Parameters::set_whole(size_t part, const at::Tensor& flat) {
   // `target` begins at element `begin` of the part. By way of the masters' precision, in pieces,
   // which travel as they are: a host converts more slowly than a device.
   const auto fill = [&](at::Tensor target, int64_t begin) {
-    for (int64_t at = 0; at < target.numel(); at += kPieceElements) {
-      const int64_t count = std::min(kPieceElements, target.numel() - at);
+    for (int64_t at = 0; at < target.numel(); at += kElementsAtOnce) {
+      const int64_t count = std::min(kElementsAtOnce, target.numel() - at);
       const at::Tensor piece = flat.narrow(0, begin + at, count).to(impl_->options.device);
       target.narrow(0, at, count).copy_(piece.to(impl_->of_masters()));
     }

@@ -91,9 +91,9 @@ void Snapshot::tensor(const std::string& part, const std::string& field, const L
   guarded([&] {
     SnapshotTensor& tensor = begin_tensor(part, field, layout, full, 0, layout.num_elements);
     tensor.fingerprint = size_ > 1 ? tensor_fingerprint(full) : "";
-    const int64_t n = full.numel(), end = n * (rank_ + 1) / size_;
-    tensor.begin = n * rank_ / size_;
-    tensor.values = take(full.view({-1}).narrow(0, tensor.begin, end - tensor.begin));
+    const auto [begin, end] = kept_range(rank_, size_, full.numel());
+    tensor.begin = begin;
+    tensor.values = take(full.view({-1}).narrow(0, begin, end - begin));
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/checkpoint/checkpoints.h"
@@ -20,6 +21,11 @@ struct SnapshotTensor {
   int64_t num_elements = 0;  // of the part, on all ranks together
   std::string fingerprint;   // of a whole tensor as this rank holds it; empty for ranges
 };
+
+// Of n elements that every rank holds, those that `rank` keeps: [first, second).
+inline std::pair<int64_t, int64_t> kept_range(int rank, int size, int64_t n) {
+  return {n * rank / size, n * (rank + 1) / size};
+}
 
 class Snapshot final : public StateWriter {
  public:
@@ -87,7 +93,8 @@ class SnapshotSize final : public StateWriter {
   }
   void tensor(const std::string&, const std::string&, const Layout&,
               const at::Tensor& full) override {
-    num_elements_ += full.numel() / size_ + 1;
+    const auto [begin, end] = kept_range(rank_, size_, full.numel());
+    num_elements_ += end - begin;
   }
   void frozen(const std::string&, const std::string&, const Layout&, int64_t,
               const at::Tensor& range) override {
