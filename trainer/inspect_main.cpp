@@ -46,7 +46,7 @@ int main(int argc, char** argv) {
   app.add_option("--layer", options.layer, "With --lists: of this layer alone")
       ->check(CLI::NonNegativeNumber);
   add_count(app, "--last", options.last, "With --lists: write the lists of the last N tokens only");
-  app.add_option("--generate", options.generate, "Continue every row by N tokens, greedily");
+  add_count(app, "--generate", options.generate, "Continue every row by N tokens, greedily");
   app.add_option("--out", options.out_file, "Also write the continuations to this JSON file");
   app.add_option("--device", options.device, "cpu (fp32) or cuda (bf16)")
       ->check(CLI::IsMember({"cpu", "cuda"}));

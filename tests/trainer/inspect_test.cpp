@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 
 class Inspect : public ModelFolders {};
 
-TEST_F(Inspect, ReplacesFilesAndNothingElse) {
+TEST_F(Inspect, ReplacesItsOwnFilesAndNothingElse) {
   InspectOptions options;
   options.folder = kGolden + "/llama_default";
   options.ids_file = options.folder + "/ids.json";
@@ -27,6 +27,7 @@ TEST_F(Inspect, ReplacesFilesAndNothingElse) {
     for (std::string InspectOptions::*target :
          {&InspectOptions::logits_file, &InspectOptions::out_file}) {
       InspectOptions bad = options;
+      bad.generate = 1;
       bad.*target = path(name);
       const std::string error = error_of([&] { inspect(bad); });
       EXPECT_EQ(error.rfind(path(name) + ": expected a file or nothing to write to, found ", 0), 0u)
@@ -37,6 +38,17 @@ TEST_F(Inspect, ReplacesFilesAndNothingElse) {
   options.logits_file = path("logits.h5");
   for (int twice = 0; twice < 2; ++twice) inspect(options);
   EXPECT_TRUE(fs::is_regular_file(options.logits_file));
+  // A slip of the hand must not cost the input.
+  const std::string ids = copy_of("llama_default") + "/ids.json", before = read_text_file(ids);
+  InspectOptions slip = options;
+  slip.logits_file.clear();
+  slip.generate = 1;
+  slip.ids_file = slip.out_file = ids;
+  EXPECT_NE(error_of([&] { inspect(slip); }).find("holds no continuations"), std::string::npos);
+  slip.lists_file = options.logits_file;
+  slip.out_file.clear();
+  EXPECT_NE(error_of([&] { inspect(slip); }).find("holds no block lists"), std::string::npos);
+  EXPECT_EQ(read_text_file(ids), before);
 }
 
 TEST_F(Inspect, ClaimsOfAConfigTakeNoMemory) {

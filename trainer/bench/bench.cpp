@@ -9,6 +9,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "data/files/output_file.h"
 #include "trainer/bench/lists.h"
 #include "trainer/bench/report.h"
 #include "trainer/bench/serve.h"
@@ -171,6 +172,11 @@ void run_bench(const BenchOptions& options) {
   if (!options.lists_file.empty()) lists = read_block_lists(options.lists_file);
   if (!lists && !options.serve.on && options.kv_heads > 0) {
     refuse("--kv-heads needs --serve or --lists FILE.h5");
+  }
+  if (!options.json_file.empty()) {
+    check_output_file(options.json_file, "measurements of sala-bench", [&] {
+      return is_json_with(options.json_file, {"machine", "rows"});
+    });
   }
   const BenchOptions o =
       completed(lists ? options_for_lists(options, *lists) : options, device.is_cuda());

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include "data/files/atomic_file.h"
+#include "data/files/input_file.h"
+#include "data/files/output_file.h"
 #include "trainer/checks/start_check.h"
 #include "trainer/checks/verify_stores.h"
 #include "trainer/evaluation/evaluate.h"
@@ -99,13 +101,24 @@ void write_result(const std::string& path, const nlohmann::json& result) {
       path, result.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
+// By default the result is called like the folder, of which there may be two.
+void check_result_path(const std::string& path, const std::string& folder, bool is_default) {
+  check_output_file(path, is_default ? "evaluation of " + folder : "evaluation", [&] {
+    constexpr int64_t kMostBytes = int64_t{1} << 30;
+    if (!is_json_with(path, {"folder", "recipe", "evaluation"})) return false;
+    return !is_default || read_json_file(path, kMostBytes).at("folder") == folder;
+  });
+}
+
 }  // namespace
 
 int evaluate_alone(Recipe& recipe, World& world, const AloneOptions& alone) {
   const std::string& folder = alone.folder;
   const EvaluateOptions* options = evaluate_options(recipe);
+  const std::string path = alone.out.empty() ? name_of(folder) + ".evaluation.json" : alone.out;
   bool is_model = false;
   world.together("", [&] {
+    if (world.rank() == 0) check_result_path(path, folder, alone.out.empty());
     if (options == nullptr) {
       throw std::runtime_error(recipe.path +
                                " has no evaluate stage, whose options --evaluate takes");
@@ -143,7 +156,6 @@ int evaluate_alone(Recipe& recipe, World& world, const AloneOptions& alone) {
     return stopped();
   }
   tell_evaluation(*run, result, nlohmann::json::object());
-  const std::string path = alone.out.empty() ? name_of(folder) + ".evaluation.json" : alone.out;
   world.together(path, [&] {
     if (world.rank() != 0) return;
     write_result(path, {{"folder", folder}, {"recipe", recipe.path}, {"evaluation", result}});

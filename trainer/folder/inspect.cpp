@@ -12,6 +12,7 @@
 #include "data/files/atomic_file.h"
 #include "data/files/file_calls.h"
 #include "data/files/hdf5_file.h"
+#include "data/files/output_file.h"
 #include "model/convert.h"
 #include "model/families/families.h"
 #include "model/forward.h"
@@ -199,8 +200,33 @@ void check_options(const InspectOptions& o) {
   if (!o.lists_file.empty() && o.dense) {
     throw std::runtime_error("--lists and --dense: dense layers have no lists");
   }
-  for (const std::string& file : {o.logits_file, o.out_file, o.lists_file}) {
-    if (!file.empty()) static_cast<void>(replaceable_file(file));
+  if (!o.out_file.empty() && o.generate == 0) {
+    throw std::runtime_error("--out needs --generate N");
+  }
+  const bool has_work = !o.logits_file.empty() || !o.lists_file.empty() || o.generate > 0;
+  if (has_rows && !has_work) {
+    throw std::runtime_error("--ids and --store need --logits, --generate or --lists");
+  }
+  if (o.html && (has_rows || has_work)) {
+    throw std::runtime_error("--html takes a run folder and nothing else");
+  }
+}
+
+void check_outputs(const InspectOptions& o) {
+  if (!o.logits_file.empty()) {
+    check_output_file(o.logits_file, "logits of sala-inspect", [&] {
+      return Hdf5File::open(o.logits_file).list_datasets() == std::vector<std::string>{"logits"};
+    });
+  }
+  if (!o.lists_file.empty()) {
+    check_output_file(o.lists_file, "block lists of sala-inspect", [&] {
+      static_cast<void>(read_block_lists(o.lists_file));
+      return true;
+    });
+  }
+  if (!o.out_file.empty()) {
+    check_output_file(o.out_file, "continuations of sala-inspect",
+                      [&] { return is_json_with(o.out_file, {"generated"}); });
   }
 }
 
@@ -234,11 +260,12 @@ void generate_and_print(const Model& model, HeldWeights& weights, const InputRow
 }  // namespace
 
 void inspect(const InspectOptions& o) {
+  check_options(o);
+  check_outputs(o);
   if (o.html) {
     fmt::print("{}\n", write_page_of(o.folder));
     return;
   }
-  check_options(o);
   if (o.ids_file.empty() && o.store_file.empty()) {
     fmt::print("{}", describe_folder(o.folder));
     return;
