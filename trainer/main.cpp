@@ -62,33 +62,54 @@ std::string command_line(int argc, char** argv) {
   return line;
 }
 
+// A shell variable that is not set must not turn the call into another one.
+const CLI::Validator kNamed(
+    [](const std::string& text) {
+      return text.empty() ? std::string("expected a path, got nothing") : std::string();
+    },
+    "PATH");
+
 void add_options(CLI::App& app, Arguments& a) {
   app.add_option("recipe", a.recipe, "Recipe (YAML); every key is in recipes/README.md");
   app.add_option("--set", a.set, "Overrides: key.path=value, e.g. stages.distill.tokens=8M")
       ->allow_extra_args(false);
-  app.add_flag("--check", a.check, "Check the recipe, print plan and estimates, and stop");
+  CLI::Option* const check =
+      app.add_flag("--check", a.check, "Check the recipe, print plan and estimates, and stop");
   app.add_option("--ranks", a.ranks, "With --check: ranks to plan for")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->needs(check);
   app.set_version_flag("--version", [] { return sala::version_text("sala-train"); });
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option(
-      "--from", a.runner.from,
-      "Start a new run from this checkpoint folder: behind the stages that it has behind "
-      "it, where the recipe begins with them, else at the recipe's first stage");
-  app.add_option("--profile", a.runner.profile_steps,
-                 "Record this many steps of each stage: RUN/profile/*.json, tables in the log")
-      ->check(CLI::Range(int64_t{0}, int64_t{1000}));
+         "--from", a.runner.from,
+         "Start a new run from this checkpoint folder: behind the stages that it has behind "
+         "it, where the recipe begins with them, else at the recipe's first stage")
+      ->check(kNamed);
+  CLI::Option* const profile =
+      app.add_option("--profile", a.runner.profile_steps,
+                     "Record this many steps of each stage: RUN/profile/*.json, tables in the log")
+          ->check(CLI::Range(int64_t{0}, int64_t{1000}));
   app.add_flag("--verify-data", a.runner.verify_data,
                "Read all token stores and compare their checksums, also of those that an earlier "
                "start of this run found right and that have not changed since (with --evaluate: "
                "those that it opens)");
-  app.add_option("--export", a.runner.export_to,
-                 "Write the model of the run's newest checkpoint (or of --from) there, and stop");
-  app.add_option("--evaluate", a.alone.folder,
-                 "Measure the model in this folder (Hugging Face, an export, or a checkpoint) as "
-                 "the recipe's first evaluate stage does, and stop; no run folder is touched");
+  CLI::Option* const exports =
+      app.add_option(
+             "--export", a.runner.export_to,
+             "Write the model of the run's newest checkpoint (or of --from) there, and stop")
+          ->check(kNamed)
+          ->excludes(check, profile);
+  CLI::Option* const evaluate =
+      app.add_option("--evaluate", a.alone.folder,
+                     "Measure the model in this folder (Hugging Face, an export, or a checkpoint) "
+                     "as the recipe's first evaluate stage does, and stop; no run folder is "
+                     "touched")
+          ->check(kNamed)
+          ->excludes(check, profile, exports);
   app.add_option("--out", a.alone.out,
-                 "With --evaluate: the JSON file (NAME.evaluation.json in the working folder)");
+                 "With --evaluate: the JSON file (NAME.evaluation.json in the working folder)")
+      ->check(kNamed)
+      ->needs(evaluate);
 }
 
 // fmt::print throws where nobody can read any more; what we have to say is not worth that.

@@ -41,6 +41,9 @@ void replace_in(const std::string& path, const std::string& from, const std::str
 
 std::vector<BadInput> bad_inputs() {
   return {
+      {"AVariableThatIsNotSet", [](const ToyRun&) { return "--export ''"; }, "expected a path"},
+      {"AnOptionOfAnother", [](const ToyRun&) { return "--ranks 2"; }, "--check"},
+      {"TwoTasks", [](const ToyRun&) { return "--export x --evaluate y"; }, "--export"},
       {"NoSourceFolder",
        [](const ToyRun& toy) {
          fs::rename(toy.folder() + "/source", toy.folder() + "/elsewhere");
