@@ -11,7 +11,9 @@
 #include <fmt/ostream.h>
 #include <fmt/ranges.h>
 
+#include "trainer/checkpoint/folder.h"
 #include "trainer/checks/disk_room.h"
+#include "trainer/journal/recipe_record.h"
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
 #include "trainer/planning/speed.h"
@@ -32,6 +34,7 @@ class Check {
 
   int run() {
     const RecipeProblems& problems = recipe_.problems;
+    compare_with_run();
     if (problems.empty()) {
       fmt::print(out_, "# {}, resolved\n{}\n", recipe_.path, resolved_yaml(recipe_));
     }
@@ -58,6 +61,28 @@ class Check {
   }
 
  private:
+  // A start goes on with the newest checkpoint of its run folder, and refuses one of another
+  // recipe.
+  void compare_with_run() {
+    RecipeProblems& problems = recipe_.problems;
+    if (!problems.empty() || recipe_.begin.stage > 0) return;
+    const auto newest = newest_manifest(recipe_.run.folder + "/checkpoints");
+    if (!newest) return;
+    const CheckpointId& id = newest->id;
+    const auto changes =
+        recipe_changes(newest->recipe, recipe_record(recipe_), id.stage_index + (id.step > 0));
+    const std::string found = fmt::format("{} holds a checkpoint of stage {}, step {}",
+                                          recipe_.run.folder, id.stage, id.step);
+    if (changes.empty()) {
+      fmt::print(out_, "# {}: a start continues there\n", found);
+      return;
+    }
+    problems.add("run.folder",
+                 fmt::format("{}, which was made with other values: {}; restore them, or choose "
+                             "another run.folder (--from takes over a checkpoint's weights)",
+                             found, changes_text(changes)));
+  }
+
   // Those that will run.
   std::span<const std::unique_ptr<Stage>> stages() const {
     return std::span(recipe_.stages).subspan(static_cast<size_t>(recipe_.begin.stage));

@@ -2,6 +2,7 @@
 #include "trainer/journal/recipe_record.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <set>
 
@@ -42,6 +43,16 @@ nlohmann::json recipe_record(Recipe& recipe) {
   // As a checkpoint gives it back: bytes that are no UTF-8 replaced.
   return nlohmann::json::parse(
       record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+std::string changes_text(const std::vector<RecipeChange>& changes) {
+  constexpr size_t kMost = 8;  // a stage that was put between others changes all their keys
+  std::vector<std::string> texts;
+  for (const RecipeChange& change : changes) {
+    if (texts.size() < kMost) texts.push_back(change.text);
+  }
+  if (changes.size() > kMost) texts.push_back(fmt::format("{} more", changes.size() - kMost));
+  return fmt::format("{}", fmt::join(texts, "; "));
 }
 
 std::vector<RecipeChange> recipe_changes(const nlohmann::json& saved, const nlohmann::json& now,

@@ -17,6 +17,9 @@ struct RecipeChange {
   int64_t stage = 0;  // from which on the change matters; 0 for what is no stage's
 };
 
+// The changes in one line, of many the first ones.
+std::string changes_text(const std::vector<RecipeChange>& changes);
+
 // Changes in what `stages_begun` stages were made with; of what may change freely (where files lie,
 // how often we save) and of later stages nothing is said.
 std::vector<RecipeChange> recipe_changes(const nlohmann::json& saved, const nlohmann::json& now,
