@@ -42,6 +42,7 @@ TEST(Fork, BeginsWithTheCheckpointAndGoesOnWhenStartedAgain) {
   EXPECT_EQ(fork[0].at("loss"), whole[20].at("loss"));
   EXPECT_NE(fork[39].at("loss"), whole[59].at("loss"));
   EXPECT_EQ(toy.run("fork", 1, from + change), 0) << "the same command again has nothing to do";
+  EXPECT_EQ(toy.run("fork", 1, from + "/" + change), 0) << toy.log("fork");  // the same checkpoint
   EXPECT_NE(toy.run("fork", 1, " --from " + toy.checkpoint_of("whole", "train")), 0);
   // What comes behind the stages that are done may be another stage.
   ASSERT_EQ(toy.run("other", 1, from + " --set stages.distill.name=other"), 0) << toy.log("other");

@@ -147,6 +147,20 @@ TEST(Resume, AChangedRecipeIsRefusedWithTheKeys) {
   const std::string advice =
       "run.folder with --from " + toy.checkpoint_of("run", "distill") + ", the last checkpoint";
   EXPECT_NE(toy.log("run").find(advice), std::string::npos) << toy.log("run");
+  // --check knows it too.
+  EXPECT_EQ(toy.run("run", 1, "--check --set stages.train.lr=1e-4"), 2) << toy.log("run");
+  EXPECT_NE(toy.log("run").find("run.folder: "), std::string::npos) << toy.log("run");
+  EXPECT_NE(toy.log("run").find("stages[4].train.lr"), std::string::npos) << toy.log("run");
+  EXPECT_EQ(toy.run("run", 1, "--check --set stages.train.save_every=3"), 0) << toy.log("run");
+  EXPECT_NE(toy.log("run").find("a start continues there"), std::string::npos) << toy.log("run");
+}
+
+// What later stages need besides may come while earlier ones are done.
+TEST(Resume, ANewSourceIsNoChangedInput) {
+  ToyRun toy;
+  ASSERT_EQ(toy.run("run", 1), 0) << toy.log("run");
+  const std::string files = toy.folder() + "/a.h5";
+  EXPECT_EQ(toy.run("run", 1, "--set data.sources.c.files=[" + files + "]"), 0) << toy.log("run");
 }
 
 }  // namespace sala::test

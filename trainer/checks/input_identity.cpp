@@ -112,11 +112,18 @@ std::vector<std::string> input_differences(const Json& saved, const Json& now) {
   const auto compare = [&](const Json& a, const Json& b, const std::string& what) {
     if (a != b) differences.push_back(what);
   };
+  // What the recipe did not name then was no input of the stages that are done.
+  const auto compare_named = [&](const std::string& a, const Json& b, const std::string& what) {
+    if (!a.empty()) compare(a, b, what);
+  };
   compare(saved.at("config"), now.at("config"), "config.json of the source");
   compare(saved.at("tokenizer"), now.at("tokenizer"), "tokenizer.json of the source");
-  compare(saved.at("needles"), now.at("needles"), "the needles");
-  compare(saved.value("tasks", ""), now.at("tasks"), "the tasks");
-  compare(saved.value("choices", Json::object()), now.at("choices"), "the multiple-choice sets");
+  compare_named(saved.at("needles"), now.at("needles"), "the needles");
+  compare_named(saved.value("tasks", ""), now.at("tasks"), "the tasks");
+  const Json choices = saved.value("choices", Json::object());
+  for (const auto& [name, hash] : choices.items()) {
+    compare(hash, now.at("choices").value(name, Json()), "the multiple-choice set " + name);
+  }
   const auto hashes = [](const Json& weights) {
     Json result = Json::object();
     for (const auto& [file, one] : weights.items()) result[file] = one.at("hash");
@@ -124,7 +131,7 @@ std::vector<std::string> input_differences(const Json& saved, const Json& now) {
   };
   compare(hashes(saved.at("weights")), hashes(now.at("weights")), "the weights of the source");
   for (const auto& [name, hash] : now.at("stores").items()) {
-    compare(saved.at("stores").value(name, Json()), hash, "the stores of data source " + name);
+    compare_named(saved.at("stores").value(name, ""), hash, "the stores of data source " + name);
   }
   return differences;
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <stdexcept>
@@ -13,6 +14,8 @@
 #include "trainer/journal/recipe_record.h"
 
 namespace sala {
+
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -77,7 +80,7 @@ Beginning find_beginning(Recipe& recipe, const std::string& from) {
   if (own) {
     const nlohmann::json state = own->state.at("run");
     const std::string forked_from = state.value("forked_from", "");
-    if (from.empty() || forked_from == from) {
+    if (from.empty() || is_same_checkpoint(forked_from, from)) {
       return from_record(recipe, state.value("began_with", nlohmann::json()), forked_from);
     }
   }
@@ -88,6 +91,16 @@ Beginning find_beginning(Recipe& recipe, const std::string& from) {
   find_place(recipe, manifest, begin);
   read_state(manifest.state.at("run"), begin);
   return begin;
+}
+
+bool is_same_checkpoint(const std::string& a, const std::string& b) {
+  if (a == b || a.empty() || b.empty()) return a == b;
+  const auto resolved = [](const std::string& path) {
+    std::error_code ignored;
+    const fs::path whole = fs::weakly_canonical(fs::absolute(path), ignored);
+    return whole.has_filename() ? whole : whole.parent_path();  // without a slash at its end
+  };
+  return resolved(a) == resolved(b);
 }
 
 nlohmann::json beginning_record(const Beginning& begin) {

@@ -18,6 +18,9 @@ namespace sala {
 // manifests alone, on this rank alone. Throws where there is no such checkpoint.
 Beginning find_beginning(Recipe& recipe, const std::string& from);
 
+// Whether two paths lead to one checkpoint, which need not be there any more.
+bool is_same_checkpoint(const std::string& a, const std::string& b);
+
 // For a fork's own checkpoints.
 nlohmann::json beginning_record(const Beginning& begin);
 

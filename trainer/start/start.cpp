@@ -9,6 +9,7 @@
 #include "trainer/checks/input_identity.h"
 #include "trainer/checks/start_check.h"
 #include "trainer/journal/recipe_record.h"
+#include "trainer/start/fork.h"
 
 namespace sala {
 
@@ -66,7 +67,7 @@ class StartFinder {
     std::unique_ptr<OpenCheckpoint> checkpoint;
     world_.together("--from", [&] {
       checkpoint = checkpoints_.open_on_all(newest);
-      if (checkpoint->json("run").at("forked_from") == options_.from) return;
+      if (is_same_checkpoint(checkpoint->json("run").at("forked_from"), options_.from)) return;
       throw std::runtime_error(fmt::format(
           "--from {} forks a new run, but {} already holds the checkpoint {}; choose another "
           "run.folder, or leave out --from to continue it",
@@ -99,17 +100,13 @@ class StartFinder {
     const int64_t begun = start_.id.stage_index + (start_.id.step > 0 ? 1 : 0);
     const auto changes = recipe_changes(saved, record_, begun);
     if (changes.empty()) return;
-    std::vector<std::string> texts;
     int64_t first_stage = changes[0].stage;
-    for (const RecipeChange& change : changes) {
-      texts.push_back(change.text);
-      first_stage = std::min(first_stage, change.stage);
-    }
+    for (const RecipeChange& change : changes) first_stage = std::min(first_stage, change.stage);
     const auto before = checkpoints_.last_boundary(first_stage);
     throw std::runtime_error(fmt::format(
         "the recipe changed in what {} was made with: {}; restore these values, or start another "
         "run.folder {}",
-        start_.folder, fmt::join(texts, "; "),
+        start_.folder, changes_text(changes),
         before ? "with --from " + *before + ", the last checkpoint before the change"
                : "from the beginning: no checkpoint is older than the change"));
   }
@@ -170,7 +167,7 @@ void identify_inputs(Run& run, const Start& start) {
   if (differences.empty()) return;
   throw SharedError(fmt::format(
       "{} was made with other inputs; changed since: {}; restore them, or start another "
-      "run.folder",
+      "run.folder (--from a checkpoint takes over its weights)",
       start.folder, fmt::join(differences, "; ")));
 }
 
