@@ -192,8 +192,16 @@ std::string share_problem(const ReadCheckpoint& checkpoint, int rank, int world_
 }
 
 ReadCheckpoint read_checkpoint(const std::string& checkpoint_folder) {
-  return {checkpoint_folder, read_manifest(checkpoint_folder),
-          std::make_unique<PieceReader>(checkpoint_folder)};
+  Manifest manifest = read_manifest(checkpoint_folder);
+  for (const auto& [file, num_bytes] : manifest.file_bytes) {
+    const std::string path = checkpoint_folder + "/" + file;
+    if (!file.starts_with("../") || path_exists(path)) continue;
+    throw std::runtime_error(
+        path +
+        ": No such file; what does not train lies once for all checkpoints, in "
+        "checkpoints/frozen: copy that folder along with this one");
+  }
+  return {checkpoint_folder, std::move(manifest), std::make_unique<PieceReader>(checkpoint_folder)};
 }
 
 std::unique_ptr<OpenCheckpoint> make_checkpoint_reader(ReadCheckpoint checkpoint, World* world) {

@@ -68,6 +68,12 @@ class Preflight {
     ModelConfig source;
     if (!attempt("source", [&] { source = read_model_config(recipe_.source); })) return;
     tokenizer_ = tokenizer_of(recipe_.source, source);
+    if (!path_exists(recipe_.source + "/tokenizer.json")) {
+      warnings_.push_back(fmt::format(
+          "{} has no tokenizer.json: whether stores, needles and tasks fit it is not checked, and "
+          "an export will have none",
+          shown(recipe_.source)));
+    }
     attempt("source", [&] { check_weights(recipe_.source, model_layouts(source)); });
     attempt("model", [&] {
       context_.emplace(PlanContext{recipe_,
