@@ -35,6 +35,10 @@ std::vector<std::int64_t> counts(const std::vector<std::int64_t>& first) {
 std::vector<std::string> expand_globs(const std::vector<std::string>& patterns) {
   std::vector<std::string> files;
   for (const std::string& pattern : patterns) {
+    if (std::filesystem::is_regular_file(pattern)) {  // however it is called: q[1]/a.h5
+      files.push_back(pattern);
+      continue;
+    }
     glob_t found{};
     listing_error = 0;
     const int status = ::glob(pattern.c_str(), GLOB_NOSORT, keep_listing_error, &found);

@@ -38,7 +38,9 @@ class SwapStage : public OneStepStage {
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     if (!problems.clean(path + ".layers") || !problems.knows(path + ".keep")) return;
     if ((choice_.keep > 0) == !choice_.layers.empty()) {
-      problems.add(path + ".keep", "give either keep (how many) or layers (which), not both");
+      problems.add(path + ".keep", choice_.keep > 0
+                                       ? "give either keep (how many) or layers (which), not both"
+                                       : "give keep (how many layers) or layers (which)");
     }
     if (choice_.keep == 1 && choice_.force_ends) {
       problems.add(path + ".keep", "1 cannot hold both ends: use 2 or more, or force_ends: false");
