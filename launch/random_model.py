@@ -3,11 +3,12 @@
 it on: for trying a recipe at full size (memory, speed, restarts) where the model itself is not at
 hand. Losses mean nothing.
 
-usage: launch/random_model.py SHAPE OUT_FOLDER [--tokens COUNT] [--document-tokens COUNT]
+usage: launch/random_model.py SHAPE OUT_FOLDER [--tokens 8M] [--document-tokens COUNT]
 
 SHAPE   minicpm4-8b (32 layers x 4096, 32 query and 2 KV heads, untied), or llama-1.7b (24 x 2048,
         16 query and 8 KV heads, tied)
-OUT_FOLDER gets model/ and stores/random-00000.h5
+OUT_FOLDER gets model/ and stores/random-00000.h5; a model/ that this script has made is replaced,
+any other is refused
 """
 import argparse
 import json
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT / "data"))
 import numpy as np
 import torch
 import xxhash
+from preparation.__main__ import token_count
 from preparation.store import write_store
 from safetensors.torch import save_file
 
@@ -66,6 +68,27 @@ def tensor_shapes(c):
         yield "lm_head.weight", (c["vocab_size"], width)
 
 
+def is_ours(folder):
+    """Whether this script has made the model there: no real one has such a tokenizer, and an export
+    of a run on random weights, which has it too, has another config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return config in SHAPES.values() and (folder / "tokenizer.json").read_bytes() == TOKENIZER
+    except (OSError, ValueError):
+        return False
+
+
+def make_room(folder):
+    """Leaves nothing in the folder that a model of another shape would be read with."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not is_ours(folder):
+        sys.exit(f"random_model.py: {folder}: holds something that this script has not made; "
+                 "choose another OUT_FOLDER")
+    for old in (*folder.glob("model*.safetensors"), folder / "model.safetensors.index.json"):
+        old.unlink(missing_ok=True)
+
+
 def write_model(config, folder):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -97,20 +120,32 @@ def write_model(config, folder):
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-def main():
+def random_documents(num_tokens, length, config):
+    """(tokens, offsets); `length` is that of each document but the last."""
+    tokens = np.random.default_rng(1).integers(3, config["vocab_size"], num_tokens)
+    offsets = np.append(np.arange(0, num_tokens, length), num_tokens)
+    tokens[offsets[1:] - 1] = config["eos_token_id"]
+    return tokens, offsets
+
+
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("out_folder", type=Path)
-    parser.add_argument("--tokens", type=int, default=8 << 20)
-    parser.add_argument("--document-tokens", type=int, default=0,
-                        help="tokens of each document; 0 = one document of all")
-    arguments = parser.parse_args()
+    parser.add_argument("--tokens", type=token_count, default=token_count("8M"), metavar="COUNT",
+                        help="tokens of the store, such as 64K (8M)")
+    parser.add_argument("--document-tokens", metavar="COUNT", default=0,
+                        type=lambda text: 0 if text == "0" else token_count(text),
+                        help="tokens of each document; 0 = one document of all (0)")
+    arguments = parser.parse_args(argv)
     config = SHAPES[arguments.shape]
-    write_model(config, arguments.out_folder / "model")
     length = arguments.document_tokens or arguments.tokens
-    tokens = np.random.default_rng(1).integers(3, config["vocab_size"], arguments.tokens)
-    offsets = np.append(np.arange(0, arguments.tokens, length), arguments.tokens)
-    tokens[offsets[1:] - 1] = config["eos_token_id"]
+    try:  # before gigabytes of weights are written
+        tokens, offsets = random_documents(arguments.tokens, length, config)
+    except (MemoryError, ValueError):  # NumPy's for a size beyond all memory
+        parser.error(f"--tokens: {arguments.tokens} tokens do not fit into memory")
+    make_room(arguments.out_folder / "model")
+    write_model(config, arguments.out_folder / "model")
     stores = arguments.out_folder / "stores"
     stores.mkdir(parents=True, exist_ok=True)
     vocabulary = SimpleNamespace(folder=arguments.out_folder / "model", size=config["vocab_size"],

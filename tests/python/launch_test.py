@@ -58,6 +58,66 @@ class DemoTextTest(unittest.TestCase):
             "int main() {\n  return 0;\n}\n\nLast."))
 
 
+class RandomModelTest(unittest.TestCase):
+    TINY = {"vocab_size": 64, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.1,
+            "tie_word_embeddings": True, "eos_token_id": 2}
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.out = Path(folder.name) / "out"
+        self.script = load("random_model")
+        self.script.SHAPES = {"tiny": self.TINY,
+                              "untied": self.TINY | {"tie_word_embeddings": False}}
+
+    def call(self, *arguments):
+        """0, or what the call ended with, and what it said."""
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                self.script.main([arguments[0], str(self.out), *arguments[1:]])
+        except SystemExit as stop:
+            return stop.code, said.getvalue()
+        return 0, said.getvalue()
+
+    def test_counts_that_mean_nothing_are_refused_before_anything_is_written(self):
+        for option, value in (("--tokens", "0"), ("--tokens", "-1"), ("--tokens", "1.5"),
+                              ("--document-tokens", "-5"), ("--document-tokens", "x"),
+                              ("--tokens", "999999999999999G")):
+            code, said = self.call("tiny", f"{option}={value}")
+            self.assertEqual(code, 2, said)
+            self.assertIn(f"{option}: ", said)
+            self.assertFalse(self.out.exists())
+
+    def test_documents_have_the_length_that_is_asked_for(self):
+        from preparation.store import Store
+        for length, expected in (("1K", [1024] * 4), ("0", [4096]), ("3K", [3072, 1024])):
+            self.assertEqual(self.call("tiny", "--tokens", "4K", "--document-tokens", length)[0], 0)
+            with Store(self.out / "stores/random-00000.h5") as store:
+                self.assertEqual([len(store.document(d)) for d in range(len(store))], expected)
+
+    def test_its_own_model_is_replaced_whole_and_another_is_left_alone(self):
+        from safetensors import safe_open
+        (self.out / "model").mkdir(parents=True)  # an empty one is nobody's
+        self.script.SHARD_BYTES = 1  # a file for each tensor
+        self.assertEqual(self.call("tiny", "--tokens", "64")[0], 0)
+        self.assertGreater(len(list((self.out / "model").glob("*.safetensors"))), 1)
+        self.script.SHARD_BYTES = 1 << 20
+        self.assertEqual(self.call("untied", "--tokens", "64")[0], 0)
+        weights, = (self.out / "model").glob("*.safetensors*")
+        with safe_open(weights, "np") as file:
+            self.assertIn("lm_head.weight", file.keys())
+        for name, content in (("tokenizer.json", '{"version": "1.0"}'),
+                              ("config.json", json.dumps(self.TINY | {"vocab_size": 65})),
+                              ("config.json", "no JSON")):
+            (self.out / "model" / name).write_text(content)
+            before = {file: file.read_bytes() for file in self.out.rglob("*") if file.is_file()}
+            code, _ = self.call("tiny", "--tokens", "32")
+            self.assertIn("holds something that this script has not made", code)
+            self.assertEqual(before, {file: file.read_bytes() for file in before})
+
+
 class GenerateTest(unittest.TestCase):
     """What is said before any model is loaded, and that the text goes on as the tokens do."""
 
