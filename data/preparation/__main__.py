@@ -55,7 +55,7 @@ def add_store_options(command):
     command.add_argument("--out", required=True, metavar="PREFIX",
                          help="makes PREFIX-00000.h5, PREFIX-00001.h5, ...")
     command.add_argument("--eos", type=plain_text,
-                         help="id or token at a document's end (from the folder)")
+                         help="id or special token at a document's end (from the folder)")
     command.add_argument("--shard-tokens", type=token_count, default=token_count("96M"),
                          metavar="N", help="most tokens in a shard (96M); documents stay whole")
     command.add_argument("--shuffle", type=seed, metavar="SEED", help="shuffle the documents")

@@ -6,12 +6,13 @@ from pathlib import Path
 import xxhash
 
 from . import UserError
-from .special_tokens import SpecialTokens, read_json
+from .documents import listed
+from .special_tokens import SpecialTokens, marked_tokens, named_tokens, read_json
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # we use processes
 
 PIECE_CHARS = 40_000  # some tokenizers take quadratic time in the length of a text
-OWN = "own"  # of --bos
+OWN, NONE = "own", "none"  # of --bos
 MAX_VOCABULARY = 1 << 31  # ids are stored as u32, and read as i64 below this
 
 
@@ -51,7 +52,7 @@ class Vocabulary:
         if not is_count(self.size):
             raise UserError(f"{self.folder / 'config.json'}: expected a number of tokens in "
                             f"vocab_size, found {self.size!r}")
-        self.eos = self.id_of(eos) if eos is not None else self.default_eos(config)
+        self.eos = self.chosen_eos(eos) if eos is not None else self.default_eos(config)
         self.bos = self.find_bos(bos)
         ends = {i for i in (self.eos, self.bos) if i is not None}
         self.special = SpecialTokens(self.tokenizer, self.folder, ends)
@@ -74,8 +75,29 @@ class Vocabulary:
                             f"vocabulary, got '{token}'")
         return index
 
+    def chosen_eos(self, eos):
+        """An ordinary word would end a document wherever it stands in a text: an id has to say so.
+        """
+        if re.fullmatch(r"[0-9]{1,18}", str(eos)):
+            return self.id_of(eos)
+        special = self.special_names()
+        if eos == NONE or eos not in special:
+            found = listed(special) if special else "it names none"
+            what = " (every document ends with one)" if eos == NONE else ""
+            raise UserError(f"--eos: expected a special token of {self.folder} ({found}) or an id "
+                            f"below {self.size}, got '{eos}'{what}")
+        return self.id_of(eos)
+
+    def special_names(self):
+        """Special tokens, as tokenizer.json and the folder's other files have them, by id."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        names = {token.content for token in added.values() if token.special}
+        names |= named_tokens(self.folder) | marked_tokens(self.folder)
+        ids = {name: self.tokenizer.token_to_id(name) for name in names}
+        return sorted((n for n, i in ids.items() if i is not None and i < self.size), key=ids.get)
+
     def find_bos(self, bos):
-        if bos is None or bos == "none":
+        if bos is None or bos == NONE:
             return None
         return self.own_bos() if bos == OWN else self.id_of(bos)
 

@@ -211,9 +211,10 @@ class ErrorsTest(PrepareCase):
         path = self.write_jsonl("a.jsonl", ["text"])
         cases = [
             ({"eos_token_id": None}, [], "found no EOS token"),
-            ({}, ["--eos", "<nothing>"], "expected an id below"),
-            ({}, ["--eos", "٣"], "expected an id below"),
-            ({}, ["--eos", "9" * 5000], "expected an id below"),
+            ({}, ["--bos", "<nothing>"], "expected an id below"),
+            ({}, ["--eos", "512"], "expected an id below 512"),
+            ({}, ["--eos", "٣"], "--eos: expected a special token"),
+            ({}, ["--eos", "9" * 5000], "--eos: expected a special token"),
             ({"vocab_size": 3}, [], "vocab_size is 3"),
             ({"vocab_size": "many"}, [], "expected a number of tokens in vocab_size"),
         ]
@@ -230,6 +231,25 @@ class ErrorsTest(PrepareCase):
                 self.assertIn(f"{name}: {expected}", self.refused_tokens(path))
         with self.assertRaisesRegex(UserError, "no such file"):
             Vocabulary(self.folder / "nowhere")
+
+    def test_only_a_special_token_or_an_id_ends_documents(self):
+        path = self.write_jsonl("a.jsonl", ["text"])
+        folder = self.folder / "model"
+        self.tokenizer.add_tokens(["none", "<end>"])  # both ordinary
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        for name in ("none", "the", "<nothing>", "<end>"):
+            message = self.refused_tokens(path, "--eos", name)
+            self.assertIn(f"--eos: expected a special token of {folder} (<bos>, <eos>) or an id "
+                          f"below 512, got '{name}'", message)
+        # As some folders have it: tokenizer.json alone does not say that it is special.
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"additional_special_tokens": ["<end>"], "pad_token": "none"}))
+        for name, eos in (("<end>", self.tokenizer.token_to_id("<end>")), ("<bos>", 0),
+                          ("7", 7), (str(self.tokenizer.token_to_id("none")),
+                                     self.tokenizer.token_to_id("none"))):
+            store, = self.prepare_tokens(f"out{eos}", path, "--eos", name)
+            self.assertEqual(store.attributes["eos_id"], eos)
+        self.assertIn("every document ends with one", self.refused_tokens(path, "--eos", "none"))
 
     def test_options_that_mean_nothing_are_refused_by_name(self):
         path = self.write_jsonl("a.jsonl", ["text"])
