@@ -11,7 +11,7 @@ INSTALLED = ROOT.parts[-2:] == ("share", "sala-train")
 BUILD = Path(os.environ.get("SALA_BUILD") or (ROOT.parents[1] if INSTALLED else ROOT / "build"))
 
 
-def require(*modules):
+def require(*modules, advice="`make` installs them into .venv"):
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
     if not missing:
         return
@@ -19,4 +19,4 @@ def require(*modules):
     if python.exists() and Path(sys.prefix) != ROOT / ".venv":
         os.execv(python, [str(python), *sys.argv])
     sys.exit(f"{Path(sys.argv[0]).name}: needs the Python packages {', '.join(missing)}; "
-             "`make` installs them into .venv")
+             f"{advice}")

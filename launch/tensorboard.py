@@ -8,15 +8,15 @@ RUN_FOLDER/tensorboard, on two axes:
   tokens/<stage>   by the training tokens of the whole run; evaluations are in tokens/teacher and
                    tokens/student, where held-out loss goes on from stage to stage
 Verdicts, checkpoints and what else is told in words is text of steps/<stage>. A later call rewrites
-the events; a line still being written waits for it.
+its own events; a line still being written waits for it.
 
 usage: launch/tensorboard.py RUN_FOLDER... [--follow] [--wandb PROJECT]
 """
 import argparse
+import contextlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -31,6 +31,7 @@ OWN_KEYS = {"stage", "step", "event", "time", "tokens", "options", "label", "mod
 FACTS = {"start", "fork", "origin"}  # their numbers are no curves
 IN_WORDS = {"verdict", "divergence", "spike", "error", "checkpoint", "swap", "export",
             "step_without_targets"}
+AXES = ("steps", "tokens")
 POLL_SECONDS = 2
 
 
@@ -63,7 +64,12 @@ class MetricsReader:
 
     def read(self):
         """(records, whether they replace all earlier ones)."""
-        with open(self.file, "rb") as stream:
+        try:
+            stream = open(self.file, "rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise RuntimeError(
+                f"{self.file.parent}: expected a run folder, found no {self.file.name} there")
+        with stream:
             anew = self.was_cut(stream)
             if anew:
                 self.start_over()
@@ -109,7 +115,11 @@ class TensorBoardEvents:
 
     def clear(self):
         self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for axis in AXES:  # what else people keep there is theirs
+            for events in self.folder.glob(f"{axis}/*/events.out.tfevents.*"):
+                events.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # where there is something else
+                    events.parent.rmdir()
         self.writers, self.tokens, self.num_points = {}, 0, 0
 
     def add(self, record):
@@ -238,7 +248,8 @@ def main():
                         help="also send the numbers to Weights & Biases, by its own library")
     args = parser.parse_args()
     if args.wandb:
-        require("wandb")
+        # Not among what the project installs; into the Python that looked for it.
+        require("wandb", advice=f"`{sys.executable} -m pip install wandb` installs it")
     runs = [FollowedRun(folder, args.wandb) for folder in args.run_folders]
     try:
         for run in runs:

@@ -261,6 +261,44 @@ class TensorBoardTest(unittest.TestCase):
         self.assertTrue(run.ended)
         self.assertEqual(self.read(self.folder / "tensorboard")[0], self.CURVES)
 
+    def test_only_its_own_events_are_replaced(self):
+        self.write(self.RECORDS)
+        self.call(self.folder)
+        board = self.folder / "tensorboard"
+        foreign = [board / name for name in (
+            "notes.md", "other/events.out.tfevents.1.host", "steps/mine/figure.png",
+            "steps/align/layout.json", "events.out.tfevents.2.host")]
+        for file in foreign:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("mine")
+        self.write(self.RECORDS[:1])
+        self.assertEqual(self.call(self.folder).returncode, 0)
+        self.assertEqual([file.read_text() for file in foreign], ["mine"] * len(foreign))
+        events = sorted(str(file.parent.relative_to(board))
+                        for file in board.glob("*/*/events.out.tfevents.*"))
+        self.assertEqual(events, ["steps/align", "tokens/align"])
+        self.assertFalse((board / "tokens/teacher").exists())  # none of the runs is empty
+
+    def test_what_is_no_run_folder_is_named(self):
+        (self.folder / "file").write_text("")
+        (self.folder / "empty").mkdir()
+        for name in ("nothere", "file", "empty"):
+            result = self.call(self.folder / name)
+            self.assertEqual((result.returncode, result.stderr), (
+                1, f"tensorboard: {self.folder / name}: expected a run folder, found no "
+                   "metrics.jsonl there\n"))
+            self.assertFalse((self.folder / name / "tensorboard").exists())
+
+    def test_a_library_that_make_does_not_install_is_not_promised_by_it(self):
+        import importlib.util
+        if importlib.util.find_spec("wandb"):
+            self.skipTest("wandb is installed here")
+        self.write(self.RECORDS)
+        result = self.call(self.folder, "--wandb", "project")
+        self.assertEqual((result.returncode, result.stderr.count("\n")), (1, 1), result.stderr)
+        self.assertIn("-m pip install wandb`", result.stderr)
+        self.assertNotIn("make", result.stderr)
+
     def test_a_broken_line_is_named_and_earlier_events_stay(self):
         self.write(self.RECORDS)
         self.call(self.folder)
