@@ -8,10 +8,12 @@ takes the likeliest token; its text comes at the end. Both keep what they have c
 usage: launch/generate.py FOLDER "prompt" [-n 64] [--chat] [--temperature 0.7 --top-p 0.9 --seed 1]
 """
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from project_python import BUILD, require
@@ -37,7 +39,10 @@ def load_tokenizer(folder):
     file = folder / "tokenizer.json"
     if not file.exists():
         raise RuntimeError(f"{file}: no such file; expected a Hugging Face folder with a tokenizer")
-    return Tokenizer.from_file(str(file))
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise RuntimeError(f"{file}: expected a tokenizer ({error})") from error
 
 
 def why_not_transformers(config):
@@ -50,12 +55,27 @@ def why_not_transformers(config):
     return "" if kind in CONFIG_MAPPING_NAMES else f"transformers has no model type {kind}"
 
 
+@contextlib.contextmanager
+def quiet_transformers():
+    """For a tokenizer alone: that transformers does not have the model is no matter then."""
+    from transformers.utils import logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def chat_text(folder, prompt):
     """The prompt as a user's turn, as the folder's chat template writes it."""
     require("transformers")
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True,
-                                              trust_remote_code=False)  # it never asks
+    with quiet_transformers():
+        from transformers import AutoTokenizer
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True,
+                                                  trust_remote_code=False)  # it never asks
     if not tokenizer.chat_template:
         raise RuntimeError(f"{folder}: no chat template; leave out --chat")
     turns = [{"role": "user", "content": prompt}]
@@ -79,7 +99,7 @@ def continued(tokenizer, ids, more):
 
 
 def with_transformers(args, ids):
-    """Prints tokens as they come."""
+    """Prints the prompt once the model stands, and tokens as they come."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
     from transformers.utils import logging
@@ -109,8 +129,14 @@ def with_transformers(args, ids):
         sampling = {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p,
                     "top_k": 0}
     prompt = torch.tensor([ids], device=device)
-    model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=args.n,
-                   streamer=Streamer(tokenizer, skip_special_tokens=True), **sampling)
+    if not args.chat:
+        print(args.prompt, end="", flush=True)
+    try:
+        model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=args.n,
+                       streamer=Streamer(tokenizer, skip_special_tokens=True), **sampling)
+    except BaseException:
+        print(flush=True)  # what is said about it gets a line of its own
+        raise
 
 
 def with_inspect(inspect, args, rows):
@@ -138,13 +164,11 @@ def generate(args):
         raise RuntimeError(f"{args.folder}: {why_not}, and sala-inspect continues greedily only; "
                            "leave out --temperature")
     ids = prompt_ids(args, tokenizer)
-    if not args.chat:
-        print(args.prompt, end="", flush=True)
     if not why_not:
         with_transformers(args, ids)
         return
     continuation = with_inspect(args.inspect, args, [ids])[0]
-    print(continued(tokenizer, ids, continuation))
+    print("" if args.chat else args.prompt, continued(tokenizer, ids, continuation), sep="")
 
 
 def parse_args(argv):

@@ -121,17 +121,55 @@ class RandomModelTest(unittest.TestCase):
 class GenerateTest(unittest.TestCase):
     """What is said before any model is loaded, and that the text goes on as the tokens do."""
 
-    def call(self, *arguments):
+    def call(self, *arguments, **files):
+        """(code, stderr); nothing is printed before something is refused."""
         from toy_tokenizer import make_folder
-        said = io.StringIO()
+        said, printed = io.StringIO(), io.StringIO()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said), \
-                contextlib.redirect_stdout(io.StringIO()):
+                contextlib.redirect_stdout(printed):
             make_folder(folder, model_type="minicpm_sala")
+            for name, text in files.items():
+                (Path(folder) / f"{name}.json").write_text(text)
             try:
                 code = load("generate").main([folder, *arguments])
             except SystemExit as stop:
                 code = stop.code
+        self.assertEqual(printed.getvalue(), "")
         return code, said.getvalue()
+
+    def test_a_tokenizer_that_the_library_refuses_is_one_line(self):
+        for text in ("{}", "no JSON", '{"model": {"type": "Unheard"}}'):
+            code, said = self.call("x", tokenizer=text)
+            self.assertEqual((code, said.count("\n")), (1, 1), said)
+            self.assertIn("tokenizer.json: expected a tokenizer (", said)
+
+    def test_the_chat_template_of_a_hybrid_is_read_without_warnings(self):
+        with tempfile.TemporaryDirectory() as folder:
+            from toy_tokenizer import make_folder
+            make_folder(folder, model_type="minicpm_sala",
+                        rope_scaling={"rope_type": "linear", "factor": 2.0})
+            (Path(folder) / "tokenizer_config.json").write_text(json.dumps({
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}))
+            result = subprocess.run(
+                [sys.executable, ROOT / "launch/generate.py", folder, "x", "--chat",
+                 "--inspect", "/nowhere"], capture_output=True, text=True)
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (
+            1, "", "generate: /nowhere: no such program; build it first (`make`)\n"))
+
+    def test_a_device_that_is_not_there_is_told_before_anything_is_printed(self):
+        import torch
+        if torch.cuda.is_available():
+            self.skipTest("there is a GPU")
+        code, said = self.call("x", "--device", "cuda", config='{"model_type": "llama"}')
+        self.assertEqual((code, said), (
+            1, "generate: --device cuda: no GPU that this PyTorch can use\n"))
+        with tempfile.TemporaryDirectory() as folder:
+            inspect = Path(folder) / "inspect"
+            inspect.write_text("#!/bin/sh\necho 'inspect: no GPU' >&2; exit 1\n")
+            inspect.chmod(0o755)
+            code, said = self.call("x", "--inspect", str(inspect), "--device", "cuda")
+        self.assertEqual((code, said), (1, "generate: inspect: no GPU\n"))
 
     def test_what_cannot_be_done_is_one_line(self):
         for arguments, expected in ((("x", "--temperature", "0.7"), "greedily only"),
