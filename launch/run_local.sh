@@ -92,5 +92,8 @@ while :; do
   [ $requests -ne $before ] || break  # a trap ends `wait` too, with a code that is not the job's
 done
 [ -z "$readers" ] || wait $readers || true
-[ $code -ne 0 ] || [ ! -s "$folder/code" ] || code=$(cat "$folder/code")
+# Of a failure only mpirun's code tells, but a request that came while the ranks were leaving makes
+# mpirun fail after the run has ended as its own code says.
+{ [ $code -ne 0 ] && [ $requests -eq 0 ]; } || [ ! -s "$folder/code" ] ||
+  code=$(cat "$folder/code")
 exit $code

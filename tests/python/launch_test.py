@@ -404,6 +404,47 @@ class RunLocalTest(unittest.TestCase):
         self.expect_refusal(self.call("r.yaml", SALA_BUILD="/nowhere"), "/nowhere/bin/sala-train")
 
 
+class RunLocalCodeTest(unittest.TestCase):
+    """The exit code, with a stand-in for mpirun, which fails once it is asked to end at once."""
+
+    def ended(self, run_code, requests):
+        """run_local.sh's code after so many requests; the ranks tell `run_code`, if any."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            tell = f'echo {run_code} > "$SALA_LAUNCH_FOLDER/code"' if run_code is not None else ":"
+            for program, text in (
+                    ("mpirun", f'trap "exit 1" TERM; {tell}; touch {folder}/told; [ {requests} -gt '
+                               "0 ] || exit 1; while :; do sleep 0.02; done"),
+                    ("sala-train", "")):
+                file = folder / "bin" / program
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(f"#!/bin/bash\n{text}\n")
+                file.chmod(0o755)
+            job = subprocess.Popen(
+                [ROOT / "launch/run_local.sh", "r.yaml", "-n", "1"], stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, text=True,
+                env={**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "SALA_BUILD": name,
+                     "TMPDIR": name})
+            self.addCleanup(job.stderr.close)
+            self.addCleanup(job.kill)
+            while job.poll() is None and not (folder / "told").exists():
+                time.sleep(0.01)
+            for said in ("stopping after a checkpoint", "ending the run")[:requests]:
+                job.send_signal(signal.SIGTERM)
+                self.assertIn(said, job.stderr.readline())
+            return job.wait(timeout=20)
+
+    def test_a_second_request_does_not_hide_that_the_run_checkpointed(self):
+        self.assertEqual(self.ended(75, requests=2), 75)
+
+    def test_a_run_that_was_ended_before_it_checkpointed_has_failed(self):
+        self.assertEqual(self.ended(None, requests=2), 1)
+        self.assertEqual(self.ended(1, requests=2), 1)
+
+    def test_a_failure_that_nobody_asked_for_is_one(self):
+        self.assertEqual(self.ended(0, requests=0), 1)
+
+
 class RunSlurmTest(unittest.TestCase):
     """What is submitted and what goes back into the queue, with stand-ins for Slurm's programs."""
 
