@@ -170,7 +170,9 @@ class DisksTest(PrepareCase):
         (self.folder / "torn.json").write_text('{"settings": {"fi')
         (self.folder / "list.json").write_text("[1]")
         cases = [("file/x", "Not a directory"), ("", "expected a prefix"),
-                 ("folder/..", "expected a prefix"), ("own", "was not made by data/prepare"),
+                 ("folder/..", "expected a prefix"), ("folder", "say {}/folder/NAME"),
+                 ("new/", "names a folder, expected a prefix"),
+                 ("own", "was not made by data/prepare"),
                  ("torn", "expected the listing of a token store, found something else or a"),
                  ("list", "expected the listing"), ("n" * 300, "File name too long")]
         for name, expected in cases:
@@ -178,7 +180,8 @@ class DisksTest(PrepareCase):
                 out = f"{self.folder}/{name}" if name else ""
                 message = self.prepare("--source", "toy", "--workers", "1", "--out", out, path,
                                        expect=1)
-                self.assertIn(expected, message)
+                self.assertIn(expected.format(self.folder), message)
+        self.assertEqual(list(self.folder.glob("*.h5")), [])
         self.assertEqual((self.folder / "own.parts/notes").read_text(), "mine")
         self.assertEqual((self.folder / "torn.json").read_text(), '{"settings": {"fi')
 
