@@ -14,6 +14,8 @@ from .compression import DAMAGE, decompressed
 from .inputs import COMPRESSED_SUFFIXES, kind_of
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+COMPRESSED_MARKS = {b"\x1f\x8b": ("gzip", ".gz"), b"\xfd7zXZ\0": ("xz", ".xz"),
+                    b"\x28\xb5\x2f\xfd": ("zstd", ".zst")}
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_LISTED = 10
@@ -84,12 +86,22 @@ def read_documents(path, field):
     return readers[kind_of(path)](path, field)
 
 
+def check_name(path, start):
+    """Refuses compressed data whose name does not say that it is."""
+    if path.suffix.lower() in COMPRESSED_SUFFIXES:
+        return
+    for mark, (kind, suffix) in COMPRESSED_MARKS.items():
+        if start.startswith(mark):
+            raise UserError(f"{path}: {kind} data: name it {path.name}{suffix}")
+
+
 def read_lines(path):
     """(line number, line, bytes read) of a file that may be compressed, without empty lines."""
     number = 0
     with open(path, "rb") as raw:
         if path.stat().st_size == 0 and path.suffix.lower() in COMPRESSED_SUFFIXES:
             raise UserError(f"{path}: compressed data are missing, the file is empty")
+        check_name(path, raw.peek(8))
         with decompressed(raw, path) as stream:
             try:
                 for number, line in enumerate(stream, 1):
