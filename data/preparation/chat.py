@@ -32,6 +32,9 @@ def check_messages(messages, field, where):
             raise BadDocument(f"{where}: {name}: expected an object with 'role' and 'content', "
                               f"found {type_name(message)}")
         for key in ("role", "content"):
+            if key not in message:
+                raise BadDocument(f"{where}: {name}: expected 'role' and 'content', found "
+                                  f"{listed(sorted(message)) or 'neither'}")
             if not isinstance(message.get(key), str):
                 raise BadDocument(f"{where}: {name}: expected a string in '{key}', found "
                                   f"{type_name(message.get(key))}")
