@@ -35,7 +35,7 @@ class Output:
         self.prefix = Path(out)
         if not self.prefix.name or self.prefix.name == "..":
             raise UserError(f"--out {out}: expected a prefix of file names, such as stores/books")
-        if str(out).endswith("/") or self.prefix.is_dir():
+        if str(out).endswith("/"):  # without it a folder of that name may stand beside the files
             raise UserError(f"--out {out}: names a folder, expected a prefix of file names; for "
                             f"files in that folder say {self.prefix / 'NAME'}")
         self.folder, self.name = self.prefix.parent, self.prefix.name

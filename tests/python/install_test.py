@@ -46,7 +46,10 @@ class InstallTest(unittest.TestCase):
                                                      *(share / "recipes").iterdir()))
         named = set(re.findall(r"\blaunch/\w+\.(?:py|sh|sbatch)\b", told))
         self.assertGreater(len(named), 5)
-        self.assertEqual([name for name in named if not os.access(share / name, os.X_OK)], [])
+        self.assertIn("launch/env.sh", named)  # which is for other scripts to source
+        self.assertTrue((share / "launch/env.sh").exists())
+        called = named - {"launch/env.sh"}
+        self.assertEqual([name for name in called if not os.access(share / name, os.X_OK)], [])
         for script in ("data/prepare", "launch/tensorboard.py", "launch/generate.py",
                        "launch/demo_text.py", "launch/random_model.py", "launch/bench_fla.py"):
             result = self.call(share / script, "--help", cwd=elsewhere)

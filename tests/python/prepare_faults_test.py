@@ -170,7 +170,7 @@ class DisksTest(PrepareCase):
         (self.folder / "torn.json").write_text('{"settings": {"fi')
         (self.folder / "list.json").write_text("[1]")
         cases = [("file/x", "Not a directory"), ("", "expected a prefix"),
-                 ("folder/..", "expected a prefix"), ("folder", "say {}/folder/NAME"),
+                 ("folder/..", "expected a prefix"), ("folder/", "say {}/folder/NAME"),
                  ("new/", "names a folder, expected a prefix"),
                  ("own", "was not made by data/prepare"),
                  ("torn", "expected the listing of a token store, found something else or a"),
