@@ -32,8 +32,8 @@ if [ $# -lt 1 ] || [ "${1#-}" != "$1" ]; then
 fi
 recipe=$1
 shift
-# nvidia-smi lists those GPUs too that CUDA_VISIBLE_DEVICES hides. CUDA stops at an entry such as -1;
-# entries beyond the GPUs that there are count for nothing, but parts of one (MIG) do.
+# nvidia-smi lists those GPUs too that CUDA_VISIBLE_DEVICES hides. CUDA stops at an entry such as
+# -1; entries beyond the GPUs that there are count for nothing, but parts of one (MIG) do.
 visible_gpus() {
   local there named
   there=$(nvidia-smi -L 2> /dev/null | grep -cE '^GPU|^ *MIG')
