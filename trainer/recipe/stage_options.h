@@ -66,7 +66,9 @@ struct OptimizerOptions {
   // Rules that match none of the layouts' tensors.
   void check_names(const std::string& path, const std::vector<Layout>& layouts,
                    Problems& problems) const;
-  bool trains_any(const std::vector<Layout>& layouts) const;
+  // Where the rules leave nothing to train.
+  void check_trains(const std::string& path, const std::vector<Layout>& layouts,
+                    Problems& problems) const;
   // The first rule that matches; lr_scale 1, not frozen, when none does.
   ParameterRule rule_for(const std::string& tensor_name) const;
 };

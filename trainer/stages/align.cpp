@@ -53,9 +53,7 @@ class AlignStage : public Stage {
                   problems);
     const std::vector<Layout> layouts = aligned_layouts(inputs.context->hybrid);
     optimizer_options_.check_names(path, layouts, problems);
-    if (!optimizer_options_.trains_any(layouts)) {
-      problems.add(path + ".rules", "every tensor is frozen: nothing would train");
-    }
+    optimizer_options_.check_trains(path, layouts, problems);
   }
 
   bool needs_full_source() const override { return true; }

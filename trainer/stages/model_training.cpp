@@ -95,9 +95,7 @@ void ModelTraining::check_optimizer(const ModelConfig& config, Problems& problem
     }
   }
   optimizer_options_.check_names(path, layouts, problems);
-  if (!optimizer_options(config).trains_any(layouts)) {
-    problems.add(path + ".rules", "every tensor is frozen: nothing would train");
-  }
+  optimizer_options(config).check_trains(path, layouts, problems);
   const double peak = peak_lr(config), end = optimizer_options_.schedule.end_lr;
   if (end > peak) {
     problems.add(path + ".end_lr", fmt::format("{} is above lr, {:.2g} by the model's size: "
