@@ -3,10 +3,10 @@
 //   CPU, nq = nk     LibTorch's CPU flash kernel, one call per document
 //   everything else  query slabs per document (dense_slabs.h), scores in fp32 or fp64
 //
-// A row that is one document of a round length is cuDNN's (dense_cudnn.h) where no backward
-// follows, or where results need not be the same bits at every call: its forward takes 1.0 ms
-// instead of 1.8 at 8K on an H100, 247 instead of 422 at 128K (32/2 heads of 128). The flash
-// backward adds parts of dq in a fixed order unless nobody asks for that.
+// Documents of one round length are cuDNN's (dense_cudnn.h) where no backward follows, or where
+// results need not be the same bits at every call: its forward takes 1.0 ms instead of 1.8 at 8K on
+// an H100, 247 instead of 422 at 128K (32/2 heads of 128). The flash backward adds parts of dq in a
+// fixed order unless nobody asks for that.
 //
 // With P = exp(scale q k^T - lse) and D = rowsum(dO * O): dV = P^T dO, dS = P * (dO V^T - D),
 // dQ = scale dS K, dK = scale dS^T Q.
@@ -104,8 +104,8 @@ std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, 
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
     if (trains_with_cudnn(q, q_docs, k_docs)) {
-      tell_way(kOp, "cuDNN where it is trained, for one document of a round length");
-      return dense_cudnn_forward(q, k, v, scale, /*want_lse=*/true);
+      tell_way(kOp, "cuDNN where it is trained, for documents of one round length");
+      return dense_cudnn_forward(q, k, v, q_docs.longest, scale, /*want_lse=*/true);
     }
     return dense_flash_forward(q, k, v, q_docs, k_docs, scale);
   }
@@ -129,8 +129,8 @@ at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, cons
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
     if (dense_cudnn_gains(q, q_docs, k_docs)) {
-      tell_way(kOp, "cuDNN where no backward follows, for one document of a round length");
-      return std::get<0>(dense_cudnn_forward(q, k, v, scale, /*want_lse=*/false));
+      tell_way(kOp, "cuDNN where no backward follows, for documents of one round length");
+      return std::get<0>(dense_cudnn_forward(q, k, v, q_docs.longest, scale, /*want_lse=*/false));
     }
     tell_way(kOp, "the variable-length flash kernel where no backward follows, for others");
   }
@@ -150,7 +150,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_attention_backward(
   const at::NoGradGuard no_grad;
   if (use_flash(q)) {
     if (trains_with_cudnn(q, q_docs, k_docs)) {
-      return dense_cudnn_backward(d_o, q, k, v, o, lse, scale);
+      return dense_cudnn_backward(d_o, q, k, v, o, lse, q_docs.longest, scale);
     }
     const bool deterministic = deterministic_paths();
     tell_way(kOp, deterministic ? "the flash kernel where it is trained, with a fixed order of sums"

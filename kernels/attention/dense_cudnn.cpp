@@ -1,4 +1,4 @@
-// A document in cuDNN's layout (1, heads, n, HS): views of ours.
+// Documents in cuDNN's layout (D, heads, n, HS): views of ours.
 
 #include "kernels/attention/dense_cudnn.h"
 
@@ -23,16 +23,19 @@ std::string lacking(const at::Tensor& q) {
   return {};
 }
 
-// (T, N, HS) <-> (1, N, T, HS).
-at::Tensor batched(const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); }
-at::Tensor packed(const at::Tensor& x) { return x.squeeze(0).transpose(0, 1).contiguous(); }
+// (T, N, HS) <-> (D, N, n, HS).
+at::Tensor batched(const at::Tensor& x, int64_t n) {
+  return x.unflatten(0, {x.size(0) / n, n}).transpose(1, 2);
+}
+at::Tensor packed(const at::Tensor& x) { return x.transpose(1, 2).flatten(0, 1).contiguous(); }
 
 }  // namespace
 
 bool dense_cudnn_gains(const at::Tensor& q, const Documents& q_docs, const Documents& k_docs) {
   const int64_t n = q_docs.longest;
-  if (n < kFewestTokens || n % kRound != 0 || q_docs.count() != 1 ||
-      q_docs.offsets != k_docs.offsets || q.numel() >= kMostElements) {
+  const bool equal = n * q_docs.count() == q_docs.num_tokens();  // all are the longest
+  if (n < kFewestTokens || n % kRound != 0 || !equal || q_docs.offsets != k_docs.offsets ||
+      q.numel() >= kMostElements) {
     return false;
   }
   const std::string missing = lacking(q);
@@ -44,24 +47,26 @@ bool dense_cudnn_gains(const at::Tensor& q, const Documents& q_docs, const Docum
 }
 
 std::tuple<at::Tensor, at::Tensor> dense_cudnn_forward(const at::Tensor& q, const at::Tensor& k,
-                                                       const at::Tensor& v, double scale,
+                                                       const at::Tensor& v, int64_t n, double scale,
                                                        bool want_lse) {
   const auto result = at::_cudnn_attention_forward(
-      batched(q), batched(k), batched(v), {}, {}, {}, q.size(0), k.size(0), want_lse, 0.0,
+      batched(q, n), batched(k, n), batched(v, n), {}, {}, {}, n, n, want_lse, 0.0,
       /*is_causal=*/true, /*return_debug_mask=*/false, scale);
-  at::Tensor lse;
-  if (want_lse) lse = std::get<1>(result).reshape({q.size(1), q.size(0)});  // of (1, NH, T, 1)
+  at::Tensor lse;  // of (D, NH, n, 1)
+  if (want_lse) lse = std::get<1>(result).squeeze(3).transpose(0, 1).flatten(1).contiguous();
   return {packed(std::get<0>(result)), lse};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> dense_cudnn_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const at::Tensor& o, const at::Tensor& lse, double scale) {
+    const at::Tensor& o, const at::Tensor& lse, int64_t n, double scale) {
   const at::Tensor no_dropout = at::empty({}, q.options().dtype(at::kLong));
+  const at::Tensor lse_dn =
+      lse.unflatten(1, {q.size(0) / n, n}).transpose(0, 1).unsqueeze(3).contiguous();
   const auto [dq, dk, dv] = at::_cudnn_attention_backward(
-      batched(d_o), batched(q), batched(k), batched(v), batched(o),
-      lse.view({1, q.size(1), q.size(0), 1}), no_dropout, no_dropout, /*attn_bias=*/{},
-      /*cum_seq_q=*/{}, /*cum_seq_k=*/{}, q.size(0), k.size(0), 0.0, /*is_causal=*/true, scale);
+      batched(d_o, n), batched(q, n), batched(k, n), batched(v, n), batched(o, n), lse_dn,
+      no_dropout, no_dropout, /*attn_bias=*/{}, /*cum_seq_q=*/{}, /*cum_seq_k=*/{}, n, n, 0.0,
+      /*is_causal=*/true, scale);
   return {packed(dq), packed(dk), packed(dv)};
 }
 

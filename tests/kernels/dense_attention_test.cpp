@@ -94,9 +94,13 @@ TEST_P(DenseAttention, OfADocumentDoesNotDependOnItsNeighbours) {
   }
 }
 
-// On a GPU a document of a round length alone is cuDNN's then, the others the flash kernel's.
+// On a GPU documents of one round length are cuDNN's then, the others the flash kernel's.
 TEST_P(DenseAttention, InAnyOrderAgreesWithTheFixedOrder) {
-  for (const DocumentCase& c : {DocumentCase{{0, 40}, 300}, {{0}, 2048}, {{0, 3072}, 6144}}) {
+  for (const DocumentCase& c : {DocumentCase{{0, 40}, 300},
+                                {{0}, 2048},
+                                {{0, 3072}, 6144},
+                                {{0, 2048, 4096}, 6144},
+                                {{0, 2048}, 5120}}) {
     if (!device().is_cuda() && c.num_tokens > 300) continue;  // the same code there
     SCOPED_TRACE(::testing::Message() << c.num_tokens << " tokens");
     const Documents docs = c.on(device());
@@ -118,7 +122,7 @@ TEST_P(DenseAttention, InAnyOrderAgreesWithTheFixedOrder) {
   }
 }
 
-// On a GPU a document of a round length alone is cuDNN's, the others the flash kernel's.
+// On a GPU documents of one round length are cuDNN's, the others the flash kernel's.
 TEST_P(DenseAttention, OutputAloneIsThatOfTheForward) {
   const std::vector<std::tuple<int64_t, int64_t, int64_t>> heads{{4, 2, 64}, {6, 1, 128}};
   for (const auto& [NH, NKV, HS] : heads) {
@@ -126,7 +130,8 @@ TEST_P(DenseAttention, OutputAloneIsThatOfTheForward) {
                                   {{0, 1, 4, 21}, 90},
                                   {{0, 500}, 2048},
                                   {{0}, 2048},
-                                  {{0, 2048}, 4096}}) {
+                                  {{0, 2048}, 4096},
+                                  {{0, 3072}, 5120}}) {
       if (!device().is_cuda() && c.num_tokens > 129) continue;  // the same code there
       SCOPED_TRACE(::testing::Message()
                    << c.num_tokens << " x " << NH << "/" << NKV << " x " << HS);

@@ -53,10 +53,11 @@ void RunOptions::describe(Fields& fields) {
                 "On GPUs. auto: the fastest way that was measured for a call; where an op's own "
                 "kernels do not take it, LibTorch calls do the same, many times slower, and the "
                 "log warns. strict: that is an error, which says what the kernels need.");
-  fields.flag("deterministic", deterministic, Need::kOptional,
-              "true: training gives the same bits when it is repeated. false: on GPUs dense "
-              "attention may add gradients in any order: cuDNN for a row that is one document of "
-              "2K tokens or more, a multiple of 1K, a faster backward for others.");
+  fields.flag(
+      "deterministic", deterministic, Need::kOptional,
+      "true: training gives the same bits when it is repeated. false: on GPUs dense "
+      "attention may add gradients in any order: cuDNN where a micro-batch's documents have "
+      "one length of 2K tokens or more, a multiple of 1K, a faster backward for others.");
   fields.count("keep_checkpoints", keep_checkpoints, Need::kOptional,
                "Newest checkpoints kept; the ones at stage boundaries are always kept.",
                {1, 1 << 20});
