@@ -91,7 +91,7 @@ std::tuple<at::Tensor, at::Tensor> dense_attention_forward(const at::Tensor& q, 
                                                            const Documents& q_docs,
                                                            const Documents& k_docs, double scale);
 // o alone, for a pass that no backward follows (teachers, evaluation): CUDA bf16 takes cuDNN where
-// the row is one document of 2K tokens or more, a multiple of 1K, and the flash kernel elsewhere.
+// all documents have one length of 2K tokens or more, a multiple of 1K, and flash elsewhere.
 // Not for a forward that is computed again with a backward: the two differ by rounding.
 at::Tensor dense_attention_output(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const Documents& q_docs, const Documents& k_docs, double scale);
@@ -149,22 +149,23 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> block_sparse_attention_backward(
 at::Tensor lightning_slopes(int64_t num_heads);
 
 // o_t = scale * S_t^T q_t, S_t = exp(-s) S_{t-1} + k_t v_t^T, per head, state zero at the start of
-// each document unless `initial_state` (D, NH, HS, HS) is given. q, k, v (T, NH, HS); slopes (NH)
-// fp64 on the CPU. State and its gradient in fp32 (fp64 for fp64); chunked; only non-positive
-// exponents. Returns o (T, NH, HS), final_state (D, NH, HS, HS) fp32/fp64 (undefined where it is
-// not wanted: it is as large as 64 KB per document and head). bf16 on CUDA with HS 64 or 128: the
-// kernels of kernels/lightning/launch.h, the same bits at every call; one-token documents on CUDA:
-// one kernel; elsewhere a composition of LibTorch ops. Any T, any number of heads, finite slopes >=
-// 0, scale not 0. A value that is not finite stays in its document, where it also reaches up to 63
-// tokens before its own.
+// each document but the first d for which `initial_state` (d, NH, HS, HS) is given (d = 1 for a
+// line that is split over ranks). q, k, v (T, NH, HS); slopes (NH) fp64 on the CPU. State and its
+// gradient in fp32 (fp64 for fp64); chunked; only non-positive exponents. Returns o (T, NH, HS),
+// final_state (D, NH, HS, HS) fp32/fp64 (undefined where it is not wanted: it is as large as 64 KB
+// per document and head). bf16 on CUDA with HS 64 or 128: the kernels of
+// kernels/lightning/launch.h, the same bits at every call; one-token documents on CUDA: one kernel;
+// elsewhere a composition of LibTorch ops. Any T, any number of heads, finite slopes >= 0, scale
+// not 0. A value that is not finite stays in its document, where it also reaches up to 63 tokens
+// before its own.
 std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v, const at::Tensor& slopes,
                                                      const Documents& docs, double scale,
                                                      const at::Tensor& initial_state = {},
                                                      bool want_final_state = true);
-// `d_final_state` may be undefined. Returns dq, dk, dv, d_initial_state (D, NH, HS, HS); the last
-// is undefined where no `initial_state` was given. Recomputes states from k and v; saves nothing
-// else.
+// `d_final_state` (d, NH, HS, HS) of the last d documents, or undefined. Returns dq, dk, dv, and
+// d_initial_state of the shape of `initial_state`, undefined where none was given. Recomputes
+// states from k and v; saves nothing else.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
     const at::Tensor& d_o, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& slopes, const Documents& docs, double scale,

@@ -161,8 +161,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
       store_tokens(rows + 64 * half, token_stride, length, staging, at, out + 32 * half,
                    line.scale);
     }
-    if (tile.starts_document() && states.leaving != nullptr && (kSharesState || kGroup == 0)) {
-      state.put(states.leaving + tile.state_offset(HS, line), line.scale);
+    if (tile.starts_document() && (kSharesState || kGroup == 0)) {
+      if (float* leaving = tile.leaving(HS, line, states)) state.put(leaving, line.scale);
     }
 
     if (i + 1 == num_tiles) break;
@@ -170,9 +170,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
     tile.previous(line);
     if (tile.ends_document()) {
       state.clear();
-      if (states.given != nullptr) {
-        state.add(states.given + tile.state_offset(HS, line), 1 / line.scale,
-                  states.given_transposed);
+      if (const float* given = tile.given(HS, line, states)) {
+        state.add(given, 1 / line.scale, states.given_transposed);
       }
       if (tile.head != head) {
         tiles::named_barrier(2 + kGroup, tiles::kWarpgroup);  // all have read the old table

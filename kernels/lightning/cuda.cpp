@@ -43,8 +43,25 @@ at::Tensor empty_borders(const at::Tensor& q, const LightningLine& line) {
                    q.options().dtype(at::kFloat));
 }
 
-at::Tensor empty_states(const at::Tensor& q, const Documents& docs) {
-  return at::empty({docs.count(), q.size(1), q.size(2), q.size(2)}, q.options().dtype(at::kFloat));
+at::Tensor empty_states(const at::Tensor& q, int64_t num_docs) {
+  return at::empty({num_docs, q.size(1), q.size(2), q.size(2)}, q.options().dtype(at::kFloat));
+}
+
+// `given` (or undefined): of documents from the first or to the last one.
+LightningStates states_of(const at::Tensor& borders, const at::Tensor& given, bool to_last,
+                          const LightningLine& line, const at::Tensor& leaving) {
+  LightningStates states;
+  states.borders = borders.const_data_ptr<float>();
+  if (given.defined()) {
+    states.given = given.const_data_ptr<float>();
+    states.num_given = static_cast<int>(given.size(0));
+    states.first_given = to_last ? line.num_docs - states.num_given : 0;
+  }
+  if (leaving.defined()) {
+    states.leaving = leaving.data_ptr<float>();
+    states.num_leaving = static_cast<int>(leaving.size(0));
+  }
+  return states;
 }
 
 // What every lightning kernel needs and q lacks; empty: nothing.
@@ -78,14 +95,13 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward_cuda(
   const LightningLine line = line_of(q, slopes, docs, scale);
   const at::Tensor borders = empty_borders(q, line);
   at::Tensor o = at::empty_like(q), final_state;
-  if (want_final_state) final_state = empty_states(q, docs);
+  if (want_final_state) final_state = empty_states(q, docs.count());
   const int64_t HS = q.size(2);
   check_launch(launch_lightning_end_states(k.const_data_ptr(), v.const_data_ptr(),
                                            borders.data_ptr<float>(), HS,
                                            /*from_right=*/false, line, current_stream()));
   const at::Tensor initial = aligned(initial_state);
-  const LightningStates states{borders.const_data_ptr<float>(), maybe_float(initial), false,
-                               want_final_state ? final_state.data_ptr<float>() : nullptr};
+  const LightningStates states = states_of(borders, initial, /*to_last=*/false, line, final_state);
   check_launch(launch_lightning_forward(q.const_data_ptr(), k.const_data_ptr(), v.const_data_ptr(),
                                         o.data_ptr(), states, HS, line, current_stream()));
   return {o, final_state};
@@ -101,7 +117,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
   const at::Tensor borders = empty_borders(q, line);
   float* at_borders = borders.data_ptr<float>();
   at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v), d_initial;
-  if (initial_state.defined()) d_initial = empty_states(q, docs);
+  if (initial_state.defined()) d_initial = empty_states(q, initial_state.size(0));
   const int64_t HS = q.size(2);
   const void *qp = q.const_data_ptr(), *kp = k.const_data_ptr(), *vp = v.const_data_ptr();
   const void* gp = g.const_data_ptr();
@@ -110,14 +126,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward_cu
   check_launch(launch_lightning_end_states(vp, kp, at_borders, HS, /*from_right=*/false, line,
                                            current_stream()));
   const at::Tensor initial = aligned(initial_state), d_final = aligned(d_final_state);
-  const LightningStates before{at_borders, maybe_float(initial), true, nullptr};
+  LightningStates before = states_of(borders, initial, /*to_last=*/false, line, {});
+  before.given_transposed = true;
   check_launch(
       launch_lightning_forward(gp, vp, kp, dq.data_ptr(), before, HS, line, current_stream()));
 
   check_launch(launch_lightning_end_states(qp, gp, at_borders, HS, /*from_right=*/true, line,
                                            current_stream()));
-  const LightningStates after{at_borders, maybe_float(d_final), false,
-                              d_initial.defined() ? d_initial.data_ptr<float>() : nullptr};
+  const LightningStates after = states_of(borders, d_final, /*to_last=*/true, line, d_initial);
   check_launch(launch_lightning_backward(qp, kp, vp, gp, dk.data_ptr(), dv.data_ptr(), after, HS,
                                          line, current_stream()));
   return {dq, dk, dv, d_initial};

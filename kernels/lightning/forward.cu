@@ -153,8 +153,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
 
     store_tokens(o + tile.begin() * token_stride + tile.head * HS + 64 * group, token_stride,
                  length, staging, at, out, line.scale);
-    if (tile.ends_document() && states.leaving != nullptr) {
-      state.put(states.leaving + tile.state_offset(HS, line));
+    if (tile.ends_document()) {
+      if (float* leaving = tile.leaving(HS, line, states)) state.put(leaving);
     }
 
     const int head = tile.head;
@@ -163,8 +163,8 @@ __device__ __forceinline__ void consume(Pipe& pipe, Locate& locate, Tile tile, i
     if (i + 1 == num_tiles) break;
     if (tile.starts_document()) {
       state.clear();
-      if (states.given != nullptr) {
-        state.add(states.given + tile.state_offset(HS, line), 1, states.given_transposed);
+      if (const float* given = tile.given(HS, line, states)) {
+        state.add(given, 1, states.given_transposed);
       }
       if (tile.head != head) decay.fill(line.rate[tile.head], thread, tiles::kWarpgroup);
     }

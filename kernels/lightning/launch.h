@@ -53,9 +53,12 @@ int launch_lightning_end_states(const void* a, const void* b, float* out, int64_
 
 struct LightningStates {
   const float* borders = nullptr;  // of end_states; may be null when num_ranges is 1
-  const float* given = nullptr;    // (D, NH, HS, HS): the document's initial (or d_final) state
+  const float* given = nullptr;    // (num_given, NH, HS, HS): initial (or d_final) states of
+  int first_given = 0;             // this document and the next ones; zero for others
+  int num_given = 0;
   bool given_transposed = false;
-  float* leaving = nullptr;  // (D, NH, HS, HS) out: final (or d_initial) state; null: not wanted
+  float* leaving = nullptr;  // (num_leaving, NH, HS, HS) out: final (or d_initial) states of the
+  int num_leaving = 0;       // first documents
 };
 
 // o (T, NH, HS) bf16 = lightning attention of q, k, v.

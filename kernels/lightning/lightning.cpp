@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/lightning/border_states.h"
@@ -39,6 +40,15 @@ void check_run(const at::Tensor& a, const char* a_name, const at::Tensor& b, con
               " tokens, got ", num_tokens);
 }
 
+// (d, NH, HS, HS) of d documents; may be undefined.
+void check_states(const at::Tensor& states, const at::Tensor& q, const Documents& docs,
+                  const char* op, const char* name) {
+  if (!states.defined()) return;
+  TORCH_CHECK(states.dim() == 4 && states.size(0) >= 1 && states.size(0) <= docs.count(), op,
+              ": expected ", name, " of 1 to ", docs.count(), " documents, got ", states.sizes());
+  check_statistic(states, {states.size(0), q.size(1), q.size(2), q.size(2)}, q, op, name);
+}
+
 void check_lightning(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const at::Tensor& slopes, const Documents& docs, double scale,
                      const at::Tensor& initial, const char* op) {
@@ -51,10 +61,18 @@ void check_lightning(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
               q.size(0), " tokens (at least one), got ", docs.num_tokens());
   TORCH_CHECK(docs.offsets_i32.device() == q.device(), op, ": expected documents on ", q.device(),
               ", got ", docs.offsets_i32.device());
-  if (initial.defined()) {
-    check_statistic(initial, {docs.count(), q.size(1), q.size(2), q.size(2)}, q, op,
-                    "initial_state");
-  }
+  check_states(initial, q, docs, op, "initial_state");
+}
+
+// For all documents, as everything but the kernels wants them: zero where none are given.
+at::Tensor for_all(const at::Tensor& states, const Documents& docs, bool to_last) {
+  const int64_t D = docs.count();
+  if (!states.defined() || states.size(0) == D) return states;
+  std::vector<int64_t> sizes = states.sizes().vec();
+  sizes[0] = D;
+  at::Tensor all = at::zeros(sizes, states.options());
+  all.narrow(0, to_last ? D - states.size(0) : 0, states.size(0)).copy_(states);
+  return all;
 }
 
 }  // namespace
@@ -82,13 +100,15 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const 
   check_lightning(q, k, v, slopes, docs, scale, initial_state, "lightning_forward");
   const at::NoGradGuard no_grad;
   if (docs.longest == 1 && lightning_step_runs(q)) {
-    auto [o, state] = lightning_step(q, k, v, slopes, scale, initial_state);
+    auto [o, state] =
+        lightning_step(q, k, v, slopes, scale, for_all(initial_state, docs, /*to_last=*/false));
     return {o, want_final_state ? state : at::Tensor()};
   }
   if (lightning_kernels_run(q)) {
     return lightning_forward_cuda(q, k, v, slopes, docs, scale, initial_state, want_final_state);
   }
-  auto [o, state] = lightning_forward_composed(q, k, v, slopes, docs, scale, initial_state);
+  auto [o, state] = lightning_forward_composed(q, k, v, slopes, docs, scale,
+                                               for_all(initial_state, docs, /*to_last=*/false));
   return {o, want_final_state ? state : at::Tensor()};
 }
 
@@ -98,16 +118,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
     const at::Tensor& d_final_state) {
   check_lightning(q, k, v, slopes, docs, scale, initial_state, "lightning_backward");
   check_same(d_o, q, "lightning_backward", "d_o");
-  if (d_final_state.defined()) {
-    check_statistic(d_final_state, {docs.count(), q.size(1), q.size(2), q.size(2)}, q,
-                    "lightning_backward", "d_final_state");
-  }
+  check_states(d_final_state, q, docs, "lightning_backward", "d_final_state");
   const at::NoGradGuard no_grad;
   if (lightning_kernels_run(q)) {
     return lightning_backward_cuda(d_o, q, k, v, slopes, docs, scale, initial_state, d_final_state);
   }
-  return lightning_backward_composed(d_o, q, k, v, slopes, docs, scale, initial_state,
-                                     d_final_state);
+  auto [dq, dk, dv, d_initial] = lightning_backward_composed(
+      d_o, q, k, v, slopes, docs, scale, for_all(initial_state, docs, /*to_last=*/false),
+      for_all(d_final_state, docs, /*to_last=*/true));
+  if (d_initial.defined()) d_initial = d_initial.narrow(0, 0, initial_state.size(0));
+  return {dq, dk, dv, d_initial};
 }
 
 at::Tensor lightning_end_state(const at::Tensor& k, const at::Tensor& v, const at::Tensor& slopes,

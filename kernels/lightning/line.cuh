@@ -80,9 +80,23 @@ struct Tile {
   __device__ __forceinline__ int64_t line_place(int tile_of_head, const LightningLine& line) const {
     return static_cast<int64_t>(head) * line.num_tiles + tile_of_head;
   }
-  // Of (D, NH, HS, HS).
-  __device__ __forceinline__ int64_t state_offset(int HS, const LightningLine& line) const {
-    return (static_cast<int64_t>(doc) * line.num_heads + head) * HS * HS;
+  // The state that is given to the document's head; null: none, so zero.
+  __device__ __forceinline__ const float* given(int HS, const LightningLine& line,
+                                                const LightningStates& states) const {
+    const int place = doc - states.first_given;
+    if (place < 0 || place >= states.num_given) return nullptr;
+    return states.given + state_offset(place, HS, line);
+  }
+  // Where the state goes that leaves the document's head; null: nobody wants it.
+  __device__ __forceinline__ float* leaving(int HS, const LightningLine& line,
+                                            const LightningStates& states) const {
+    if (doc >= states.num_leaving) return nullptr;
+    return states.leaving + state_offset(doc, HS, line);
+  }
+  // Of (documents, NH, HS, HS).
+  __device__ __forceinline__ int64_t state_offset(int place, int HS,
+                                                  const LightningLine& line) const {
+    return (static_cast<int64_t>(place) * line.num_heads + head) * HS * HS;
   }
 };
 
@@ -143,9 +157,10 @@ __device__ __forceinline__ void states_from_left(int64_t range, const Tile& tile
     add_border<HS>(range, place - max(begin, document), distance, states, decay, add);
     place = begin;
   }
-  if (states.given == nullptr) return;
+  const float* given = tile.given(HS, line, states);
+  if (given == nullptr) return;
   const float distance = static_cast<float>(here - document) * kTileTokens;
-  add(states.given + tile.state_offset(HS, line), decay.far(distance), states.given_transposed);
+  add(given, decay.far(distance), states.given_transposed);
 }
 
 // The same for what enters the last tile of `range` from the right.
@@ -163,10 +178,10 @@ __device__ __forceinline__ void states_from_right(int64_t range, const Tile& til
     add_border<HS>(range, min(end, document_end) - place, distance, states, decay, add);
     place = end;
   }
-  if (states.given == nullptr) return;
+  const float* given = tile.given(HS, line, states);
+  if (given == nullptr) return;
   const int next_token = min(tile.begin() + kTileTokens, tile.doc_end);
-  add(states.given + tile.state_offset(HS, line),
-      decay.far(static_cast<float>(tile.doc_end - next_token)) / line.scale,
+  add(given, decay.far(static_cast<float>(tile.doc_end - next_token)) / line.scale,
       states.given_transposed);
 }
 

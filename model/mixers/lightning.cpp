@@ -45,7 +45,12 @@ at::Tensor kept_states(const MixerCall& call) {
                                                     call.env.batch->docs.count());
 }
 
-// The state that each document enters with, (D, NH, HS, HS); undefined: zero.
+// As lightning_forward and _backward take it: of one document; undefined: zero.
+at::Tensor of_one(const at::Tensor& state) {
+  return state.defined() ? state.unsqueeze(0) : at::Tensor();
+}
+
+// The states that the first documents enter with, (1 or D, NH, HS, HS); undefined: zero.
 at::Tensor initial_states(const MixerCall& call, const at::Tensor& k, const at::Tensor& v,
                           const at::Tensor& slopes) {
   if (const CachePass* pass = call.env.cached) {
@@ -53,17 +58,15 @@ at::Tensor initial_states(const MixerCall& call, const at::Tensor& k, const at::
   }
   const Batch& batch = *call.env.batch;
   if (!batch.shard) return {};
-  return state_of_document(state_from_earlier_ranks(call, k, v, slopes), 0, batch.docs.count());
+  return of_one(state_from_earlier_ranks(call, k, v, slopes));
 }
 
-// Of each document's state at its end, from the ranks behind this one; undefined: zero.
+// Of the last document's state at its end, from the ranks behind this one; undefined: zero.
 at::Tensor final_gradients(const MixerCall& call, const at::Tensor& q, const at::Tensor& d_o,
                            const at::Tensor& slopes) {
   const Batch& batch = *call.env.batch;
   if (!batch.shard) return {};
-  const int64_t num_docs = batch.docs.count();
-  return state_of_document(leaving_gradient(*batch.shard, q, d_o, slopes, alpha(call.config)),
-                           num_docs - 1, num_docs);
+  return of_one(leaving_gradient(*batch.shard, q, d_o, slopes, alpha(call.config)));
 }
 
 }  // namespace
@@ -92,9 +95,7 @@ Heads attend_lightning_backward(const MixerCall& call, const at::Tensor& d_o, co
   const at::Tensor slopes = lightning_slopes(c.num_heads);
   const at::Tensor d_o_THD = d_o.view(heads.q.sizes());
   at::Tensor initial;
-  if (call.env.batch->shard) {
-    initial = state_of_document(call.saved->find(kEnteringState), 0, call.env.batch->docs.count());
-  }
+  if (call.env.batch->shard) initial = of_one(call.saved->find(kEnteringState));
   const auto [dq, dk, dv, d_initial] =
       lightning_backward(d_o_THD, heads.q, k, v, slopes, call.env.batch->docs, alpha(c), initial,
                          final_gradients(call, heads.q, d_o_THD, slopes));

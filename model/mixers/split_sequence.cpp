@@ -93,16 +93,6 @@ at::Tensor leaving_gradient(const SequenceShard& shard, const at::Tensor& q, con
   return gradient;
 }
 
-at::Tensor state_of_document(const at::Tensor& state, int64_t local_doc, int64_t num_docs) {
-  if (!state.defined()) return {};
-  if (num_docs == 1) return state.unsqueeze(0);
-  std::vector<int64_t> sizes = state.sizes().vec();
-  sizes.insert(sizes.begin(), num_docs);
-  at::Tensor states = at::zeros(sizes, state.options());
-  states[local_doc].copy_(state);
-  return states;
-}
-
 at::Tensor gather_keys(const SequenceShard& shard, const at::Tensor& x) {
   if (!shard.any_crossed()) return x;
   const int rank = shard.comm->rank();

@@ -28,10 +28,6 @@ at::Tensor entering_state(const SequenceShard& shard, const at::Tensor& k, const
 at::Tensor leaving_gradient(const SequenceShard& shard, const at::Tensor& q, const at::Tensor& d_o,
                             const at::Tensor& slopes, double scale);
 
-// A state of one local document as lightning_forward and _backward take it: (D, NH, HS, HS), zero
-// for all others. Undefined for an undefined state.
-at::Tensor state_of_document(const at::Tensor& state, int64_t local_doc, int64_t num_docs);
-
 // ---------------------------------------------------------------- softmax attention
 
 // Rows of x (T, N, HS) of this rank and of the earlier ones, those of key_documents(): (Tk, N, HS).

@@ -80,6 +80,27 @@ class LightningInPlace : public OpInPlace {
     expect_backward(x, c, slopes, scale);
   }
 
+  // States of the first, or last, documents alone are zero for the others.
+  void expect_few_states_are_padded_with_zeros(const DocumentCase& c, int64_t HS) {
+    const int64_t D = static_cast<int64_t>(c.starts.size());
+    const Documents docs = c.on(device());
+    const LightningInputs all = inputs(c.num_tokens, D, 3, HS, true);
+    for (int64_t d = 1; d <= D; ++d) {
+      LightningInputs few = all, padded = all;
+      few.initial = all.initial.narrow(0, 0, d);
+      few.d_final = all.d_final.narrow(0, D - d, d);
+      padded.initial = all.initial.clone();
+      padded.initial.narrow(0, d, D - d).zero_();
+      padded.d_final = all.d_final.clone();
+      padded.d_final.narrow(0, 0, D - d).zero_();
+      const auto results = all_results(few, docs), expected = all_results(padded, docs);
+      for (size_t i = 0; i < results.size(); ++i) {
+        const at::Tensor part = expected[i].narrow(0, 0, results[i].size(0));
+        EXPECT_TRUE(bit_equal(results[i], part)) << d << " documents, result " << i;
+      }
+    }
+  }
+
   void expect_two_calls_equal_one(int64_t T, int64_t HS, const at::Tensor& slopes,
                                   const std::vector<int64_t>& cuts) {
     const LightningInputs x = inputs(T, 1, slopes.size(0), HS, false);

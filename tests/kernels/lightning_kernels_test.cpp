@@ -125,6 +125,12 @@ TEST(LightningDoor, RefusesWhatTheKernelsCannotRead) {
   EXPECT_THROW(forward(lightning_slopes(2), 0), c10::Error);
 }
 
+TEST_P(LightningKernels, StatesOfSomeDocumentsAreZeroForTheOthers) {
+  for (const int64_t HS : {64, 128}) {
+    expect_few_states_are_padded_with_zeros({{0, 60, 61, 1000}, 3000}, HS);
+  }
+}
+
 TEST_P(LightningKernels, TwoCallsWithACarriedStateEqualOne) {
   expect_two_calls_equal_one(3000, 128, lightning_slopes(3) * 0.1, {1, 64, 1000, 2999});
 }

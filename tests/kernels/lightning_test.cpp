@@ -45,6 +45,17 @@ TEST_P(Lightning, StatesMayComeWithoutGradientsAndGradientsWithoutStates) {
   }
 }
 
+TEST_P(Lightning, StatesOfSomeDocumentsAreZeroForTheOthers) {
+  expect_few_states_are_padded_with_zeros({{0, 30, 700}, 900}, 32);
+  expect_few_states_are_padded_with_zeros({{0, 1}, 2}, 32);
+  const LightningInputs x = inputs(70, 3, 2, 32, true);
+  const Documents docs = DocumentCase{{0, 20}, 70}.on(device());
+  EXPECT_THROW(lightning_forward(x.q, x.k, x.v, lightning_slopes(2), docs, 1, x.initial),
+               c10::Error);
+  EXPECT_THROW(lightning_backward(x.g, x.q, x.k, x.v, lightning_slopes(2), docs, 1, {}, x.d_final),
+               c10::Error);
+}
+
 TEST_P(Lightning, TwoCallsWithACarriedStateEqualOne) {
   expect_two_calls_equal_one(700, 32, lightning_slopes(3), {1, 64, 100, 640});
 }

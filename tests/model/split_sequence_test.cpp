@@ -78,10 +78,12 @@ constexpr double kScale = 0.3;
 
 Results lightning(const Rows& x, const Batch& batch, const at::Tensor& slopes) {
   at::Tensor initial, d_final;
-  const int64_t D = batch.docs.count();
   if (batch.shard) {
-    initial = state_of_document(entering_state(*batch.shard, x.k, x.v, slopes), 0, D);
-    d_final = state_of_document(leaving_gradient(*batch.shard, x.q, x.g, slopes, kScale), D - 1, D);
+    initial = entering_state(*batch.shard, x.k, x.v, slopes);
+    d_final = leaving_gradient(*batch.shard, x.q, x.g, slopes, kScale);
+    for (at::Tensor* state : {&initial, &d_final}) {
+      if (state->defined()) *state = state->unsqueeze(0);
+    }
   }
   const auto [o, state] =
       lightning_forward(x.q, x.k, x.v, slopes, batch.docs, kScale, initial, false);
