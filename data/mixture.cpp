@@ -14,6 +14,8 @@ namespace {
 // Names data/shuffle.h's permutation in saved states: a position means nothing in another one.
 const char* const kOrder = "feistel";
 
+constexpr std::size_t kLookAhead = 64;  // documents of a source among which one that fits is sought
+
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error("data: " + what); }
 
 }  // namespace
@@ -66,7 +68,7 @@ void Mixture::load(const nlohmann::json& state) {
     if (cursor.position < 0 || cursor.position > source.num_documents() || cursor.epoch < 0) {
       fail("the saved cursor of source `" + source.name() + "` is outside its documents");
     }
-    for (const Tail& tail : cursor.parked) {
+    for (const Tail& tail : cursor.waiting) {
       static_cast<void>(checked_tail({tail.document, tail.offset}, source.name()));
     }
     active_.push_back(&cursor);
@@ -90,7 +92,7 @@ void Mixture::load_cursors(const nlohmann::json& sources) {
     cursor.position = saved.at("position").get<std::int64_t>();
     cursor.emitted = saved.at("emitted").get<std::int64_t>();
     for (const auto& tail : saved.at("parked")) {
-      cursor.parked.push_back({tail.at(0).get<std::int64_t>(), tail.at(1).get<std::int64_t>()});
+      cursor.waiting.push_back({tail.at(0).get<std::int64_t>(), tail.at(1).get<std::int64_t>()});
     }
   }
 }
@@ -107,7 +109,7 @@ void Mixture::load_lanes(const nlohmann::json& lanes, bool same_stage) {
     } else if (same_stage && source < 0) {
       fail("source `" + name + "` is missing, but stage `" + config_.stage + "` was begun with it");
     } else if (const auto cursor = cursors_.find(name); cursor != cursors_.end()) {
-      cursor->second.parked.push_back(tail);
+      cursor->second.waiting.push_back(tail);
     } else {
       fail("the saved data state is damaged (lane of unknown source `" + name +
            "`); resume from another checkpoint");
@@ -135,18 +137,18 @@ std::int32_t Mixture::find_source(const std::string& name) const {
   return -1;
 }
 
-std::int32_t Mixture::most_lagging_source() const {
-  size_t best = 0;
-  double best_lag = 0;
+std::vector<std::int32_t> Mixture::most_lagging_first() const {
+  std::vector<double> lags;
+  std::vector<std::int32_t> order;
   for (size_t s = 0; s < active_.size(); ++s) {
-    const double lag =
-        shares_[s] * static_cast<double>(total_) - static_cast<double>(active_[s]->emitted);
-    if (s == 0 || lag > best_lag) {
-      best = s;
-      best_lag = lag;
-    }
+    lags.push_back(shares_[s] * static_cast<double>(total_) -
+                   static_cast<double>(active_[s]->emitted));
+    order.push_back(static_cast<std::int32_t>(s));
   }
-  return static_cast<std::int32_t>(best);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return lags[static_cast<size_t>(a)] > lags[static_cast<size_t>(b)];
+  });
+  return order;
 }
 
 // The open tail of this source whose lane has its turn next. The current lane holds none.
@@ -162,43 +164,100 @@ std::optional<Mixture::Tail> Mixture::take_over(std::int32_t source) {
   return std::nullopt;
 }
 
-Mixture::Tail Mixture::pull(std::int32_t source) {
+std::int64_t Mixture::left_of(std::int32_t source, const Tail& tail) const {
+  return sources_[static_cast<size_t>(source)].document_length(tail.document) - tail.offset;
+}
+
+// Whether something waits at this place, after fetching the epoch's next documents up to it. There
+// always is a first: a new epoch begins when nothing is left of the old one.
+bool Mixture::has_waiting(std::int32_t source, std::size_t place) {
   Cursor& cursor = *active_[static_cast<size_t>(source)];
-  if (!cursor.parked.empty()) {
-    const Tail tail = cursor.parked.front();
-    cursor.parked.pop_front();
-    return tail;
-  }
   const Source& owner = sources_[static_cast<size_t>(source)];
-  if (cursor.position == owner.num_documents()) {
-    if (const auto tail = take_over(source)) return *tail;
-    ++cursor.epoch;
-    cursor.position = 0;
+  while (place >= cursor.waiting.size()) {
+    if (cursor.position == owner.num_documents()) {
+      if (!cursor.waiting.empty()) return false;
+      if (const auto tail = take_over(source)) {
+        cursor.waiting.push_back(*tail);
+        continue;
+      }
+      ++cursor.epoch;
+      cursor.position = 0;
+    }
+    const EpochOrder order(config_.seed, owner.name(), cursor.epoch, owner.num_documents());
+    cursor.waiting.push_back({order.document(cursor.position++), 0});
   }
-  const EpochOrder order(config_.seed, owner.name(), cursor.epoch, owner.num_documents());
-  return {order.document(cursor.position++), 0};
+  return true;
+}
+
+Mixture::Tail Mixture::take(std::int32_t source, std::size_t place) {
+  auto& waiting = active_[static_cast<size_t>(source)]->waiting;
+  const Tail tail = waiting[place];
+  waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(place));
+  return tail;
+}
+
+// The first in line if it is longer than a row, else the longest that fits into `room`, else the
+// first that is longer than a row: that one is cut wherever it begins.
+std::optional<Mixture::Tail> Mixture::take_fitting(std::int32_t source, std::int64_t room) {
+  const auto& waiting = active_[static_cast<size_t>(source)]->waiting;
+  std::optional<std::size_t> best, longer_than_a_row;
+  std::int64_t best_left = 0;
+  for (std::size_t place = 0; place < kLookAhead && has_waiting(source, place); ++place) {
+    const std::int64_t left = left_of(source, waiting[place]);
+    if (left > config_.row_length) {
+      if (place == 0) return take(source, 0);
+      if (!longer_than_a_row) longer_than_a_row = place;
+    } else if (left <= room && left > best_left) {
+      best = place;
+      best_left = left;
+    }
+    if (best_left == room) break;
+  }
+  if (!best) best = longer_than_a_row;
+  if (!best) return std::nullopt;
+  return take(source, *best);
+}
+
+Mixture::Tail Mixture::take_longest(std::int32_t source) {
+  const auto& waiting = active_[static_cast<size_t>(source)]->waiting;
+  std::size_t longest = 0;
+  for (std::size_t place = 1; place < kLookAhead && has_waiting(source, place); ++place) {
+    if (left_of(source, waiting[place]) > left_of(source, waiting[longest])) longest = place;
+  }
+  return take(source, longest);
+}
+
+// What comes next in a row with `room` tokens left, by the rules of mixture.h.
+Mixture::Pick Mixture::pick(std::int64_t room) {
+  const std::vector<std::int32_t> sources = most_lagging_first();
+  for (const std::int32_t source : sources) {
+    if (const auto tail = take_fitting(source, room)) {
+      return {source, *tail, /*is_filler=*/source != sources.front()};
+    }
+  }
+  return {sources.front(), take_longest(sources.front()), /*is_filler=*/false};
 }
 
 RowPlan Mixture::next_row() {
   RowPlan plan;
   auto& lane = lanes_[static_cast<size_t>(row_ % config_.lanes)];
   for (std::int64_t room = config_.row_length; room > 0;) {
-    std::int32_t source = 0;
-    Tail tail{};
-    if (lane) {
-      source = lane->source;
-      tail = lane->tail;
-      lane.reset();
-    } else {
-      source = most_lagging_source();
-      tail = pull(source);
-    }
-    const std::int64_t left =
-        sources_[static_cast<size_t>(source)].document_length(tail.document) - tail.offset;
+    const Pick next = lane ? Pick{lane->source, lane->tail, false} : pick(room);
+    const auto& [source, tail, is_filler] = next;
+    lane.reset();
+    const std::int64_t left = left_of(source, tail);
     const std::int64_t count = std::min(room, left);
     plan.push_back({source, tail.document, tail.offset, count, count == left});
-    if (count < left) lane = Lane{source, {tail.document, tail.offset + count}};
-    active_[static_cast<size_t>(source)]->emitted += count;
+    Cursor& cursor = *active_[static_cast<size_t>(source)];
+    if (count < left) {
+      const Tail rest{tail.document, tail.offset + count};
+      if (is_filler) {
+        cursor.waiting.push_front(rest);
+      } else {
+        lane = Lane{source, rest};
+      }
+    }
+    cursor.emitted += count;
     total_ += count;
     room -= count;
   }
@@ -209,13 +268,13 @@ RowPlan Mixture::next_row() {
 nlohmann::json Mixture::state() const {
   nlohmann::json sources = nlohmann::json::object();
   for (const auto& [name, cursor] : cursors_) {
-    nlohmann::json parked = nlohmann::json::array();
-    for (const Tail& tail : cursor.parked) parked.push_back({tail.document, tail.offset});
+    nlohmann::json waiting = nlohmann::json::array();
+    for (const Tail& tail : cursor.waiting) waiting.push_back({tail.document, tail.offset});
     sources[name] = {{"fingerprint", cursor.fingerprint},
                      {"epoch", cursor.epoch},
                      {"position", cursor.position},
                      {"emitted", cursor.emitted},
-                     {"parked", parked}};
+                     {"parked", waiting}};
   }
   nlohmann::json lanes = nlohmann::json::array();
   for (size_t i = 0; i < lanes_.size(); ++i) {

@@ -38,8 +38,7 @@ class NeedleSet {
   // Prompt number `index` (needle index mod size()) of `length` tokens in all, needle and question
   // included, after the ids that prompts start with (BOS, where the model has one). Haystack: whole
   // documents without such a start and without their EOS, end to end, from one that (seed, index)
-  // picks; the same for every depth, so that depths compare. The needle stands after
-  // round(depth_frac * haystack) tokens.
+  // picks; the same for every depth. The needle stands after round(depth_frac * haystack) tokens.
   NeedlePrompt prompt(const Source& haystack, std::int64_t length, double depth_frac,
                       std::int64_t index, std::uint64_t seed) const;
 
