@@ -83,7 +83,8 @@ void evaluate_needles(Run& run, const EvaluateOptions& options, const std::strin
       std::vector<NeedlePrompt> prompts;
       std::vector<int64_t> cells;
       for (int64_t item = first + run.world.rank(); item < end; item += run.world.size()) {
-        const int64_t cell = item / per_cell, index = item % per_cell;
+        const int64_t cell = item / per_cell;
+        const int64_t index = item % per_length;  // so needles of all depths are different ones
         const int64_t length = lengths[cell / depths.size()];
         const double depth = depths[cell % depths.size()];
         prompts.push_back(needles->prompt(*haystack, length, depth, index, seed));

@@ -36,7 +36,9 @@ void EvaluateOptions::describe(Fields& fields) {
   fields.numbers("needle_depths", needle_depths, Need::kOptional,
                  "Where in the haystack the needle stands, 0 to 1.");
   fields.count("needles_per_cell", needles_per_cell, Need::kOptional,
-               "Needles for each length and depth.", {1, 1 << 20});
+               "Needles for each length and depth. Those of a length are different ones, as far as "
+               "data.needles has so many; all lengths have the same.",
+               {1, 1 << 20});
   fields.text("needle_source", needle_source, Need::kOptional,
               "Source that haystacks are cut from.");
   fields.texts("choices", choices, Need::kOptional,
@@ -165,7 +167,8 @@ class EvaluateStage : public OneStepStage {
   }
 
   void check_needle_lengths(const NeedleSet& needles, Problems& problems) const {
-    const int64_t used = std::min(options.needles_per_cell, needles.size());
+    const int64_t depths = static_cast<int64_t>(options.needle_depths.size());
+    const int64_t used = std::min(options.needles_per_cell * depths, needles.size());
     int64_t longest = 0;
     for (int64_t i = 0; i < used; ++i) {
       longest = std::max(
