@@ -112,7 +112,8 @@ void DecodeLengths::add_one_on_host() {
 
 bool steps_on_device(const KeyCacheShape& shape) {
   return shape.device.is_cuda() && decode_kernels_run(shape) &&
-         (shape.sparse == nullptr || decode_select_kernels_run(shape));
+         (shape.sparse == nullptr ||
+          (decode_blocks_run(*shape.sparse) && decode_select_kernels_run(shape)));
 }
 
 KeyCache make_key_cache(const KeyCacheShape& shape) {
@@ -167,13 +168,14 @@ void append_keys(KeyCache& cache, const DecodeLengths& lengths, const at::Tensor
                 cache.capacity(), " tokens of each sequence, got ", length);
   }
   if (append_kernel_runs(k, cache)) {
-    append_keys_cuda(cache, lengths, k, v, config);
-    return;
+    append_keys_cuda(cache, lengths, k, v, config);  // with tiles: their compressed keys as well
+    if (cache.compressed.tiles.defined()) return;
+  } else {
+    const at::Tensor last = lengths.tokens().to(at::kLong).sub_(1);
+    const at::Tensor row = at::arange(k.size(0), last.options());
+    at::index_put_(cache.k, {row, last}, k);
+    at::index_put_(cache.v, {row, last}, v);
   }
-  const at::Tensor last = lengths.tokens().to(at::kLong).sub_(1);
-  const at::Tensor row = at::arange(k.size(0), last.options());
-  at::index_put_(cache.k, {row, last}, k);
-  at::index_put_(cache.v, {row, last}, v);
   if (!cache.compressed.defined()) return;
   for (int64_t s = 0; s < lengths.count(); ++s) {
     compress_keys(cache, s, lengths.host[s] - 1, lengths.host[s], config);

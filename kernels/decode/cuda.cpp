@@ -104,6 +104,8 @@ bool decode_select_kernels_run(const KeyCacheShape& shape) {
          lacking_for_selection(shape.device, shape.capacity, *shape.sparse).empty();
 }
 
+bool decode_blocks_run(const SparseConfig& config) { return config.block_size % 16 == 0; }
+
 bool append_kernel_runs(const at::Tensor& k, const KeyCache& cache) {
   return k.is_cuda() && kernels_run("append_keys", lacking(k, cache));
 }
@@ -112,7 +114,7 @@ bool decode_attention_kernels_run(const at::Tensor& q, const KeyCache& cache,
                                   const SparseConfig& config, double scale) {
   if (!q.is_cuda()) return false;
   std::string missing = lacking(q, cache);
-  if (config.block_size % 16 != 0) {
+  if (!decode_blocks_run(config)) {
     missing = c10::str("blocks of a multiple of 16 tokens, got ", config.block_size);
   }
   if (!(scale > 0)) missing = c10::str("a positive scale, got ", scale);
@@ -239,6 +241,8 @@ at::Tensor decode_attention_cuda(const at::Tensor& q_any, const KeyCache& cache,
 
 bool decode_kernels_run(const KeyCacheShape&) { return false; }
 bool decode_select_kernels_run(const KeyCacheShape&) { return false; }
+bool decode_blocks_run(const SparseConfig&) { return false; }
+
 bool append_kernel_runs(const at::Tensor&, const KeyCache&) { return false; }
 bool decode_attention_kernels_run(const at::Tensor&, const KeyCache&, const SparseConfig&, double) {
   return false;

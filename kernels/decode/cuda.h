@@ -11,6 +11,8 @@ namespace sala {
 bool decode_kernels_run(const KeyCacheShape& shape);
 // These, compute capability 9.0 and at most 32K blocks.
 bool decode_select_kernels_run(const KeyCacheShape& shape);
+// Whether decode_attention's kernel takes lists of such blocks.
+bool decode_blocks_run(const SparseConfig& config);
 
 // The same of a call: on a GPU what it lacks is told (kernels/paths.h).
 bool append_kernel_runs(const at::Tensor& k, const KeyCache& cache);

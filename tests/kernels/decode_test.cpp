@@ -194,7 +194,7 @@ TEST_P(Decode, LongSequencesSelectAndAttendAsTheWholeOpsDo) {
 
 TEST_P(Decode, TokenByTokenEqualsAtOnce) {
   const SparseConfig config = small_blocks(32);
-  for (const Sizes& h : {Sizes{2, 3, 64}, Sizes{16, 1, 128}}) {
+  for (const Sizes& h : {Sizes{2, 3, 64}, Sizes{16, 1, 128}, Sizes{17, 1, 64}}) {
     const int64_t T = 150, S = 2;
     const at::Tensor k = random({S, T, h.num_kv, h.head_size}), v = random(k.sizes());
     KeyCache once = cache_for({0, 0}, T, h, config), stepped = cache_for({0, 0}, T, h, config);
