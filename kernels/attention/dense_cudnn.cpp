@@ -3,6 +3,7 @@
 #include "kernels/attention/dense_cudnn.h"
 
 #include <ATen/Context.h>
+#include <c10/util/env.h>
 
 #include <string>
 
@@ -19,6 +20,9 @@ constexpr int64_t kMostElements = int64_t{1} << 31;  // of q; not tried beyond
 std::string lacking(const at::Tensor& q) {
   if (!at::globalContext().userEnabledCuDNNSDP()) return "LibTorch's switch for it is off";
   if (!at::globalContext().hasCuDNN()) return "this LibTorch has no cuDNN";
+  // LibTorch then gives all documents as a ragged batch, with offsets of lse that ours lacks.
+  static const bool ragged = c10::utils::check_env("TORCH_CUDNN_SDPA_AVOID_RECOMPILE") == true;
+  if (ragged) return "TORCH_CUDNN_SDPA_AVOID_RECOMPILE is set";
   if (q.size(2) > 128) return "it takes head sizes up to 128";
   return {};
 }

@@ -33,6 +33,8 @@ class DeterministicGuard {
   bool on_, warn_only_, fill_;
 };
 
+constexpr int64_t kMostDocuments = 65535;  // of a call: the kernel's grid counts them in y
+
 Documents range_of(const Documents& docs, int64_t first, int64_t end, at::Device device) {
   std::vector<int64_t> starts;
   for (int64_t d = first; d < end; ++d) starts.push_back(docs.offsets[d] - docs.offsets[first]);
@@ -81,7 +83,7 @@ int64_t counted_elements(const Documents& docs, int64_t first, int64_t end, int6
 bool fits_one_call(const at::Tensor& q, const at::Tensor& k, const Documents& q_docs,
                    const Documents& k_docs, int64_t most) {
   const int64_t D = q_docs.count();
-  return counted_elements(q_docs, 0, D, q.size(1), q.size(2)) <= most &&
+  return D <= kMostDocuments && counted_elements(q_docs, 0, D, q.size(1), q.size(2)) <= most &&
          counted_elements(k_docs, 0, D, k.size(1), k.size(2)) <= most;
 }
 
@@ -116,7 +118,10 @@ std::vector<Piece> pieces_of(const at::Tensor& q, const at::Tensor& k, const Doc
   };
   std::vector<Piece> pieces;
   for (int64_t first = 0, end; first < q_docs.count(); first = end) {
-    for (end = first + 1; end < q_docs.count() && counted(first, end + 1) <= most;) ++end;
+    for (end = first + 1;
+         end < q_docs.count() && end - first < kMostDocuments && counted(first, end + 1) <= most;) {
+      ++end;
+    }
     const int64_t of_query_head = (counted(first, end) + NH - 1) / NH;
     for (const auto& [q_heads, k_heads] : head_ranges(NH, NKV, of_query_head, most)) {
       pieces.push_back({q_docs.offsets[first], k_docs.offsets[first],
