@@ -99,10 +99,11 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const 
                                                      bool want_final_state) {
   check_lightning(q, k, v, slopes, docs, scale, initial_state, "lightning_forward");
   const at::NoGradGuard no_grad;
-  if (docs.longest == 1 && lightning_step_runs(q)) {
+  // Decoding. A training row of one-token documents wants no states, which would be its all.
+  if (docs.longest == 1 && want_final_state && lightning_step_runs(q)) {
     auto [o, state] =
         lightning_step(q, k, v, slopes, scale, for_all(initial_state, docs, /*to_last=*/false));
-    return {o, want_final_state ? state : at::Tensor()};
+    return {o, state};
   }
   if (lightning_kernels_run(q)) {
     return lightning_forward_cuda(q, k, v, slopes, docs, scale, initial_state, want_final_state);
