@@ -28,7 +28,7 @@ namespace sala {
 // x (..., C), weight (C). Returns y (..., C), rstd (...) fp32/fp64.
 std::tuple<at::Tensor, at::Tensor> rmsnorm_forward(const at::Tensor& x, const at::Tensor& weight,
                                                    double eps);
-// Returns dx (..., C), dweight (C) in weight's dtype.
+// Returns dx (..., C), dweight (C) in fp32 (fp64 for fp64): it is added to such sums.
 std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const at::Tensor& x,
                                                     const at::Tensor& weight,
                                                     const at::Tensor& rstd);
@@ -40,9 +40,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward(const at::Ten
                                                                    double residual_scale,
                                                                    const at::Tensor& weight,
                                                                    double eps);
-// Returns dx (..., C) = dh + the gradient of h through u, and dweight (C); the gradient of y is
-// residual_scale * dx. The kernel rounds dx once, the composition each part of the sum as well.
-// `dh` may be undefined: nobody else reads h.
+// Returns dx (..., C) = dh + the gradient of h through u, and dweight (C) in fp32/fp64; the
+// gradient of y is residual_scale * dx. The kernel rounds dx once, the composition each part of the
+// sum as well. `dh` may be undefined: nobody else reads h.
 std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward(const at::Tensor& du, const at::Tensor& dh,
                                                         const at::Tensor& h,
                                                         const at::Tensor& weight,
@@ -56,7 +56,7 @@ std::tuple<at::Tensor, at::Tensor> qk_norm_rope_forward(const at::Tensor& x,
                                                         const at::Tensor& weight,
                                                         const at::Tensor& cos,
                                                         const at::Tensor& sin, double eps);
-// Returns dx, dweight (undefined without a weight).
+// Returns dx, dweight in fp32/fp64 (undefined without a weight).
 std::tuple<at::Tensor, at::Tensor> qk_norm_rope_backward(
     const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
     const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& dx_out = {});
@@ -73,7 +73,7 @@ std::tuple<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy, const a
 // Returns y, rstd (T) (undefined without a weight).
 std::tuple<at::Tensor, at::Tensor> gated_norm_forward(const at::Tensor& o, const at::Tensor& z,
                                                       const at::Tensor& weight, double eps);
-// Returns do, dz, dweight (undefined without a weight).
+// Returns do, dz, dweight in fp32/fp64 (undefined without a weight).
 std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward(
     const at::Tensor& dy, const at::Tensor& o, const at::Tensor& z, const at::Tensor& weight,
     const at::Tensor& rstd, const at::Tensor& dz_out = {});

@@ -48,11 +48,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(
   op.dz = dz.data_ptr();
   op.dz_stride = dz.stride(0);
   if (weight.defined()) {
-    dweight = at::empty_like(weight);
+    dweight = at::empty_like(weight, accumulate_type(weight));
     partials = empty_partials(o, o.size(1));
     op.weight = weight.const_data_ptr();
     op.rstd = rstd.const_data_ptr<float>();
-    op.dweight = dweight.data_ptr();
+    op.dweight = dweight.data_ptr<float>();
     op.partials = partials.data_ptr<float>();
   }
   check_launch(gate_backward_cuda(op, c10::cuda::getCurrentCUDAStream()));

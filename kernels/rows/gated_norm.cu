@@ -148,7 +148,7 @@ int gate_backward_cuda(const GateBackward& op, CUstream_st* stream) {
         return launch_rows(kernel, op, team, kMaxPartialsPerSm, shared_bytes, stream, &blocks);
       });
   if (status != cudaSuccess || op.weight == nullptr) return status;
-  return add_partials_cuda(op.type, op.partials, blocks, op.C, op.dweight, stream);
+  return add_partials_cuda(op.partials, blocks, op.C, op.dweight, stream);
 }
 
 }  // namespace sala

@@ -29,7 +29,8 @@ struct GateBackward {
   const void *dy, *o, *z, *weight;
   const float* rstd;
   int64_t z_stride, dz_stride;  // elements from row to row; the others are dense
-  void *d_o, *dz, *dweight;
+  void *d_o, *dz;
+  float* dweight;
   float* partials;
 };
 int gate_backward_cuda(const GateBackward& op, CUstream_st* stream);

@@ -17,8 +17,8 @@ constexpr int64_t kMaxRowBytes = 16384;
 // one per block. The caller brings room for as many rows of fp32.
 int64_t max_partials();
 
-// out (C) = the sum over `partials` (num_partials, C) in a fixed order, cast to `type`.
-int add_partials_cuda(ElementType type, const float* partials, int64_t num_partials, int64_t C,
-                      void* out, CUstream_st* stream);
+// out (C) = the sum over `partials` (num_partials, C) in a fixed order.
+int add_partials_cuda(const float* partials, int64_t num_partials, int64_t C, float* out,
+                      CUstream_st* stream);
 
 }  // namespace sala

@@ -109,12 +109,12 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy, const at:
   op.dx = dx.data_ptr();
   op.dx_stride = dx.stride(0);
   if (weight.defined()) {
-    dweight = at::empty_like(weight);
+    dweight = at::empty_like(weight, accumulate_type(weight));
     partials = empty_partials(dy, dy.size(2));
     op.x = x.const_data_ptr();
     op.weight = weight.const_data_ptr();
     op.rstd = rstd.const_data_ptr<float>();
-    op.dweight = dweight.data_ptr();
+    op.dweight = dweight.data_ptr<float>();
     op.partials = partials.data_ptr<float>();
   }
   check_launch(qk_norm_rope_backward_cuda(op, c10::cuda::getCurrentCUDAStream()));

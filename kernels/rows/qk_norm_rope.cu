@@ -316,7 +316,7 @@ int qk_norm_rope_backward_cuda(const RopeBackward& op, CUstream_st* stream) {
     if (status != cudaSuccess) return status;
   }
   if (op.weight == nullptr) return cudaSuccess;
-  return add_partials_cuda(op.type, op.partials, num_blocks, op.HS, op.dweight, stream);
+  return add_partials_cuda(op.partials, num_blocks, op.HS, op.dweight, stream);
 }
 
 }  // namespace sala

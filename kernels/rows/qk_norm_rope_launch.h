@@ -32,7 +32,8 @@ struct RopeBackward {
   const void *dy, *x, *weight;
   int64_t dx_stride;  // elements from token to token; dy and x are dense
   const float *rstd, *cos, *sin;
-  void *dx, *dweight;
+  void* dx;
+  float* dweight;
   float* partials;
 };
 int qk_norm_rope_backward_cuda(const RopeBackward& op, CUstream_st* stream);

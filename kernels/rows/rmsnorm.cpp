@@ -78,7 +78,7 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy, const at:
                                                  const at::Tensor& x, const at::Tensor& weight,
                                                  const at::Tensor& rstd) {
   const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor dx = at::empty_like(x), dweight = at::empty_like(weight);
+  at::Tensor dx = at::empty_like(x), dweight = at::empty_like(weight, accumulate_type(weight));
   const at::Tensor partials = empty_partials(x, x.size(-1));
   NormBackward op{};
   op.type = element_type(x);
@@ -90,7 +90,7 @@ std::tuple<at::Tensor, at::Tensor> backward_cuda(const at::Tensor& dy, const at:
   op.weight = weight.const_data_ptr();
   op.rstd = rstd.const_data_ptr<float>();
   op.dx = dx.data_ptr();
-  op.dweight = dweight.data_ptr();
+  op.dweight = dweight.data_ptr<float>();
   op.partials = partials.data_ptr<float>();
   check_launch(norm_backward_cuda(op, c10::cuda::getCurrentCUDAStream()));
   return {dx, dweight};
@@ -146,7 +146,7 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward(const at::Tensor& dy, const 
   const at::Tensor r = rstd.reshape({-1, 1});
   const at::Tensor dy_TC = dy.view({-1, C});
   const at::Tensor n_TC = at::mul(x.view({-1, C}), r);
-  at::Tensor dweight = at::mul(n_TC, dy_TC).sum(0).to(weight.scalar_type());
+  at::Tensor dweight = at::mul(n_TC, dy_TC).sum(0);
   at::Tensor g_TC = dy_TC.to(rstd.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
   g_TC.mul_(weight);
   const at::Tensor mean_T1 = at::mul(g_TC, n_TC).mean(1, /*keepdim=*/true);

@@ -136,7 +136,7 @@ int norm_backward_cuda(const NormBackward& op, CUstream_st* stream) {
         return launch_rows(kernel, op, team, kMaxPartialsPerSm, shared_bytes, stream, &blocks);
       });
   if (status != cudaSuccess) return status;
-  return add_partials_cuda(op.type, op.partials, blocks, op.C, op.dweight, stream);
+  return add_partials_cuda(op.partials, blocks, op.C, op.dweight, stream);
 }
 
 }  // namespace sala

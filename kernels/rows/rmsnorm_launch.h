@@ -26,7 +26,8 @@ struct NormBackward {
   int C;
   const void *dy, *dh, *x, *weight;
   const float* rstd;
-  void *dx, *dweight;
+  void* dx;
+  float* dweight;
   float* partials;
 };
 int norm_backward_cuda(const NormBackward& op, CUstream_st* stream);

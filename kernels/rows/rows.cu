@@ -6,9 +6,8 @@
 namespace sala {
 namespace {
 
-template <typename T>
 __global__ void __launch_bounds__(1024)
-    add_partials(const float* partials, int64_t num_partials, int64_t C, T* out) {
+    add_partials(const float* partials, int64_t num_partials, int64_t C, float* out) {
   __shared__ float sums[32][33];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 32;
@@ -22,7 +21,7 @@ __global__ void __launch_bounds__(1024)
   float total = sums[lane][warp];  // this warp's column, one of its sums a lane
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) total += __shfl_xor_sync(kAllLanes, total, offset);
-  if (lane == 0 && first + warp < C) out[first + warp] = static_cast<T>(total);
+  if (lane == 0 && first + warp < C) out[first + warp] = total;
 }
 
 }  // namespace
@@ -34,16 +33,11 @@ int64_t max_partials() {
   return static_cast<int64_t>(num_sms) * kMaxPartialsPerSm;
 }
 
-int add_partials_cuda(ElementType type, const float* partials, int64_t num_partials, int64_t C,
-                      void* out, CUstream_st* stream) {
+int add_partials_cuda(const float* partials, int64_t num_partials, int64_t C, float* out,
+                      CUstream_st* stream) {
   if (C == 0) return cudaSuccess;
   const int blocks = static_cast<int>((C + 31) / 32);
-  if (type == ElementType::kFloat) {
-    add_partials<<<blocks, 1024, 0, stream>>>(partials, num_partials, C, static_cast<float*>(out));
-  } else {
-    add_partials<<<blocks, 1024, 0, stream>>>(partials, num_partials, C,
-                                              static_cast<__nv_bfloat16*>(out));
-  }
+  add_partials<<<blocks, 1024, 0, stream>>>(partials, num_partials, C, out);
   return cudaGetLastError();
 }
 

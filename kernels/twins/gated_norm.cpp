@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/check.h"
 #include "kernels/twins/twins.h"
 #include "kernels/twins/values.h"
 
@@ -47,7 +48,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_twin(const at
     }
   }
   return {tensor_of(d_o, o.sizes(), o.scalar_type()), tensor_of(dz, o.sizes(), o.scalar_type()),
-          weight.defined() ? tensor_of(dweight, {C}, weight.scalar_type()) : at::Tensor()};
+          weight.defined() ? tensor_of(dweight, {C}, accumulate_type(weight)) : at::Tensor()};
 }
 
 }  // namespace sala

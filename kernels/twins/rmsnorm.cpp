@@ -41,7 +41,8 @@ std::tuple<at::Tensor, at::Tensor> rmsnorm_backward_twin(const at::Tensor& dy, c
       dx[t * C + c] = r[t] * (g[t * C + c] * w[c] - in[t * C + c] * r[t] * mean);
     }
   }
-  return {tensor_of(dx, x.sizes(), x.scalar_type()), tensor_of(dweight, {C}, weight.scalar_type())};
+  return {tensor_of(dx, x.sizes(), x.scalar_type()),
+          tensor_of(dweight, {C}, accumulate_type(weight))};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rmsnorm_forward_twin(const at::Tensor& x,
@@ -65,7 +66,7 @@ std::tuple<at::Tensor, at::Tensor> add_rmsnorm_backward_twin(const at::Tensor& d
   const auto wide = [](const at::Tensor& t) { return t.to(at::kCPU, at::kDouble); };
   auto [dx, dweight] = rmsnorm_backward_twin(wide(du), wide(h), wide(weight), rstd);
   if (dh.defined()) dx += wide(dh);
-  return {dx.to(h.scalar_type()), dweight.to(weight.scalar_type())};
+  return {dx.to(h.scalar_type()), dweight.to(accumulate_type(weight))};
 }
 
 }  // namespace sala
