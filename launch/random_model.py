@@ -5,8 +5,9 @@ hand. Losses mean nothing.
 
 usage: launch/random_model.py SHAPE OUT_FOLDER [--tokens 8M] [--document-tokens COUNT]
 
-SHAPE   minicpm4-8b (32 layers x 4096, 32 query and 2 KV heads, untied), or llama-1.7b (24 x 2048,
-        16 query and 8 KV heads, tied)
+SHAPE   minicpm4-8b (32 layers x 4096, 32 query and 2 KV heads of 128, untied), smollm2-1.7b
+        (24 x 2048, 32 query and 32 KV heads of 64, tied), or llama-1.7b (24 x 2048, 16 query and 8
+        KV heads of 128, tied: no published model's; the tables of 1.7B were measured on it)
 OUT_FOLDER gets model/ and stores/random-00000.h5; a model/ that this script has made is replaced,
 any other is refused
 """
@@ -36,6 +37,12 @@ SHAPES = {
         "num_attention_heads": 32, "num_key_value_heads": 2, "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
         "initializer_range": 0.1, "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256},
+    "smollm2-1.7b": COMMON | {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 49152,
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5, "rope_theta": 130000.0, "tie_word_embeddings": True,
+        "initializer_range": 0.02},
     "llama-1.7b": COMMON | {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 49152,
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
