@@ -82,8 +82,8 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_flag("--keys", a.keys, "Print every recipe key with its meaning, and stop");
   app.add_option(
          "--from", a.runner.from,
-         "Start a new run from this checkpoint folder: behind the stages that it has behind "
-         "it, where the recipe begins with them, else at the recipe's first stage")
+         "Start a new run from this checkpoint folder: after the stages it has completed, where "
+         "the recipe begins with them, else at the recipe's first stage")
       ->check(kNamed);
   CLI::Option* const profile =
       app.add_option("--profile", a.runner.profile_steps,

@@ -160,10 +160,10 @@ void LoopOptions::describe(Fields& fields, Stage& stage) {
 void LoopOptions::describe_model(Fields& fields) {
   fields.choice(
       "recompute", recompute, {"none", "selective", "full", "offload"}, Need::kOptional,
-      "What a block's backward makes again instead of keeping it: selective: norms, "
-      "rotations and gates, nearly free; full: products too, about a third more compute; "
-      "softmax attention and its choice of blocks are never made again; offload: as full, "
-      "and the inputs of blocks wait in host memory, two bytes for each of their numbers: "
+      "What a block's backward pass recomputes instead of keeping it: selective: norms, "
+      "rotations and gates, nearly free; full: matrix products as well, about a third more "
+      "compute; softmax attention and its choice of blocks are never recomputed; offload: as "
+      "full, and the inputs of blocks wait in host memory, two bytes for each of their numbers: "
       "for the longest rows.");
   fields.choice("attention", attention, {"sparse", "dense"}, Need::kOptional,
                 "How the hybrid's sparse layers attend: sparse (documents of at least "
