@@ -193,9 +193,7 @@ void World::start_watchdog(double timeout) {
       if (rank() == 0) where = watchdog->listen(/*one_host=*/local_size() == size());
     });
     where = broadcast(where);
-    together("", [&] {
-      if (rank() != 0) watchdog->connect(where);
-    });
+    together("", [&] { rank() == 0 ? watchdog->take_in() : watchdog->connect(where); });
   } catch (const SharedError& error) {
     if (rank() == 0) {
       spdlog::warn("no watchdog, a stuck rank will not be noticed: {}", error.what());

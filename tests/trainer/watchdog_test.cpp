@@ -7,7 +7,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
+#include <thread>
 
 namespace sala {
 namespace {
@@ -70,6 +72,7 @@ class Ranks {
         own->connect(where);
       }
       Watchdog& watchdog = first ? *first : *own;
+      if (first) first->take_in();
       watchdog.start([](ActivityReport&) {});
       life(rank);
       if (first) first->~Watchdog();
@@ -162,6 +165,26 @@ TEST(Watchdog, AJobStoppedAndContinuedAsAWholeGoesOn) {
   EXPECT_EQ(ranks.end_of(0, 10), 0);
   EXPECT_EQ(ranks.end_of(1, 10), 0);
   EXPECT_EQ(ranks.said(), "");
+}
+
+TEST(Watchdog, MoreRanksThanMayWaitFindRankZero) {
+  Listener listener(/*loopback_only=*/true, /*most_waiting=*/1);
+  std::atomic<int> num_connected = 0;
+  std::vector<std::thread> ranks;
+  for (int i = 0; i < 12; ++i) {
+    ranks.emplace_back([&] {
+      const auto socket = connect_to(listener.addresses(), listener.port(), 30);
+      ++num_connected;
+    });
+  }
+  rest(3.5);  // longer than one try
+  EXPECT_LT(num_connected, 12);
+  std::vector<std::unique_ptr<LineSocket>> accepted;
+  for (double waited = 0; waited < 30 && num_connected < 12; waited += 0.01, rest(0.01)) {
+    while (auto socket = listener.accept()) accepted.push_back(std::move(socket));
+  }
+  for (std::thread& rank : ranks) rank.join();
+  EXPECT_EQ(num_connected, 12);
 }
 
 TEST(Watchdog, TheTimeoutIsANumberOrAnError) {

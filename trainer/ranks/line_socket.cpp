@@ -8,17 +8,19 @@
 #include <net/if.h>
 #include <netdb.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
+#include <thread>
 
 namespace sala {
 namespace {
 
 constexpr int kConnectMilliseconds = 3000;
+constexpr std::chrono::milliseconds kBetweenTries(100);
 constexpr size_t kLongestLine = 1 << 16;
 
 // A numeric address and port, ready for connect().
@@ -82,7 +84,7 @@ bool LineSocket::receive(std::vector<std::string>& lines) {
   return count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
 }
 
-Listener::Listener(bool loopback_only) : loopback_only_(loopback_only) {
+Listener::Listener(bool loopback_only, int most_waiting) : loopback_only_(loopback_only) {
   const auto try_listen = [&](int family, const char* text) {
     Address address;
     file_ = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -92,7 +94,7 @@ Listener::Listener(bool loopback_only) : loopback_only_(loopback_only) {
     sockaddr_storage bound{};
     socklen_t size = sizeof bound;
     if (bind(file_, reinterpret_cast<sockaddr*>(&address.storage), address.length) != 0 ||
-        ::listen(file_, SOMAXCONN) != 0 ||
+        ::listen(file_, most_waiting) != 0 ||
         getsockname(file_, reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
       close(file_);
       file_ = -1;
@@ -137,15 +139,21 @@ std::unique_ptr<LineSocket> Listener::accept() {
   return file < 0 ? nullptr : std::make_unique<LineSocket>(file);
 }
 
-std::unique_ptr<LineSocket> connect_to(const std::vector<std::string>& addresses, int port) {
-  for (const std::string& text : addresses) {
-    Address address;
-    if (!parse(text, port, address)) continue;
-    const int file = try_connect(address);
-    if (file >= 0) return std::make_unique<LineSocket>(file);
-  }
-  throw std::runtime_error(
-      fmt::format("no connection to {}, port {}", fmt::join(addresses, " or "), port));
+std::unique_ptr<LineSocket> connect_to(const std::vector<std::string>& addresses, int port,
+                                       double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  do {
+    for (const std::string& text : addresses) {
+      Address address;
+      if (!parse(text, port, address)) continue;
+      const int file = try_connect(address);
+      if (file >= 0) return std::make_unique<LineSocket>(file);
+    }
+    std::this_thread::sleep_for(kBetweenTries);
+  } while (Clock::now() < end);
+  throw std::runtime_error(fmt::format("no connection to {}, port {}, within {:.0f} s",
+                                       fmt::join(addresses, " or "), port, seconds));
 }
 
 }  // namespace sala

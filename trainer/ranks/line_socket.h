@@ -2,6 +2,8 @@
 // once a connection stands.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <memory>
 #include <mutex>
 #include <string>
@@ -30,7 +32,8 @@ class LineSocket {
 class Listener {
  public:
   // On every address of this host, or only the loopback. Throws when that is impossible.
-  explicit Listener(bool loopback_only);
+  // `most_waiting` connections stand before they are accepted, or as few as the system allows.
+  explicit Listener(bool loopback_only, int most_waiting = SOMAXCONN);
   ~Listener();
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
@@ -43,7 +46,9 @@ class Listener {
   bool loopback_only_;
 };
 
-// The first address that answers. Throws, naming all, when none does within a few seconds each.
-std::unique_ptr<LineSocket> connect_to(const std::vector<std::string>& addresses, int port);
+// The first address that answers. Asks again for so long: a listener whose queue is full looks like
+// one that is not there. Throws, naming all.
+std::unique_ptr<LineSocket> connect_to(const std::vector<std::string>& addresses, int port,
+                                       double seconds);
 
 }  // namespace sala

@@ -22,7 +22,8 @@ using Seconds = std::chrono::duration<double>;
 constexpr double kDefaultTimeout = 30;  // seconds; the job has ended well within a minute
 constexpr double kTick = 0.1;           // seconds between looks; a launcher kills within one
 constexpr double kLongestBeat = 0.5;
-constexpr size_t kMostRanks = 8;  // told on one line
+constexpr double kMeetSeconds = 60;  // until all ranks have found rank 0
+constexpr size_t kMostRanks = 8;     // told on one line
 
 nlohmann::json to_json(const ActivityReport& r) {
   return {{"stage", r.stage},           {"step", r.step},   {"operation", r.operation},
@@ -91,9 +92,19 @@ std::string Watchdog::listen(bool one_host) {
 void Watchdog::connect(const std::string& text) {
   const nlohmann::json where = nlohmann::json::parse(text);
   token_ = where.at("token").get<std::string>();
-  peers_[0].socket = connect_to(where.at("addresses"), where.at("port"));
+  peers_[0].socket = connect_to(where.at("addresses"), where.at("port"), kMeetSeconds);
   const nlohmann::json hello = {{"token", token_}, {"rank", rank_}, {"host", host_}};
   peers_[0].socket->send(hello.dump());
+}
+
+// Kernels let as few as 128 connections wait (net.core.somaxconn) and drop those of more ranks.
+void Watchdog::take_in() {
+  const auto end = Clock::now() + Seconds(kMeetSeconds);
+  const auto is_missing = [](const Peer& peer) { return !peer.socket; };
+  while (std::any_of(peers_.begin() + 1, peers_.end(), is_missing) && Clock::now() < end) {
+    accept_peers();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 void Watchdog::start(std::function<void(ActivityReport&)> device) {

@@ -36,10 +36,12 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  // Start-up, in this order: rank 0 listens, its text goes to all, the others connect; then all
-  // start. Both throw when the network does not allow it.
+  // Start-up, in this order: rank 0 listens, its text goes to all, the others connect while rank 0
+  // takes them in; then all start. What rank 0 has not seen after a minute may still come.
+  // listen and connect throw when the network does not allow it.
   std::string listen(bool one_host);
   void connect(const std::string& text);
+  void take_in();
   // `device` tells what collectives do on the device, beside what Activity knows of the main
   // thread. It is called from a thread of its own: a call into the driver may block.
   void start(std::function<void(ActivityReport&)> device);
