@@ -26,3 +26,6 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 # A rank that gives no sign of life for so long is taken for stopped or dead, and the job ends with a
 # line that names it; slow ranks are waited for. 0 switches this off (a debugger stops a rank).
 export SALA_WATCHDOG_SECONDS=${SALA_WATCHDOG_SECONDS:-30}
+# While ranks wait for others and none moves for so long (no operation, no collective, no file), one
+# is taken for stuck (a GPU that hangs in a kernel), and the job ends. 0: they wait for ever.
+export SALA_STUCK_SECONDS=${SALA_STUCK_SECONDS:-1800}

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "trainer/planning/parameter_sizes.h"
+#include "trainer/ranks/activity.h"
 #include "trainer/sharding/gather_buffers.h"
 #include "trainer/sharding/gradient_buffers.h"
 #include "trainer/sharding/pool.h"
@@ -12,6 +13,17 @@
 
 namespace sala {
 namespace {
+
+// Of one rank, which computes by itself for long: on a CPU one answer may take more than an hour.
+class OwnWeights final : public HeldWeights {
+ public:
+  using HeldWeights::HeldWeights;
+  using Lender::lease;
+  Lease lease(std::span<const size_t> parts) override {
+    Activity::here().moves();
+    return HeldWeights::lease(parts);
+  }
+};
 
 constexpr int64_t kElementsAtOnce = int64_t{1} << 26;  // of a part on its way in
 
@@ -213,6 +225,7 @@ const Parameters::Options& Parameters::options() const { return impl_->options; 
 const ParameterComms& Parameters::comms() const { return impl_->comms; }
 
 Lease Parameters::lease(std::span<const size_t> parts) {
+  Activity::here().moves();  // without sharding a step calls no collective for long
   std::vector<const Weights*> weights;
   if (!impl_->gathers) {
     for (size_t part : parts) {
@@ -299,7 +312,7 @@ std::unique_ptr<Lender> Parameters::held() {
       held.emplace_back(layout(part), lease[0].flat.clone());
     }
   }
-  return std::make_unique<HeldWeights>(std::move(held));
+  return std::make_unique<OwnWeights>(std::move(held));
 }
 
 void Parameters::finish_reductions() {

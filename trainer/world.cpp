@@ -170,23 +170,26 @@ struct World::Impl {
 };
 
 World::World(int* argc, char*** argv) : impl_(std::make_unique<Impl>(argc, argv)) {
-  double timeout = 0;
+  double timeout = 0, stuck = 0;
   {
     const LaunchGuard guard("the start of the ranks");
     const std::string problem = launcher_problem(size());
     if (!problem.empty()) throw SharedError(problem);
-    together("", [&] { timeout = watchdog_timeout(); });
+    together("", [&] {
+      timeout = watchdog_timeout();
+      stuck = stuck_timeout();  // rank 0 looks for it alone
+    });
     timeout = std::stod(broadcast(std::to_string(timeout)));  // one for all
   }
-  if (size() > 1 && timeout > 0) start_watchdog(timeout);
+  if (size() > 1 && timeout > 0) start_watchdog(timeout, stuck);
 }
 
 World::World(int* argc, char*** argv, const std::string& device) : World(argc, argv) {
   use_device(device);
 }
 
-void World::start_watchdog(double timeout) {
-  auto watchdog = std::make_unique<Watchdog>(rank(), size(), host(), timeout);
+void World::start_watchdog(double timeout, double stuck) {
+  auto watchdog = std::make_unique<Watchdog>(rank(), size(), host(), timeout, stuck);
   try {
     std::string where;
     together("", [&] {

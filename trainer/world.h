@@ -77,7 +77,7 @@ class World {
   [[noreturn]] void abort(const std::string& why);  // prints rank, host, why; ends all ranks
 
  private:
-  void start_watchdog(double timeout);
+  void start_watchdog(double timeout, double stuck);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

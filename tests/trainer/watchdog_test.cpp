@@ -22,8 +22,8 @@ void rest(double seconds) { std::this_thread::sleep_for(std::chrono::duration<do
 class Ranks {
  public:
   // `life` runs in each rank beside its watchdog; the rank ends well when it returns.
-  Ranks(int size, const std::function<void(int rank)>& life) {
-    Watchdog first(0, size, "host0", kTimeout);
+  Ranks(int size, const std::function<void(int rank)>& life, double stuck = 1800) : stuck_(stuck) {
+    Watchdog first(0, size, "host0", kTimeout, stuck_);
     const std::string where = first.listen(/*one_host=*/true);  // inherited by rank 0 alone
     EXPECT_EQ(pipe(output_), 0);
     for (int rank = 0; rank < size; ++rank) {
@@ -62,13 +62,14 @@ class Ranks {
   }
 
  private:
-  [[noreturn]] static void live(int rank, int size, const std::string& where, Watchdog* first,
-                                const std::function<void(int)>& life) {
+  [[noreturn]] void live(int rank, int size, const std::string& where, Watchdog* first,
+                         const std::function<void(int)>& life) {
     alarm(20);
     {
       std::unique_ptr<Watchdog> own;
       if (!first) {
-        own = std::make_unique<Watchdog>(rank, size, "host" + std::to_string(rank), kTimeout);
+        own =
+            std::make_unique<Watchdog>(rank, size, "host" + std::to_string(rank), kTimeout, stuck_);
         own->connect(where);
       }
       Watchdog& watchdog = first ? *first : *own;
@@ -80,6 +81,7 @@ class Ranks {
     _exit(0);
   }
 
+  const double stuck_;
   std::vector<pid_t> processes_;
   int output_[2] = {-1, -1};
   std::string said_;
@@ -142,6 +144,39 @@ TEST(Watchdog, ASlowRankIsToldOfAndWaitedFor) {
   EXPECT_NE(said.find("reading the source"), std::string::npos) << said;
 }
 
+TEST(Watchdog, ARankThatIsStuckEndsTheJob) {
+  const auto life = [](int rank) {
+    Activity::here().at("train", 7);
+    const Doing doing(rank == 0 ? "all_gather" : "computing",
+                      rank == 0 ? Doing::kWait : Doing::kWork);
+    rest(15);
+  };
+  Ranks ranks(2, life, /*stuck=*/1.5);
+  EXPECT_EQ(ranks.end_of(0, 5), 1);
+  EXPECT_EQ(ranks.end_of(1, 5), 1);
+  const std::string said = ranks.said();
+  EXPECT_NE(
+      said.find("1 rank(s) wait, and nothing has moved for 2 s (SALA_STUCK_SECONDS): rank 1 on "
+                "host1 (stage train, step 7, in computing"),
+      std::string::npos)
+      << said;
+}
+
+// What rank 0 does alone at the start: it neither begins nor ends anything for minutes.
+TEST(Watchdog, ARankThatReadsAFileIsNotStuck) {
+  const auto life = [](int rank) {
+    const Doing doing(rank == 0 ? "reading" : "barrier", rank == 0 ? Doing::kWork : Doing::kWait);
+    const int file = open("/dev/zero", O_RDONLY);
+    std::string block(64 << 10, ' ');
+    for (double passed = 0; passed < 2.5; passed += 0.01, rest(0.01)) {
+      if (rank == 0 && read(file, block.data(), block.size()) < 0) _exit(9);
+    }
+  };
+  Ranks ranks(2, life, /*stuck=*/1);
+  EXPECT_EQ(ranks.end_of(0, 10), 0) << ranks.said();
+  EXPECT_EQ(ranks.end_of(1, 10), 0) << ranks.said();
+}
+
 TEST(Watchdog, RanksThatAllWaitForEachOtherEnd) {
   Ranks ranks(2, [](int rank) {
     const Doing doing(rank == 0 ? "barrier" : "all_reduce_sum", Doing::kWait);
@@ -199,6 +234,10 @@ TEST(Watchdog, TheTimeoutIsANumberOrAnError) {
     EXPECT_THROW(watchdog_timeout(), std::runtime_error) << bad;
   }
   unsetenv("SALA_WATCHDOG_SECONDS");
+  EXPECT_GT(stuck_timeout(), 600);
+  setenv("SALA_STUCK_SECONDS", "half an hour", 1);
+  EXPECT_THROW(stuck_timeout(), std::runtime_error);
+  unsetenv("SALA_STUCK_SECONDS");
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ struct ActivityReport {
   std::string operation = "computing";
   bool waits_for_ranks = false;  // the operation ends only when other ranks come to it
   int64_t count = 0;             // of changes: a rank whose count moves is not stuck
+  int64_t bytes = 0;             // that the process has read and written (filled by the watchdog)
   double seconds = 0;            // in this operation
   std::string error;             // met in the background by collectives on the device
 };

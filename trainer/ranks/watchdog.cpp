@@ -20,24 +20,25 @@ using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
 constexpr double kDefaultTimeout = 30;  // seconds; the job has ended well within a minute
-constexpr double kTick = 0.1;           // seconds between looks; a launcher kills within one
+// No work of one rank alone takes so long without a file, a unit of the model or MPI.
+constexpr double kDefaultStuck = 1800;
+constexpr int64_t kMovedBytes = 1 << 20;  // what a log or a heartbeat writes is less
+constexpr double kTick = 0.1;             // seconds between looks; a launcher kills within one
 constexpr double kLongestBeat = 0.5;
 constexpr double kMeetSeconds = 60;  // until all ranks have found rank 0
 constexpr size_t kMostRanks = 8;     // told on one line
 
 nlohmann::json to_json(const ActivityReport& r) {
   return {{"stage", r.stage},           {"step", r.step},   {"operation", r.operation},
-          {"waits", r.waits_for_ranks}, {"count", r.count}, {"seconds", r.seconds}};
+          {"waits", r.waits_for_ranks}, {"count", r.count}, {"bytes", r.bytes},
+          {"seconds", r.seconds}};
 }
 
 ActivityReport from_json(const nlohmann::json& j) {
-  return {j.value("stage", ""),
-          j.value("step", int64_t{0}),
-          j.value("operation", ""),
-          j.value("waits", false),
-          j.value("count", int64_t{0}),
-          j.value("seconds", 0.0),
-          ""};
+  return {j.value("stage", ""),         j.value("step", int64_t{0}),
+          j.value("operation", ""),     j.value("waits", false),
+          j.value("count", int64_t{0}), j.value("bytes", int64_t{0}),
+          j.value("seconds", 0.0),      ""};
 }
 
 // Where rank 0 is gone, all others see it: they speak one after the other, and the launcher has
@@ -46,26 +47,33 @@ void wait_for_turn(int rank) {
   std::this_thread::sleep_for(Seconds(0.3 + 2 * std::clamp(rank - 1, 0, 5)));
 }
 
-}  // namespace
-
-double watchdog_timeout() {
-  const char* text = std::getenv("SALA_WATCHDOG_SECONDS");
-  if (!text) return kDefaultTimeout;
+double seconds_of(const char* variable, double otherwise, const char* zero) {
+  const char* text = std::getenv(variable);
+  if (!text) return otherwise;
   char* end = nullptr;
   const double seconds = std::strtod(text, &end);
   if (end == text || *end != '\0' || !std::isfinite(seconds) || seconds < 0) {
-    throw std::runtime_error(std::string("SALA_WATCHDOG_SECONDS: expected seconds, 0 for no "
-                                         "watchdog, got \"") +
-                             text + "\"");
+    throw std::runtime_error(
+        fmt::format("{}: expected seconds, 0 for {}, got \"{}\"", variable, zero, text));
   }
   return seconds;
 }
 
-Watchdog::Watchdog(int rank, int size, std::string host, double timeout_seconds)
+}  // namespace
+
+double watchdog_timeout() {
+  return seconds_of("SALA_WATCHDOG_SECONDS", kDefaultTimeout, "no watchdog");
+}
+
+double stuck_timeout() { return seconds_of("SALA_STUCK_SECONDS", kDefaultStuck, "no limit"); }
+
+Watchdog::Watchdog(int rank, int size, std::string host, double timeout_seconds,
+                   double stuck_seconds)
     : rank_(rank),
       size_(size),
       host_(std::move(host)),
       timeout_(timeout_seconds),
+      stuck_timeout_(stuck_seconds),
       peers_(static_cast<size_t>(size)) {}
 
 Watchdog::~Watchdog() {
@@ -129,6 +137,7 @@ void Watchdog::watch_device(const std::function<void(ActivityReport&)>& device) 
 
 ActivityReport Watchdog::own_report() {
   ActivityReport report = Activity::here().report();
+  report.bytes = bytes_.now();
   const std::lock_guard lock(mutex_);
   report.count += device_report_.count;
   report.error = device_report_.error;
@@ -250,8 +259,7 @@ void Watchdog::look_for_a_hang(double passed) {
     if (peers_[r].left) return;  // the end of the run
     (peers_[r].report.waits_for_ranks ? waiting : busy).push_back(described(r));
   }
-  unmoved_ = count == last_count_ ? unmoved_ + passed : 0;
-  last_count_ = count;
+  note_moves(count, passed);
   if (unmoved_ == 0) tell_at_ = 2 * timeout_;
   const auto list = [](std::vector<std::string>& ranks) {
     const size_t more = ranks.size() > kMostRanks ? ranks.size() - kMostRanks : 0;
@@ -263,11 +271,27 @@ void Watchdog::look_for_a_hang(double passed) {
     end(fmt::format("every rank waits for the others, and nothing has moved for {:.0f} s: {}",
                     unmoved_, list(waiting)));
   }
-  if (waiting.empty() || busy.empty() || unmoved_ < tell_at_) return;
+  if (waiting.empty() || busy.empty()) return;
+  if (stuck_timeout_ > 0 && stuck_ >= stuck_timeout_) {
+    end(fmt::format("{} rank(s) wait, and nothing has moved for {:.0f} s (SALA_STUCK_SECONDS): {}",
+                    waiting.size(), stuck_, list(busy)));
+  }
+  if (unmoved_ < tell_at_) return;
   tell_at_ *= 2;
   const std::string line =
       fmt::format("sala-train: {} rank(s) wait for {}\n", waiting.size(), list(busy));
   std::fputs(line.c_str(), stderr);
+}
+
+void Watchdog::note_moves(int64_t count, double passed) {
+  unmoved_ = count == last_count_ ? unmoved_ + passed : 0;
+  last_count_ = count;
+  const bool transfers = std::any_of(peers_.begin(), peers_.end(), [](const Peer& peer) {
+    return peer.report.bytes - peer.bytes >= kMovedBytes;
+  });
+  stuck_ = transfers || unmoved_ == 0 ? 0 : stuck_ + passed;
+  if (stuck_ > 0) return;
+  for (Peer& peer : peers_) peer.bytes = peer.report.bytes;
 }
 
 std::string Watchdog::described(size_t rank) const {

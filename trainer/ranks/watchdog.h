@@ -7,6 +7,10 @@
 //   connection closed, no bye    the process is dead: the job ends at once
 //   every rank waits for others  and nothing moved for the timeout: a hung collective, the job ends
 //   all wait but some            these are told of, again and again, with what they are doing
+//   the same, and no rank moved  for the much longer limit: some rank is stuck, the job ends
+//
+// A rank moves when it begins or ends an operation, calls MPI, runs a unit of the model, or reads
+// or writes a file; when a collective of its device ends.
 //
 // Time counts only while the watching thread itself runs: a job that is stopped and continued as a
 // whole (a suspended batch job) is no alarm.
@@ -23,15 +27,19 @@
 
 #include "trainer/ranks/activity.h"
 #include "trainer/ranks/line_socket.h"
+#include "trainer/ranks/process_bytes.h"
 
 namespace sala {
 
 // SALA_WATCHDOG_SECONDS, default 30; 0 = off. Throws when it is no such number.
 double watchdog_timeout();
+// SALA_STUCK_SECONDS, default 1800; 0 = never. Likewise.
+double stuck_timeout();
 
 class Watchdog {
  public:
-  Watchdog(int rank, int size, std::string host, double timeout_seconds);
+  // `stuck_seconds`: how long the others wait for ranks that do not move; 0 = for ever.
+  Watchdog(int rank, int size, std::string host, double timeout_seconds, double stuck_seconds);
   ~Watchdog();  // says bye
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
@@ -55,6 +63,7 @@ class Watchdog {
     double silent = 0;  // seconds
     std::string host = "an unknown host";
     ActivityReport report;
+    int64_t bytes = 0;  // of its report when a rank moved last
   };
 
   void run();
@@ -66,12 +75,13 @@ class Watchdog {
   void send_to_all(const nlohmann::json& message);
   void look_for_the_silent(double passed);
   void look_for_a_hang(double passed);
+  void note_moves(int64_t count, double passed);
   std::string described(size_t rank) const;
   [[noreturn]] void end(const std::string& why);
 
   const int rank_, size_;
   const std::string host_;
-  const double timeout_;
+  const double timeout_, stuck_timeout_;
   std::string token_;
   std::unique_ptr<Listener> listener_;                  // rank 0
   std::vector<std::unique_ptr<LineSocket>> strangers_;  // connected, but have not said who they are
@@ -80,8 +90,10 @@ class Watchdog {
   std::condition_variable wake_;
   bool stopping_ = false;
   ActivityReport device_report_;
+  ProcessBytes bytes_;  // of the watching thread
   std::thread thread_, device_thread_;
-  double unmoved_ = 0, tell_at_ = 0;  // seconds; of look_for_a_hang
+  // Seconds, of look_for_a_hang: without a change of counts; also without bytes; to the next line.
+  double unmoved_ = 0, stuck_ = 0, tell_at_ = 0;
   int64_t last_count_ = -1;
 };
 
