@@ -280,11 +280,13 @@ std::string World::broadcast(const std::string& text, int root) {
 }
 
 std::vector<std::string> World::gather(const std::string& text) {
-  std::vector<std::string> all(static_cast<size_t>(size()));
-  for (int r = 0; r < size(); ++r) {
-    all[static_cast<size_t>(r)] = broadcast(r == rank() ? text : "", r);
-  }
-  return all;
+  const Doing doing("gathering texts", Doing::kWait);
+  return impl_->all.gather(text, /*on_all=*/true);
+}
+
+std::vector<std::string> World::gather_first(const std::string& text) {
+  const Doing doing("gathering texts", Doing::kWait);
+  return impl_->all.gather(text, /*on_all=*/false);
 }
 
 void World::together(const std::string& what, const std::function<void()>& work) {

@@ -67,7 +67,8 @@ class World {
   bool any(bool flag);  // true on all ranks if true on one
   double max(double x);
   std::string broadcast(const std::string& text, int root = 0);
-  std::vector<std::string> gather(const std::string& text);  // on every rank, by rank
+  std::vector<std::string> gather(const std::string& text);        // on every rank, by rank
+  std::vector<std::string> gather_first(const std::string& text);  // on rank 0; empty on others
   // Where this rank stands, for what other ranks say of it when it is stuck.
   void now_at(const std::string& stage, int64_t step);
   // Runs `work` on every rank; where one throws, all throw one SharedError that names the first

@@ -53,6 +53,23 @@ TEST(World, HostSideAgreement) {
   world.barrier();
 }
 
+TEST(World, TextsOfAnyLengthAreGathered) {
+  World& world = test_world();
+  // More than one round, an empty one, and zero bytes inside.
+  const auto text_of = [](int rank) {
+    const auto size = rank == 1 ? 0 : (size_t{18} << 20) + static_cast<size_t>(rank);
+    return std::string(size, static_cast<char>(rank));
+  };
+  const auto all = world.gather(text_of(world.rank()));
+  const auto first = world.gather_first(text_of(world.rank()));
+  ASSERT_EQ(static_cast<int>(all.size()), world.size());
+  ASSERT_EQ(static_cast<int>(first.size()), world.rank() == 0 ? world.size() : 0);
+  for (int r = 0; r < world.size(); ++r) {
+    EXPECT_TRUE(all[static_cast<size_t>(r)] == text_of(r)) << r;
+    EXPECT_TRUE(first.empty() || first[static_cast<size_t>(r)] == text_of(r)) << r;
+  }
+}
+
 TEST(World, OneRanksErrorIsEveryRanksErrorAndNamesIt) {
   World& world = test_world();
   const int last = world.size() - 1;

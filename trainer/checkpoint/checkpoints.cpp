@@ -144,7 +144,7 @@ SavedCheckpoint Checkpoints::Impl::commit() {
   try {
     nlohmann::json report;
     world.together("saving a checkpoint", [&] { report = save.report.get(); });
-    const std::vector<std::string> reports = world.gather(dumped(report));
+    const std::vector<std::string> reports = world.gather_first(dumped(report));
     write_seconds = world.max(report.at("seconds").get<double>());
     world.together("saving a checkpoint", [&] {
       if (world.rank() == 0) write_manifest(reports);

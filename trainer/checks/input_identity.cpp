@@ -87,7 +87,7 @@ Json input_identity(const Recipe& recipe, World& world, const StoreCatalog& stor
     mine = my_weights(recipe.source, world, known.value("weights", Json::object()));
   });
   Json identity = {{"weights", Json::object()}, {"stores", Json::object()}};
-  for (const std::string& part : world.gather(mine.dump())) {
+  for (const std::string& part : world.gather_first(mine.dump())) {
     identity["weights"].update(Json::parse(part));
   }
   world.together("input files", [&] {

@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <deque>
+#include <limits>
 #include <stdexcept>
 
 #include "trainer/ranks/activity.h"
@@ -97,6 +98,28 @@ void broadcast_bytes(char* bytes, int64_t num_bytes, int root, MPI_Comm comm,
     check(MPI_Bcast(bytes + at, count, MPI_BYTE, root, comm), "MPI_Bcast", operation);
   }
 }
+
+// Where the next bytes of texts of these sizes stand when every rank sends up to `most` of them.
+struct TextRound {
+  std::vector<int> counts, starts;
+  std::string bytes;
+
+  TextRound(const std::vector<int64_t>& sizes, int64_t at, int64_t most) {
+    int64_t start = 0;
+    for (const int64_t size : sizes) {
+      starts.push_back(static_cast<int>(start));
+      counts.push_back(static_cast<int>(std::clamp<int64_t>(size - at, 0, most)));
+      start += counts.back();
+    }
+    TORCH_CHECK(start <= std::numeric_limits<int>::max(), "a gather of ", start, " bytes at once");
+    bytes.resize(static_cast<size_t>(start));
+  }
+  void append_to(std::vector<std::string>& texts) const {
+    for (size_t r = 0; r < texts.size(); ++r) {
+      texts[r].append(bytes, static_cast<size_t>(starts[r]), static_cast<size_t>(counts[r]));
+    }
+  }
+};
 
 template <class T>
 MPI_Datatype mpi_type();
@@ -358,6 +381,34 @@ std::string MpiGroup::broadcast(const std::string& text, int root) const {
   result.resize(static_cast<size_t>(num_bytes));
   broadcast_bytes(result.data(), num_bytes, root, impl_->comm, "broadcast");
   return result;
+}
+
+// In rounds of kChunkBytes of all ranks together: counts are int.
+std::vector<std::string> MpiGroup::gather(const std::string& text, bool on_all) const {
+  const auto own = static_cast<int64_t>(text.size());
+  std::vector<int64_t> sizes(static_cast<size_t>(size()));
+  check(MPI_Allgather(&own, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, impl_->comm),
+        "MPI_Allgather", "gather");
+  const int64_t longest = *std::max_element(sizes.begin(), sizes.end());
+  const int64_t most = std::max<int64_t>(1, kChunkBytes / size());
+  const bool takes = on_all || rank() == 0;
+  std::vector<std::string> texts(takes ? sizes.size() : 0);
+  for (int64_t at = 0; at < longest; at += most) {
+    TextRound round(sizes, at, most);
+    const char* const mine = text.data() + std::min(at, own);
+    const int count = round.counts[static_cast<size_t>(rank())];
+    if (on_all) {
+      check(MPI_Allgatherv(mine, count, MPI_BYTE, round.bytes.data(), round.counts.data(),
+                           round.starts.data(), MPI_BYTE, impl_->comm),
+            "MPI_Allgatherv", "gather");
+    } else {
+      check(MPI_Gatherv(mine, count, MPI_BYTE, round.bytes.data(), round.counts.data(),
+                        round.starts.data(), MPI_BYTE, 0, impl_->comm),
+            "MPI_Gatherv", "gather");
+    }
+    if (takes) round.append_to(texts);
+  }
+  return texts;
 }
 
 std::unique_ptr<Comm> MpiGroup::collectives() const {

@@ -34,6 +34,8 @@ class MpiGroup {
   void bitwise_or(void* bytes, int64_t num_bytes, const char* operation) const;  // in place
   std::vector<uint64_t> gather(uint64_t x, const char* operation) const;         // by rank
   std::string broadcast(const std::string& text, int root = 0) const;
+  // By rank, of any length; `on_all`, or on rank 0 alone (empty on others).
+  std::vector<std::string> gather(const std::string& text, bool on_all) const;
   // On CPU tensors; the group outlives it.
   std::unique_ptr<Comm> collectives() const;
   void abort() const;  // ends all ranks
