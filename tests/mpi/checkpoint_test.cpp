@@ -107,6 +107,24 @@ TEST(CheckpointRanks, DamageToOneRanksFileIsSeenByAll) {
   EXPECT_EQ(skipped[0].rfind(file, 0), 0u) << skipped[0];
 }
 
+// Not every rank looks at every file.
+TEST(CheckpointRanks, AFileOfAnotherSizeIsSeenWhicheverItIs) {
+  World& world = test_world();
+  const SharedFolder run("truncated");
+  Checkpoints checkpoints(run.path, world, 10);
+  const std::string older = save(checkpoints, 1);
+  for (int r = 0; r < world.size(); ++r) {
+    const std::string newer = save(checkpoints, 2 + r);
+    const std::string file = newer + "/rank-0000" + std::to_string(r) + ".h5";
+    if (world.rank() == 0) fs::resize_file(file, fs::file_size(file) + 1);
+    world.barrier();
+    std::vector<std::string> skipped;
+    EXPECT_EQ(checkpoints.newest_valid(skipped), older);
+    ASSERT_EQ(static_cast<int>(skipped.size()), r + 1);
+    EXPECT_EQ(skipped[0].rfind(file + ": has ", 0), 0u) << skipped[0];
+  }
+}
+
 TEST(CheckpointRanks, ARankThatCannotWriteFailsTheSaveOnAllAndIsNamed) {
   World& world = test_world();
   const SharedFolder run("refused");

@@ -35,12 +35,8 @@ std::vector<Piece> pieces_of(const Manifest& manifest, size_t tensor, int num_ra
 
 at::Tensor PieceReader::read_file(const Shard& shard, size_t index) {
   const std::string path = folder_ + "/" + shard.file;
-  if (!open_ || open_name_ != shard.file) {
-    open_.reset();
-    open_ = std::make_unique<Hdf5File>(Hdf5File::open(path));
-    open_name_ = shard.file;
-  }
-  const int64_t count = open_->num_elements(shard.dataset);
+  const Hdf5File& file = open_.open(path);
+  const int64_t count = file.num_elements(shard.dataset);
   if (count != shard.count) {
     throw std::runtime_error(path + ": dataset `" + shard.dataset + "` has " +
                              std::to_string(count) + " elements, the manifest says " +
@@ -52,7 +48,7 @@ at::Tensor PieceReader::read_file(const Shard& shard, size_t index) {
   for (int64_t at = begin; at < end; at += kSlabElements) {
     const int64_t size = std::min(kSlabElements, end - at);
     float* const slab = values.data_ptr<float>() + (at - begin);
-    open_->read(shard.dataset, at, size, slab);
+    file.read(shard.dataset, at, size, slab);
     hash.update(slab, static_cast<size_t>(size) * sizeof(float));
   }
   if (hash.hex() != shard.xxh3.at(index)) {
@@ -80,10 +76,10 @@ std::string PieceReader::problem(const Shard& shard, size_t index, int64_t most_
     }
     return "";
   } catch (const c10::Error& error) {
-    open_.reset();
+    open_.close(folder_ + "/" + shard.file);
     return error.what_without_backtrace();
   } catch (const std::exception& error) {
-    open_.reset();
+    open_.close(folder_ + "/" + shard.file);
     return error.what();
   }
 }

@@ -5,13 +5,12 @@
 #include <ATen/ATen.h>
 
 #include <map>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "data/files/hdf5_file.h"
 #include "trainer/checkpoint/manifest.h"
+#include "trainer/checkpoint/open_files.h"
 
 namespace sala {
 
@@ -42,8 +41,7 @@ class PieceReader {
   at::Tensor read_file(const Shard& shard, size_t index);
 
   std::string folder_;
-  std::string open_name_;
-  std::unique_ptr<Hdf5File> open_;  // the last one read
+  OpenFiles open_;
   std::map<Key, at::Tensor> kept_;
   int64_t kept_bytes_ = 0;
 };
