@@ -34,6 +34,18 @@ struct DiskNeed {
 };
 
 // What a stage will need, before anything is allocated; per rank.
+// How the rows of a step fall to the ranks; the ranks of a split sequence count as one.
+struct RowShares {
+  int64_t rows = 0;  // of a step; 0 = the stage has no steps
+  int64_t row_length = 0;
+  int64_t ranks = 1;
+  int64_t most() const { return (rows + ranks - 1) / ranks; }  // of one rank
+  // By how much a step takes longer than if all had as many.
+  double slowdown() const {
+    return rows == 0 ? 1 : static_cast<double>(most() * ranks) / static_cast<double>(rows);
+  }
+};
+
 struct StagePlan {
   double weights_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
   double batch_bytes = 0;  // tokens of the steps in flight
@@ -44,6 +56,7 @@ struct StagePlan {
   double checkpoint_bytes = 0;   // one checkpoint in this stage, all ranks together
   std::vector<DiskNeed> writes;  // beside checkpoints
   int64_t tokens = 0, steps = 0;
+  RowShares shares;
   std::string advice;  // a line for people; empty = none
   // All but activations, which are an estimate.
   double exact_bytes() const {

@@ -91,5 +91,31 @@ TEST(Plan, TeachingSelectionTakesFlopsAndTime) {
   EXPECT_GE(longer, seconds + 0.5 * added / (kFp32Share * 1e15 * 2));
 }
 
+TEST(Plan, RowsThatDoNotDivideAmongRanksTakeTimeAndAreNamed) {
+  const TemporaryFolder folder;
+  write_toy(folder);
+  const auto recipe = read_toy(folder, kToyRecipe);
+  const ModelConfig source = read_model_config(folder / "model");
+  const auto seconds_and_advice = [&](int64_t ranks, int64_t context) {
+    const PlanContext plans{*recipe, source, planned_hybrid(*recipe, source), ranks, false, 0, {}};
+    StagePlan plan = recipe->stages[0]->plan(plans);
+    plan.shares.ranks = ranks / context;
+    return std::pair(stage_seconds(plans, "align", plan, 1e12),
+                     uneven_rows_advice(plans, "align", "align", plan, 1e12));
+  };
+  const auto [alone, none] = seconds_and_advice(1, 1);
+  EXPECT_EQ(none, "");
+  EXPECT_EQ(seconds_and_advice(4, 1), std::pair(alone / 4, std::string()));
+  const auto [uneven, advice] = seconds_and_advice(3, 1);  // 8 rows: 3, 3 and 2
+  EXPECT_DOUBLE_EQ(uneven, alone / 8 * 3);
+  EXPECT_EQ(advice,
+            "stage align: 8 rows a step do not divide among 3 ranks: one that has 3 is waited for, "
+            "11 % of the time; batch_tokens: 384 (6 rows) or 576 (9 rows) would divide");
+  EXPECT_NE(seconds_and_advice(18, 2).second.find("among 9 groups of 2 ranks: one that has 1 is "
+                                                  "waited for, 11 % of the time; batch_tokens: 576 "
+                                                  "(9 rows) would divide"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace sala

@@ -149,6 +149,9 @@ class Check {
                 num_ranks_ > 1 ? bytes_text(plan.node_bytes + plan.network_bytes) : "",
                 fmt::format("{:.2g}", plan.flops), time_text(of_stage));
       if (!plan.advice.empty()) advice.push_back(plan.advice);
+      const std::string uneven =
+          uneven_rows_advice(context, stage->type(), stage->name, plan, device_.peak_flops);
+      if (!uneven.empty()) advice.push_back(uneven);
     }
     print_row("all", "", amount_text(tokens), "", "", "", "", "", "", fmt::format("{:.2g}", flops),
               time_text(seconds));

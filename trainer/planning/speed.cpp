@@ -5,8 +5,11 @@
 #include <array>
 #include <cmath>
 
+#include <fmt/format.h>
+
 #include "trainer/planning/flops.h"
 #include "trainer/planning/plan.h"
+#include "trainer/recipe/field_values.h"
 #include "trainer/recipe/recipe.h"
 
 namespace sala {
@@ -27,9 +30,17 @@ Travels travels(const PlanContext& context, double parameters) {
   return {parameters * static_cast<double>(compute_bytes(context)), parameters * 4};
 }
 
+int64_t num_data_ranks(const PlanContext& context, const Traffic& traffic) {
+  return std::max<int64_t>(1, context.num_ranks / traffic.context);
+}
+
+RowShares row_shares(const PlanContext& context, const Traffic& traffic) {
+  return {traffic.budget.rows_per_step(), traffic.budget.row_length,
+          num_data_ranks(context, traffic)};
+}
+
 int64_t num_micro_batches(const PlanContext& context, const Traffic& traffic) {
-  return traffic.budget.num_micro_batches(
-      std::max<int64_t>(1, context.num_ranks / traffic.context));
+  return traffic.budget.num_micro_batches(num_data_ranks(context, traffic));
 }
 
 // The rest of a buffer that is shared out evenly over `ranks`.
@@ -85,7 +96,9 @@ void add_sequence(const PlanContext& context, const Traffic& traffic, double mic
 
 double compute_seconds(const PlanContext& context, const std::string& stage_type,
                        const StagePlan& plan, double peak_flops) {
-  const double all_peaks = peak_flops * static_cast<double>(context.num_ranks);
+  // The step ends with the rank that has most rows.
+  const double all_peaks =
+      peak_flops * static_cast<double>(context.num_ranks) / plan.shares.slowdown();
   if (!context.cuda) return plan.flops / all_peaks;  // which are of fp32
   const double share = measured_share(stage_type, context.source.width);
   return ((plan.flops - plan.fp32_flops) / share + plan.fp32_flops / kFp32Share) / all_peaks;
@@ -124,6 +137,7 @@ void plan_traffic(const PlanContext& context, const Traffic& traffic, StagePlan&
   add_sequence(context, traffic, micros, bytes);
   plan.node_bytes = bytes.node;
   plan.network_bytes = bytes.network;
+  plan.shares = row_shares(context, traffic);
 }
 
 void plan_align_traffic(const PlanContext& context, const Traffic& traffic, StagePlan& plan) {
@@ -136,12 +150,37 @@ void plan_align_traffic(const PlanContext& context, const Traffic& traffic, Stag
   add_sequence(context, traffic, micros, bytes);
   plan.node_bytes = bytes.node;
   plan.network_bytes = bytes.network;
+  plan.shares = row_shares(context, traffic);
 }
 
 double stage_seconds(const PlanContext& context, const std::string& stage_type,
                      const StagePlan& plan, double peak_flops) {
   return std::max(compute_seconds(context, stage_type, plan, peak_flops),
                   traffic_seconds(context, plan));
+}
+
+std::string uneven_rows_advice(const PlanContext& context, const std::string& stage_type,
+                               const std::string& stage_name, const StagePlan& plan,
+                               double peak_flops) {
+  const RowShares& shares = plan.shares;
+  StagePlan even = plan;
+  even.shares = {};
+  const double cost = stage_seconds(context, stage_type, plan, peak_flops) /
+                          stage_seconds(context, stage_type, even, peak_flops) -
+                      1;
+  if (!(cost > 0.02)) return "";
+  const auto batch = [&](int64_t rows) {
+    return fmt::format("{} ({} rows)", format_count(rows * shares.row_length), rows);
+  };
+  const int64_t above = shares.most() * shares.ranks, below = above - shares.ranks;
+  return fmt::format(
+      "stage {}: {} rows a step do not divide among {}: one that has {} is waited for, {:.0f} % of "
+      "the time; batch_tokens: {}{} would divide",
+      stage_name, shares.rows,
+      shares.ranks == context.num_ranks
+          ? fmt::format("{} ranks", shares.ranks)
+          : fmt::format("{} groups of {} ranks", shares.ranks, context.num_ranks / shares.ranks),
+      shares.most(), 100 * cost / (1 + cost), below > 0 ? batch(below) + " or " : "", batch(above));
 }
 
 bool network_bound(const PlanContext& context, const std::string& stage_type, const StagePlan& plan,

@@ -35,6 +35,11 @@ inline constexpr double kNodeRate = 200e9, kNetworkRate = 40e9;
 // Of the whole stage: the longer one of computing and sending, which overlap.
 double stage_seconds(const PlanContext& context, const std::string& stage_type,
                      const StagePlan& plan, double peak_flops);
+// One line where rows do not divide among ranks and that takes more than 2 % of the stage's time,
+// with the nearest batch_tokens that would; else empty.
+std::string uneven_rows_advice(const PlanContext& context, const std::string& stage_type,
+                               const std::string& stage_name, const StagePlan& plan,
+                               double peak_flops);
 // Whether sending is the longer one.
 bool network_bound(const PlanContext& context, const std::string& stage_type, const StagePlan& plan,
                    double peak_flops);
