@@ -502,6 +502,59 @@ class RunSlurmTest(unittest.TestCase):
         self.assertEqual(self.requeued("exit 1", None), (1, False))
         self.assertEqual(self.requeued("exit 138", None), (138, False))  # not by our signal
 
+    CHECKPOINT = "[info] checkpoint 01-train-8 (stage train, step 8), stall 0.1 s, written in 2.0 s"
+
+    def failed(self, step, said_before="", seconds=0):
+        """Whether a start that lived for `seconds` goes back, and what it says, in a log in which the
+        starts before it have said something."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            copy = folder / "slurm_script"
+            shutil.copy(ROOT / "launch/run_slurm.sbatch", copy)
+            (folder / "log").write_text(said_before)
+            with open(folder / "log", "a") as log:
+                subprocess.run([copy, "recipe.yaml"], stdout=log, stderr=log,
+                               env=self.stand_ins(folder, step) | {"SECONDS": str(seconds)})
+            return (folder / "requeued").exists(), (folder / "log").read_text()[len(said_before):]
+
+    def test_a_run_that_fails_after_a_checkpoint_or_half_an_hour_goes_back(self):
+        for code in (1, 137):
+            back, said = self.failed(f"echo '{self.CHECKPOINT}'; exit {code}")
+            self.assertTrue(back, said)
+            self.assertRegex(said, f"run failed .{code}. after [0-9] s; failure 1 in a row without a "
+                                   "new checkpoint; back into the queue")
+        self.assertTrue(self.failed("exit 1", seconds=2000)[0])
+        back, said = self.failed("exit 1", said_before=self.CHECKPOINT + "\n")  # of another start
+        self.assertFalse(back)
+        self.assertIn("failed (1) within half an hour and without a checkpoint: the job ends", said)
+        self.assertFalse(self.failed(f"echo '{self.CHECKPOINT}'; exit 2", seconds=2000)[0])
+
+    def test_a_run_that_fails_again_and_again_does_not_go_back_for_ever(self):
+        log = self.CHECKPOINT + "\n"
+        for number in range(1, 6):
+            back, said = self.failed("exit 1", log, seconds=2000)
+            self.assertTrue(back, said)
+            self.assertIn(f"; failure {number} in a row", said)
+            log += said
+        back, said = self.failed("exit 1", log, seconds=2000)
+        self.assertFalse(back)
+        self.assertIn("six times in a row without a new checkpoint: the job ends", said)
+        self.assertIn("; failure 1 in a row",
+                      self.failed(f"echo '{self.CHECKPOINT}'; exit 1", log, seconds=2000)[1])
+
+    def test_without_a_log_to_read_starts_are_counted(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            copy = folder / "slurm_script"
+            shutil.copy(ROOT / "launch/run_slurm.sbatch", copy)
+            for restarts, back in ((4, True), (5, False)):
+                (folder / "requeued").unlink(missing_ok=True)
+                subprocess.run([copy, "recipe.yaml"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL,
+                               env=self.stand_ins(folder, "exit 1") |
+                               {"SECONDS": "2000", "SLURM_RESTART_COUNT": str(restarts)})
+                self.assertEqual((folder / "requeued").exists(), back)
+
     def test_a_signal_that_came_before_the_ranks_could_catch_it_goes_back(self):
         for number in (signal.SIGUSR1, signal.SIGTERM):
             self.assertEqual(self.requeued("sleep 10 & wait", number), (138, True))

@@ -8,6 +8,7 @@ usage: tests/slurm/run_slurm_test.py BIN_FOLDER FAIL_CALLS_LIBRARY [arguments of
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ PARTITIONS = {
     "whole": (["w1", "w2"], "Default=YES"), "limit": (["t1", "t2"], ""),
     "lost": (["l1", "l2"], ""), "host": (["h1", "h2"], ""),
     "low": (["p1", "p2"], "PriorityTier=1 GraceTime=60"), "high": (["p1", "p2"], "PriorityTier=2"),
-    "count": (["c1", "c2"], ""), "array": (["a1", "a2"], "")}
+    "count": (["c1", "c2"], ""), "array": (["a1", "a2"], ""), "killed": (["k1"], "")}
 # Of a line of metrics.jsonl: what differs from run to run.
 VARYING = {"time", "seconds", "tokens_per_second", "memory_bytes", "mfu", "spent", "skew_seconds"}
 
@@ -270,6 +271,17 @@ class RunSlurmTest(unittest.TestCase):
         job = self.submit("gpus", "whole", "--gpus-per-node=1", "--ntasks-per-node=2")
         self.assertEqual(job.end(), "FAILED")
         self.assertIn("2 processes for 1 GPU(s) a node, expected one each: leave", job.log())
+
+    def a_run_that_is_killed_after_a_checkpoint_goes_on(self):
+        job = self.submit("killed", "killed", "--nodes=1", slow_ms=300,
+                          arguments=("--set", "stages.align.save_every=4"))
+        job.wait_for_text(" s, written in ")
+        os.kill(json.loads((job.folder / "run/lock").read_text())["pid"], signal.SIGKILL)
+        job.wait_for_text("failure 1 in a row without a new checkpoint; back into the queue")
+        job.start_again()
+        self.assertEqual(job.end(), "COMPLETED")
+        self.expect_whole(job, same_ranks=False)
+        self.assertGreaterEqual(self.expect_starts(job, 1, 1)[1], (0, 4))
 
     def a_run_that_fails_is_not_put_back(self):
         job = self.submit("failed", "whole", "--nodes=2", arguments=("--set", "run.sede=1"))
