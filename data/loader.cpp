@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "data/stores/patience.h"
+
 namespace sala {
 namespace {
 
@@ -84,6 +86,7 @@ StepRows Loader::make_step() {
 }
 
 void Loader::read_ahead(const std::stop_token& stop) {
+  end_patience_with(stop);
   try {
     while (!stop.stop_requested()) {
       StepRows step = make_step();

@@ -10,8 +10,10 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "data/files/file_calls.h"
 #include "data/files/hash.h"
 #include "data/files/system_advice.h"
+#include "data/stores/patience.h"
 
 namespace sala {
 namespace {
@@ -59,9 +61,19 @@ std::vector<std::string> expand_globs(const std::vector<std::string>& patterns) 
   return files;
 }
 
-// Runs `read` on an open store whose file is the one that was verified, before and after.
 template <class Read>
 auto Source::read_from(size_t index, const Read& read) const {
+  return read_patiently([&] { return read_unchanged(index, read); },
+                        [&] { open_->close(stores_[index].path); });
+}
+
+StoreFacts Source::read_facts(const std::string& path) const {
+  return read_patiently([&] { return open_->open(path).facts(); }, [&] { open_->close(path); });
+}
+
+// Runs `read` on an open store whose file is the one that was verified, before and after.
+template <class Read>
+auto Source::read_unchanged(size_t index, const Read& read) const {
   constexpr int kAttempts = 3;  // a file that goes on changing is not read at all
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     Store& known = stores_[index];
@@ -97,6 +109,9 @@ void Source::check_changed(size_t index) const {
     reason = "its data hashes to " + store.facts().checksum + ", before to " + known.facts.checksum;
   } catch (const TooManyOpenFiles&) {
     throw;
+  } catch (const FileError& error) {
+    if (may_pass(error.code())) throw;
+    reason = error.what();
   } catch (const std::runtime_error& error) {
     reason = error.what();
   }
@@ -120,7 +135,7 @@ Source::Source(const SourceSpec& spec, const TokenizerIdentity& tokenizer,
   for (const std::string& file : spec.files) {
     const StoreFacts* known = catalog.find(file);
     const StoreFacts& facts =
-        stores_.emplace_back(Store{file, known ? *known : open_->open(file).facts()}).facts;
+        stores_.emplace_back(Store{file, known ? *known : read_facts(file)}).facts;
     check_tokenizer(file, facts, tokenizer);
     if (facts.tokenizer_hash != tokenizer_hash()) {
       throw std::runtime_error(file + ": made with another tokenizer (" + facts.tokenizer_hash +

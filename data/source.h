@@ -57,6 +57,7 @@ class Source {
 
   // Tokens [offset, offset + count) of a document, and their loss mask. A store that was written to
   // since it was verified is read again as a whole: the same data goes on, other data is an error.
+  // A disk that refuses for a moment is asked again (data/stores/patience.h).
   std::vector<std::int32_t> read(std::int64_t document, std::int64_t offset,
                                  std::int64_t count) const;
   std::vector<std::uint8_t> read_loss_mask(std::int64_t document, std::int64_t offset,
@@ -77,6 +78,9 @@ class Source {
   std::int64_t first_token(std::int64_t document, std::int64_t offset, std::int64_t count) const;
   template <class Read>
   auto read_from(size_t store, const Read& read) const;
+  template <class Read>
+  auto read_unchanged(size_t store, const Read& read) const;
+  StoreFacts read_facts(const std::string& path) const;
   void check_changed(size_t store) const;
 
   std::string name_, fingerprint_;

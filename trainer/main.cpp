@@ -7,6 +7,7 @@
 #include <iostream>
 #include <utility>
 
+#include "data/stores/patience.h"
 #include "kernels/paths.h"
 #include "trainer/checks/check_command.h"
 #include "trainer/checks/start_check.h"
@@ -133,6 +134,17 @@ void set_rules_of(const sala::RunOptions& run) {
   sala::set_path_rules(std::move(rules));
 }
 
+// Reads that a disk refuses for a moment, by any rank: the first rank's log does not have them.
+void set_patience_of(const sala::World& world) {
+  sala::Patience patience;
+  patience.gives_up = sala::stop_requested;
+  const std::string rank = fmt::format("rank {} on {}", world.rank(), world.host());
+  patience.tell = [rank](const std::string& line) {
+    std::fputs(fmt::format("sala-train: warning: {}: {}\n", rank, line).c_str(), stderr);
+  };
+  sala::set_patience(std::move(patience));
+}
+
 // What is wrong with a recipe's text, and with it what the run would find out later.
 void tell_problems(sala::Recipe& recipe, sala::World& world) {
   std::vector<std::string> warnings;
@@ -147,6 +159,7 @@ void tell_problems(sala::Recipe& recipe, sala::World& world) {
 int run(int* argc, char*** argv, const Arguments& a, const std::string& mistake) {
   sala::World world(argc, argv);
   if (world.rank() != 0) spdlog::set_level(spdlog::level::err);
+  set_patience_of(world);
   int code_of_errors = kExitBadCall;
   int code = 0;
   try {

@@ -14,6 +14,7 @@ namespace sala {
 class FileError : public std::runtime_error {
  public:
   FileError(const std::string& path, const std::string& what, int code);
+  FileError(const std::string& message, int code) : std::runtime_error(message), code_(code) {}
   int code() const { return code_; }  // errno
 
  private:

@@ -4,9 +4,9 @@
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstring>
 #include <stdexcept>
 
+#include "data/files/file_calls.h"
 #include "data/files/system_advice.h"
 
 namespace sala {
@@ -15,9 +15,8 @@ namespace {
 FileIdentity identity(int status, const struct stat& found, const std::string& path) {
   if (status != 0) {
     const int code = errno;
-    const bool absent = code == ENOENT || code == ENOTDIR;
-    throw std::runtime_error(path + ": " + (absent ? "no such file" : "cannot look at the file: ") +
-                             (absent ? "" : std::strerror(code)) + system_advice(code));
+    if (code != ENOENT && code != ENOTDIR) throw FileError(path, "look at the file", code);
+    throw std::runtime_error(path + ": no such file" + system_advice(code));
   }
   if (!S_ISREG(found.st_mode)) {
     throw std::runtime_error(path + ": expected a file, found a " +

@@ -16,7 +16,7 @@ struct FileIdentity {
 };
 
 // Of the regular file at `path`; anything else, or one that cannot be looked at:
-// std::runtime_error with one line.
+// std::runtime_error with one line (FileError where the system refuses).
 FileIdentity file_identity(const std::string& path);
 
 // Of an open file; `path` is for messages.

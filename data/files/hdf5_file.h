@@ -6,8 +6,8 @@
 // different Hdf5File objects; one object belongs to one thread at a time.
 //
 // Errors: std::runtime_error with one line that names file, dataset, offset, HDF5's own reason and
-// what to do: about the system where it refused, about the file only where HDF5 cannot understand
-// it. HDF5's printing to stderr is off.
+// what to do: about the system where it refused (readers: FileError), about the file only where
+// HDF5 cannot understand it. HDF5's printing to stderr is off.
 #pragma once
 
 #include <cstdint>

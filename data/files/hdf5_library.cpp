@@ -9,6 +9,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "data/files/file_calls.h"
 #include "data/files/hdf5_file.h"
 #include "data/files/system_advice.h"
 
@@ -92,7 +93,10 @@ void fail_reading(const std::string& path, const std::string& what, const Reason
   if (reason.code == EMFILE || reason.code == ENFILE) {
     throw TooManyOpenFiles(path + ": " + text + system_advice(reason.code));
   }
-  fail(path, text + (reason.code != 0 ? system_advice(reason.code) : kDamaged));
+  if (reason.code != 0) {
+    throw FileError(path + ": " + text + system_advice(reason.code), reason.code);
+  }
+  fail(path, text + kDamaged);
 }
 
 void fail_writing(const std::string& path, const std::string& what, const Reason& reason) {

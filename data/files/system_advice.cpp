@@ -20,6 +20,11 @@ std::string system_advice(int code) {
     case ESTALE:
     case ETIMEDOUT:
     case ENXIO:
+    case EREMOTEIO:
+    case ENOTCONN:
+    case ESHUTDOWN:
+    case ECONNRESET:
+    case EHOSTDOWN:
       return "; the disk or the connection to it fails: check the system's log, then run again";
     case ENOSPC:
     case EDQUOT:
@@ -32,6 +37,23 @@ std::string system_advice(int code) {
       return "; free memory and run again";
     default:
       return "";
+  }
+}
+
+bool may_pass(int code) {
+  switch (code) {
+    case EIO:
+    case ESTALE:
+    case ETIMEDOUT:
+    case EREMOTEIO:
+    case ENOTCONN:
+    case ESHUTDOWN:  // of a Lustre client that was evicted
+    case ECONNRESET:
+    case EHOSTDOWN:
+    case EAGAIN:
+      return true;
+    default:
+      return false;
   }
 }
 

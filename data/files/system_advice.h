@@ -9,4 +9,8 @@ namespace sala {
 // call that fails says nothing about what the file holds.
 std::string system_advice(int code);
 
+// Whether the same call may succeed a moment later, on a file that is opened anew: a server that
+// fails over, a connection that was lost.
+bool may_pass(int code);
+
 }  // namespace sala

@@ -11,8 +11,10 @@
 #include <stdexcept>
 
 #include "data/files/atomic_file.h"
+#include "data/files/file_calls.h"
 #include "data/files/hash.h"
 #include "data/files/system_advice.h"
+#include "data/stores/patience.h"
 
 namespace sala {
 namespace {
@@ -20,6 +22,7 @@ namespace {
 constexpr std::int64_t kMagic = 0x7374657366666f64;  // "doffsets"
 constexpr std::int64_t kWord = sizeof(std::int64_t);
 constexpr std::int64_t kHeaderWords = 3;
+constexpr const char* kInMemory = "document offsets in memory";
 
 std::int64_t hash_of(const std::int64_t* words, size_t count) {
   return static_cast<std::int64_t>(xxh3_64(words, count * sizeof(std::int64_t)));
@@ -31,7 +34,7 @@ DocumentOffsets::DocumentOffsets(std::string path, const std::vector<std::int64_
     : path_(std::move(path)) {
   layout(num_documents);
   if (path_.empty()) {
-    path_ = "document offsets in memory";
+    path_ = kInMemory;
     file_ = ::memfd_create("document-offsets", MFD_CLOEXEC);
   } else {
     temporary_ = path_ + "." + std::to_string(::getpid()) + ".tmp";  // two may write at a time
@@ -78,7 +81,7 @@ DocumentOffsets::~DocumentOffsets() {
 
 void DocumentOffsets::fail(const std::string& what) const {
   const int code = errno;
-  throw std::runtime_error(path_ + ": " + what + ": " + std::strerror(code) + system_advice(code));
+  throw FileError(path_ + ": " + what + ": " + std::strerror(code) + system_advice(code), code);
 }
 
 void DocumentOffsets::layout(const std::vector<std::int64_t>& num_documents) {
@@ -135,6 +138,19 @@ std::vector<std::int64_t> DocumentOffsets::of_store(size_t store) const {
 }
 
 void DocumentOffsets::read(std::int64_t position, void* out, std::int64_t num_bytes) const {
+  read_patiently([&] { read_once(position, out, num_bytes); }, [&] { reopen(); });
+}
+
+// What a server has dropped is found again under its name.
+void DocumentOffsets::reopen() const {
+  if (!temporary_.empty() || path_ == kInMemory) return;
+  const int fresh = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fresh < 0) return;  // the next read says why
+  ::dup3(fresh, file_, O_CLOEXEC);
+  ::close(fresh);
+}
+
+void DocumentOffsets::read_once(std::int64_t position, void* out, std::int64_t num_bytes) const {
   auto* bytes = static_cast<char*>(out);
   while (num_bytes > 0) {
     const ssize_t got = ::pread(file_, bytes, static_cast<size_t>(num_bytes), position);

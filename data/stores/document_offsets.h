@@ -46,6 +46,8 @@ class DocumentOffsets {
   void layout(const std::vector<std::int64_t>& num_documents);
   std::vector<std::int64_t> header() const;
   void read(std::int64_t position, void* out, std::int64_t num_bytes) const;
+  void read_once(std::int64_t position, void* out, std::int64_t num_bytes) const;
+  void reopen() const;
   void write(std::int64_t position, const void* bytes, std::int64_t num_bytes);
 
   std::string path_, temporary_;

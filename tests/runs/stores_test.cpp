@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "tests/data/test_store.h"
+#include "tests/faults/failing_calls.h"
 #include "tests/runs/toy_run.h"
 
 namespace sala::test {
@@ -26,6 +27,9 @@ const char* kAlign =
 const char* kTrain =
     "  - train: {tokens: 2K, row_length: 64, batch_tokens: 64, data: {b: 1}, lr: 1e-3, "
     "max_skips: 0}\n";
+
+const char* kLong =
+    "  - train: {tokens: 80K, row_length: 64, batch_tokens: 512, data: {a: 1}, lr: 1e-3}\n";
 
 // Store b of a toy run again, as one whose documents count where `counts` says.
 void write_masked_store(const ToyRun& toy, const std::function<bool(std::int64_t)>& counts) {
@@ -169,6 +173,34 @@ TEST(Stores, WithoutAnyTargetAreRefusedBeforeTheFirstStep) {
   EXPECT_NE(toy.log("run").find("held-out source b has no token to predict"), std::string::npos)
       << toy.log("run");
   EXPECT_TRUE(toy.events("run", "step").empty());
+}
+
+// The 600th read of a store is one of training. It fails, and so does opening the store again.
+TEST(Stores, ADiskThatRefusesForAMomentIsWaitedFor) {
+  const ToyRun toy({.stages = kLong, .save_every = 0});
+  ASSERT_EQ(toy.run("whole", 2), 0) << toy.log("whole");
+  {
+    const FailingCalls faults("pread */a.h5 600 EIO;pread */a.h5 601 ESTALE");
+    EXPECT_EQ(toy.run("run", 2), 0) << toy.log("run");
+  }
+  const std::string log = toy.log("run"), warning = "sala-train: warning: rank 0 on ";
+  const size_t told = log.find(warning);
+  ASSERT_NE(told, std::string::npos) << log;
+  EXPECT_EQ(log.find(warning, told + 1), std::string::npos) << log;
+  EXPECT_NE(log.find("(tried again after 1, 5, 30 s)"), std::string::npos) << log;
+  EXPECT_EQ(toy.events("run", "step"), toy.events("whole", "step"));
+}
+
+TEST(Stores, ARunThatWaitsForItsDiskIsStoppedWithItsCheckpoint) {
+  const ToyRun toy({.stages = kLong, .save_every = 0});
+  {
+    const FailingCalls faults("pread */a.h5 600 EIO -1;pread */a.h5 601 SIGUSR1");
+    EXPECT_EQ(toy.run("run", 2), 75) << toy.log("run");
+  }
+  const auto steps = toy.events("run", "step"), saved = toy.events("run", "checkpoint");
+  ASSERT_EQ(saved.size(), 1u) << toy.log("run");
+  EXPECT_EQ(saved[0].at("step"), steps.back().at("step"));
+  EXPECT_EQ(toy.run("run", 2), 0) << toy.log("run");
 }
 
 }  // namespace sala::test

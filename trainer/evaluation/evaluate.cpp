@@ -12,6 +12,7 @@
 #include "trainer/evaluation/summary.h"
 #include "trainer/evaluation/tasks.h"
 #include "trainer/ranks/device_info.h"
+#include "trainer/ranks/stop_signals.h"
 
 namespace sala {
 
@@ -79,6 +80,16 @@ void evaluate_and_record(Run& run, const EvaluateOptions& options, const std::st
   }
   if (!teacher_done) record("teacher", run.teacher(), true);
   if (run.student) record(label, *run.student, false);
+}
+
+void read_together(Run& run, const std::string& what, const std::function<void()>& work) {
+  try {
+    run.world.together(what, work);
+  } catch (const SharedError& error) {
+    if (!run.world.any(stop_requested())) throw;
+    run.metrics.note(fmt::format("warning: {}; asked to stop meanwhile", error.what()));
+    throw Stopped{};
+  }
 }
 
 void evaluate_with_recipe(Run& run, const std::string& label) {

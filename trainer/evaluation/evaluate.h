@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -15,8 +16,12 @@
 namespace sala {
 
 // Thrown on all ranks together when a signal asks to stop in the middle of an evaluation:
-// evaluations are repeated, not resumed.
+// evaluations are repeated, not resumed. Or while data is read.
 struct Stopped {};
+
+// World::together for reading data: whoever waits for a disk gives up when a signal asks to stop,
+// and then there is no data and no error.
+void read_together(Run& run, const std::string& what, const std::function<void()>& work);
 
 // Tokens in a forward pass on a GPU, where rows are shorter.
 inline constexpr int64_t kEvaluationTokens = 16384;

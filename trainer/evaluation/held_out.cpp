@@ -154,7 +154,7 @@ nlohmann::json source_result(const std::string& name, const Sums& sums, bool wit
 nlohmann::json evaluate_source(Run& run, const EvaluateOptions& options, const std::string& label,
                                const std::string& name, Network& network, Network* teacher) {
   std::vector<Row> rows;
-  run.world.together("reading held-out source " + name, [&] {
+  read_together(run, "reading held-out source " + name, [&] {
     const auto files = expand_globs(run.recipe.data.sources.at(name).files);
     rows = eval_rows(files, run.tokenizer, options.row_length, options.num_rows(),
                      static_cast<uint64_t>(run.recipe.run.seed), *run.stores);

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "trainer/batches.h"
+#include "trainer/evaluation/evaluate.h"
 #include "trainer/losses.h"
 #include "trainer/ranks/device_info.h"
 
@@ -57,7 +58,7 @@ TrainingLoop::Input TrainingLoop::next() {
   started_ = std::chrono::steady_clock::now();
   clock_.enter(Phase::kData);
   StepRows rows;
-  run_.world.together("reading training data", [&] {
+  read_together(run_, "reading training data", [&] {
     if (!loader_) open_loader();
     rows = loader_->next();
   });
