@@ -213,9 +213,10 @@ class Runner {
   }
 
   // Whether an evaluation or a checkpoint comes after the step that was just made.
-  static bool something_is_due(const Stage& stage) {
-    const auto due = [&](int64_t every) { return every > 0 && stage.step() % every == 0; };
-    return due(stage.evaluate_every) || due(stage.save_every);
+  bool something_is_due(const Stage& stage) const {
+    const int64_t step = stage.step();
+    const bool evaluates = stage.evaluate_every > 0 && step % stage.evaluate_every == 0;
+    return evaluates || saver_->is_due(step, stage.save_every);
   }
 
   // A stop that comes first is kept in its checkpoint: the evaluation is made at the next start.
@@ -236,18 +237,20 @@ class Runner {
     evaluate_if_due(stage);
     if (page_) page_->refresh();
     const bool last = step >= stage.num_steps();  // the boundary's checkpoint follows
-    if (stage.save_every > 0 && step % stage.save_every == 0 && !last) {
+    if (saver_->is_due(step, stage.save_every) && !last) {
       saver_->save({static_cast<int64_t>(s), stage.name, step, false}, &stage, evaluation_due_);
     }
   }
 
   int stop(size_t s, Stage& stage) {
     const int64_t step = stage.step();
+    saver_->finish();  // one that cannot be written is none
     // Before its first step a stage has nothing that the last boundary's checkpoint lacks.
     if (step > 0 && !saver_->has_saved(static_cast<int64_t>(s), step)) {
-      saver_->save({static_cast<int64_t>(s), stage.name, step, false}, &stage, evaluation_due_);
+      saver_->save({static_cast<int64_t>(s), stage.name, step, false}, &stage, evaluation_due_,
+                   /*stops=*/true);
+      saver_->finish();
     }
-    saver_->finish();
     metrics_->event({{"event", "stop"}, {"stage", stage.name}, {"step", step}});
     write_page(/*alive=*/false);
     metrics_->note(

@@ -7,8 +7,14 @@
 #include <filesystem>
 
 namespace sala {
+namespace {
 
-void Saver::save(const CheckpointId& id, const Stage* stage, bool evaluation_due) {
+constexpr int kMostFailures = 3;       // in a row
+constexpr int64_t kStepsToNext = 100;  // at most, after a failure
+
+}  // namespace
+
+void Saver::save(const CheckpointId& id, const Stage* stage, bool evaluation_due, bool stops) {
   finish();  // its lines are among those that this one counts
   run_.world.together("saving a checkpoint", [&] {
     if (lock_) lock_->check();
@@ -16,12 +22,45 @@ void Saver::save(const CheckpointId& id, const Stage* stage, bool evaluation_due
     run_.metrics.check();
   });
   run_.require_equal_copies();
-  newest_ = {id.stage_index, id.step};
-  checkpoints_.start(id, record_, [&](StateWriter& out) {
+  before_ = std::exchange(newest_, {id.stage_index, id.step});
+  id_ = id;
+  last_chance_ = id.boundary || stops;
+  again_at_ = 0;
+  const auto fill = [&](StateWriter& out) {
     run_.save(out, id.boundary);
     out.json("runner", {{"evaluation_due", evaluation_due}});
     if (stage) stage->save(out);
-  });
+  };
+  attempt([&] { checkpoints_.start(id, record_, fill, /*persists=*/last_chance_); });
+}
+
+// Every rank has the same failures, and comes to the same end.
+template <class Work>
+void Saver::attempt(const Work& work) {
+  try {
+    work();
+  } catch (const WriteFailed& failure) {
+    if (last_chance_) throw;
+    if (++num_failed_ == kMostFailures) {
+      throw SharedError(fmt::format("{} ({} checkpoints in a row could not be written)",
+                                    failure.what(), num_failed_));
+    }
+    tell_failure(failure.what());
+  }
+}
+
+void Saver::tell_failure(const std::string& why) {
+  newest_ = before_;
+  again_at_ = id_.step + kStepsToNext;
+  run_.metrics.event({{"event", "checkpoint_failed"},
+                      {"stage", id_.stage},
+                      {"step", id_.step},
+                      {"in_a_row", num_failed_},
+                      {"text", why}});
+  run_.metrics.note(fmt::format(
+      "WARNING: stage {}, step {}: no checkpoint: {}; the run goes on and saves again within {} "
+      "steps; {} failures in a row end it",
+      id_.stage, id_.step, why, kStepsToNext, kMostFailures));
 }
 
 void Saver::prepare(const Stage& stage) {
@@ -32,7 +71,9 @@ void Saver::prepare(const Stage& stage) {
 }
 
 void Saver::poll() {
-  if (const auto saved = checkpoints_.poll()) tell(*saved);
+  attempt([&] {
+    if (const auto saved = checkpoints_.poll()) tell(*saved);
+  });
 }
 
 void Saver::finish() {
@@ -40,7 +81,9 @@ void Saver::finish() {
   run_.world.together("saving a checkpoint", [&] {
     if (lock_) lock_->check();
   });
-  if (const auto saved = checkpoints_.finish()) tell(*saved);
+  attempt([&] {
+    if (const auto saved = checkpoints_.finish()) tell(*saved);
+  });
 }
 
 void Saver::finish_after_error() noexcept {
@@ -51,6 +94,7 @@ void Saver::finish_after_error() noexcept {
 }
 
 void Saver::tell(const SavedCheckpoint& saved) {
+  num_failed_ = 0;
   const CheckpointId& id = saved.id;
   run_.metrics.event({{"event", "checkpoint"},
                       {"stage", id.stage},

@@ -14,6 +14,7 @@
 #include <future>
 #include <set>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "data/files/atomic_file.h"
@@ -32,6 +33,9 @@ namespace fs = std::filesystem;
 
 using Clock = std::chrono::steady_clock;
 
+// Before each further try of a save that must not fail.
+constexpr std::chrono::seconds kPauses[] = {std::chrono::seconds(1), std::chrono::seconds(5)};
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -40,6 +44,12 @@ double seconds_since(Clock::time_point start) {
 std::string dumped(const nlohmann::json& json) {
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
+
+// What a rank's thread leaves behind.
+struct Written {
+  nlohmann::json report;
+  std::exception_ptr failure;  // why not all was written
+};
 
 // A checkpoint between its snapshot and its commit. Destroyed in between: its thread is told to
 // end, and waited for.
@@ -54,8 +64,9 @@ struct InFlight {
   Snapshot snapshot;
   WriterPlace place;
   double stall_seconds = 0;  // of this rank, so far
+  size_t num_tries_left = 0;
   std::atomic<bool> given_up = false;
-  std::future<nlohmann::json> report;  // the last member: its end waits for the thread
+  std::future<Written> written;  // the last member: its end waits for the thread
 };
 
 }  // namespace
@@ -69,9 +80,14 @@ struct Checkpoints::Impl {
         side(world.device()) {}
 
   void start(const CheckpointId& id, const nlohmann::json& recipe,
-             const std::function<void(StateWriter&)>& fill);
-  SavedCheckpoint commit();
-  void write_manifest(const std::vector<std::string>& reports);
+             const std::function<void(StateWriter&)>& fill, bool persists);
+  void make_folder();
+  void begin_writing();
+  std::optional<SavedCheckpoint> commit();
+  SavedCheckpoint complete();
+  void write_together(const std::function<void()>& work);
+  bool may_try_again(const WriteFailed& failure);
+  std::string text_of_manifest(const std::vector<std::string>& reports) const;
   void give_up();
   std::string whole_or_why(const std::string& checkpoint);
   void retire(const std::string& saved);
@@ -89,7 +105,7 @@ struct Checkpoints::Impl {
 };
 
 void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& recipe,
-                              const std::function<void(StateWriter&)>& fill) {
+                              const std::function<void(StateWriter&)>& fill, bool persists) {
   const auto started = Clock::now();
   if (preparing.valid()) staging.take(preparing.get());
   if (retiring.valid()) retiring.wait();
@@ -102,13 +118,9 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
   save.writing = writing_path(save.folder);
   const std::string frozen = folder + "/" + kFrozenFolder;
   save.place = {world.rank(), save.writing, frozen, std::string("../") + kFrozenFolder};
+  save.num_tries_left = persists ? std::size(kPauses) : 0;
   try {
-    world.together("saving a checkpoint", [&] {
-      if (world.rank() != 0) return;
-      make_folder_durably(frozen);
-      remove_leftovers(folder);
-      fs::create_directory(save.writing);
-    });
+    make_folder();
     world.together("saving a checkpoint", [&] {
       fill(save.snapshot);
       if (id.boundary) save.snapshot.finish_copies();  // what comes next may change anything
@@ -118,15 +130,42 @@ void Checkpoints::Impl::start(const CheckpointId& id, const nlohmann::json& reci
     give_up();
     throw;
   }
-  save.report = std::async(std::launch::async, [this, &save, begun = Clock::now()] {
+  begin_writing();
+  save.stall_seconds = seconds_since(started);
+}
+
+void Checkpoints::Impl::make_folder() {
+  while (true) {
+    try {
+      write_together([&] {
+        if (world.rank() != 0) return;
+        make_folder_durably(in_flight->place.frozen_folder);
+        remove_leftovers(folder);
+        fs::create_directory(in_flight->writing);
+      });
+      return;
+    } catch (const WriteFailed& failure) {
+      if (!may_try_again(failure)) throw;
+    }
+  }
+}
+
+void Checkpoints::Impl::begin_writing() {
+  InFlight& save = *in_flight;
+  save.written = std::async(std::launch::async, [this, &save, begun = Clock::now()] {
     const c10::DeviceGuard guard(world.device());  // else waiting makes a context on GPU 0
     save.snapshot.finish_copies();
-    nlohmann::json report = write_snapshot(save.snapshot, save.place, sound_frozen, save.given_up);
+    Written written;
+    try {
+      written.report = write_snapshot(save.snapshot, save.place, sound_frozen, save.given_up);
+    } catch (const std::exception&) {
+      written.failure = std::current_exception();
+      return written;
+    }
     for (const auto& work : save.snapshot.awaited()) work.get();
-    report["seconds"] = seconds_since(begun);
-    return report;
+    written.report["seconds"] = seconds_since(begun);
+    return written;
   });
-  save.stall_seconds = seconds_since(started);
 }
 
 // What a save that failed on all ranks leaves is removed, when no rank writes any more.
@@ -137,22 +176,67 @@ void Checkpoints::Impl::give_up() {
   if (world.rank() == 0) fs::remove_all(writing, ignored);
 }
 
-SavedCheckpoint Checkpoints::Impl::commit() {
-  const auto started = Clock::now();
-  InFlight& save = *in_flight;
-  double write_seconds = 0;
+void Checkpoints::Impl::write_together(const std::function<void()>& work) {
   try {
-    nlohmann::json report;
-    world.together("saving a checkpoint", [&] { report = save.report.get(); });
-    const std::vector<std::string> reports = world.gather_first(dumped(report));
-    write_seconds = world.max(report.at("seconds").get<double>());
-    world.together("saving a checkpoint", [&] {
-      if (world.rank() == 0) write_manifest(reports);
-    });
+    world.together("saving a checkpoint", work);
+  } catch (const SharedError& error) {
+    throw WriteFailed(error.what());
+  }
+}
+
+// Waits for the disk, where the save is to be tried again.
+bool Checkpoints::Impl::may_try_again(const WriteFailed& failure) {
+  if (in_flight->num_tries_left == 0) return false;
+  const auto pause = kPauses[std::size(kPauses) - in_flight->num_tries_left--];
+  if (world.rank() == 0) {
+    spdlog::warn("{}; trying again in {} s", failure.what(), pause.count());
+  }
+  std::this_thread::sleep_for(pause);
+  return true;
+}
+
+// Nothing: it is being written once more, from the same snapshot.
+std::optional<SavedCheckpoint> Checkpoints::Impl::commit() {
+  const auto started = Clock::now();
+  try {
+    return complete();
+  } catch (const WriteFailed& failure) {
+    try {
+      if (!may_try_again(failure)) throw;
+      make_folder();
+    } catch (const std::exception&) {
+      give_up();
+      throw;
+    }
   } catch (const std::exception&) {
     give_up();
     throw;
   }
+  begin_writing();
+  in_flight->stall_seconds += seconds_since(started);
+  return std::nullopt;
+}
+
+SavedCheckpoint Checkpoints::Impl::complete() {
+  const auto started = Clock::now();
+  InFlight& save = *in_flight;
+  Written written;
+  // What is thrown here is no matter of the checkpoint's own files.
+  world.together("saving a checkpoint", [&] { written = save.written.get(); });
+  write_together([&] {
+    if (written.failure) std::rethrow_exception(written.failure);
+  });
+  const std::vector<std::string> reports = world.gather(dumped(written.report));
+  const double write_seconds = world.max(written.report.at("seconds").get<double>());
+  std::string manifest;
+  world.together("saving a checkpoint", [&] {
+    if (world.rank() == 0) manifest = text_of_manifest(reports);
+  });
+  write_together([&] {
+    if (world.rank() != 0) return;
+    write_file_atomically(save.writing + "/" + kManifestName, manifest);
+    publish_checkpoint(save.writing, save.folder);
+  });
   if (world.rank() == 0) {
     retiring = std::async(std::launch::async, [this, saved = save.folder] { retire(saved); });
   }
@@ -162,14 +246,13 @@ SavedCheckpoint Checkpoints::Impl::commit() {
   return saved;
 }
 
-void Checkpoints::Impl::write_manifest(const std::vector<std::string>& reports) {
+std::string Checkpoints::Impl::text_of_manifest(const std::vector<std::string>& reports) const {
   std::vector<nlohmann::json> parsed;
   for (const std::string& text : reports) parsed.push_back(nlohmann::json::parse(text));
   Manifest manifest = assemble(in_flight->snapshot, parsed);
   manifest.id = in_flight->id;
   manifest.recipe = in_flight->recipe;
-  write_file_atomically(in_flight->writing + "/" + kManifestName, manifest_text(manifest));
-  publish_checkpoint(in_flight->writing, in_flight->folder);
+  return manifest_text(manifest);
 }
 
 void Checkpoints::Impl::retire(const std::string& saved) {
@@ -205,9 +288,9 @@ Checkpoints::Checkpoints(std::string run_folder, World& world, int64_t keep) {
 Checkpoints::~Checkpoints() = default;
 
 void Checkpoints::start(const CheckpointId& id, const nlohmann::json& recipe,
-                        const std::function<void(StateWriter&)>& fill) {
+                        const std::function<void(StateWriter&)>& fill, bool persists) {
   TORCH_CHECK(!is_writing(), "a checkpoint is being written: finish() comes first");
-  impl_->start(id, recipe, fill);
+  impl_->start(id, recipe, fill, persists);
 }
 
 void Checkpoints::prepare(const std::function<void(StateWriter&)>& fill) {
@@ -231,14 +314,15 @@ bool Checkpoints::is_writing() const { return impl_->in_flight != nullptr; }
 std::optional<SavedCheckpoint> Checkpoints::poll() {
   if (!is_writing()) return std::nullopt;
   const bool done =
-      impl_->in_flight->report.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+      impl_->in_flight->written.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
   if (impl_->world.any(!done)) return std::nullopt;
   return impl_->commit();
 }
 
 std::optional<SavedCheckpoint> Checkpoints::finish() {
   if (!is_writing()) return std::nullopt;
-  SavedCheckpoint saved = impl_->commit();
+  std::optional<SavedCheckpoint> saved;
+  while (!saved) saved = impl_->commit();
   if (impl_->retiring.valid()) impl_->retiring.wait();
   return saved;
 }

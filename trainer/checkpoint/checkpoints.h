@@ -109,20 +109,29 @@ struct SavedCheckpoint {
   double write_seconds = 0;  // hashing, writing and fsync of the slowest rank, and complete_after
 };
 
+// A checkpoint whose files could not be written. Nothing of it is left; the state is as good as it
+// was, and so may be the next save. Any other error of a save says that something is wrong with the
+// state, or with what later runs read beside it.
+class WriteFailed : public SharedError {
+ public:
+  using SharedError::SharedError;
+};
+
 class Checkpoints {
  public:
   Checkpoints(std::string run_folder, World& world, int64_t keep);
   // What is still being written is given up, as by a crash.
   ~Checkpoints();
 
-  // All of these are for all ranks together. All ranks throw the same error when one cannot write
-  // (full disk: named, nothing lost: the older checkpoints stay).
+  // All of these are for all ranks together. All ranks throw the same WriteFailed when one cannot
+  // write (full disk: named, nothing lost: the older checkpoints stay).
   //
   // Calls `fill` on every rank, and returns when this rank's copies to host memory are queued, at a
   // boundary of stages when they are made; the rest happens in a thread of its own. One checkpoint
-  // is written at a time: finish() comes first.
+  // is written at a time: finish() comes first. `persists`: what cannot be written is tried twice
+  // more after a pause, from the same snapshot, before it is an error.
   void start(const CheckpointId& id, const nlohmann::json& recipe,
-             const std::function<void(StateWriter&)>& fill);
+             const std::function<void(StateWriter&)>& fill, bool persists = false);
   // Makes the host memory for such a snapshot ready, in a thread of its own: page-locking takes far
   // longer than the copy. `fill` is called to count, on this rank; start() waits.
   void prepare(const std::function<void(StateWriter&)>& fill);
