@@ -2,6 +2,7 @@
 #include "trainer/runner.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "trainer/checkpoint/checkpoints.h"
 #include "trainer/checks/start_check.h"
@@ -39,11 +40,7 @@ class Runner {
 
   int operator()() {
     require_equal_facts(world_, facts_of_start(world_, recipe_, options_));
-    world_.together("run folder " + recipe_.run.folder, [&] {
-      if (world_.rank() != 0 || exports()) return;
-      lock_ = std::make_unique<FolderLock>(recipe_.run.folder, "run.folder");
-      check_own_files(recipe_.run.folder);
-    });
+    if (!take_folder()) return kExitCheckpointed;
     start_ = find_start(recipe_, world_, checkpoints_, options_, record_);
     if (!exports()) check_before_start(recipe_, world_, start_);
     open_metrics();
@@ -85,6 +82,22 @@ class Runner {
 
  private:
   bool exports() const { return !options_.export_to.empty(); }
+
+  // False when a signal asked to stop while the folder was waited for.
+  bool take_folder() {
+    try {
+      world_.together("run folder " + recipe_.run.folder, [&] {
+        if (world_.rank() != 0 || exports()) return;
+        lock_ = std::make_unique<FolderLock>(recipe_.run.folder, "run.folder");
+        check_own_files(recipe_.run.folder);
+      });
+    } catch (const SharedError& error) {
+      if (!world_.any(stop_requested())) throw;
+      spdlog::warn("{}; stopped on a signal; run the same command again", error.what());
+      return false;
+    }
+    return true;
+  }
 
   void open_metrics() {
     const bool writes = world_.rank() == 0 && !exports();

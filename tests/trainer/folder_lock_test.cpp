@@ -71,6 +71,22 @@ TEST(FolderLock, ALiveProcessIsNamedAndADeadOneTakenOver) {
   EXPECT_EQ(refusal(run.path), "");
 }
 
+// Another start of a job waits for one that a lost host has left, not for one that lives here.
+TEST(FolderLock, ALiveProcessOfTheSameJobIsNotWaitedFor) {
+  const ScratchFolder run = scratch("same_job");
+  const pid_t holder = start_holder(run.path);
+  ASSERT_GT(holder, 0);
+  setenv("SLURM_JOB_ID", "4711", 1);
+  const auto started = std::chrono::steady_clock::now();
+  EXPECT_NE(refusal(run.path).find("in use by process"), std::string::npos);
+  EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(30));
+  std::ofstream(run.path + "/lock") << R"({"host":"lost-node","job":"4711","pid":1})";
+  EXPECT_THROW(FolderLock(run.path, "run.folder", std::chrono::seconds(1)), std::runtime_error);
+  unsetenv("SLURM_JOB_ID");
+  kill(holder, SIGKILL);
+  waitpid(holder, nullptr, 0);
+}
+
 TEST(FolderLock, UnreadableTextInTheLockFileDoesNotMatter) {
   const ScratchFolder run = scratch("text");
   for (const char* text : {"", "{", "{\"host\":\"\xff\xfe"}) {
