@@ -149,8 +149,9 @@ void set_patience_of(const sala::World& world) {
 void tell_problems(sala::Recipe& recipe, sala::World& world) {
   std::vector<std::string> warnings;
   const sala::CheckDevice device = sala::check_device(recipe.run);
-  sala::preflight_on_first(recipe, world, {.device = device, .first_stage = recipe.begin.stage},
-                           warnings);
+  sala::preflight_on_first(
+      recipe, world,
+      {.device = device, .num_ranks = world.size(), .first_stage = recipe.begin.stage}, warnings);
   world.together("", [&] { recipe.problems.raise(); });  // where the first rank's text is right
 }
 

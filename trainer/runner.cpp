@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include "trainer/checkpoint/checkpoints.h"
+#include "trainer/checks/rank_count.h"
 #include "trainer/checks/start_check.h"
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/folder/export.h"
@@ -176,6 +177,7 @@ class Runner {
                                stage.name == stage.type() ? "" : " (" + stage.type() + ")"));
     world_.now_at(stage.name, 0);
     forget_peak_memory(world_.device());  // each stage's own
+    require_ranks(stage);
     stage.begin(*run_);
     const bool resumes =
         start_.reader && static_cast<int64_t>(s) == start_.id.stage_index && start_.id.step > 0;
@@ -211,6 +213,18 @@ class Runner {
     write_report();
     write_page(/*alive=*/true);
     return 0;
+  }
+
+  // A start warns of a stage that its ranks cannot run, which may be weeks away: others may come to
+  // it. Where these do, nothing is lost.
+  void require_ranks(const Stage& stage) {
+    const auto problem = rank_problem(recipe_, stage, world_.size());
+    if (!problem) return;
+    saver_->finish();
+    throw SharedError(fmt::format(
+        "stage {} cannot start on {} ranks: {}: {}; all before it is saved, and the same command "
+        "goes on from there",
+        stage.name, world_.size(), problem->key, problem->text));
   }
 
   // Whether a signal asks to stop. Errors of rank 0's metrics come up here, on all ranks, and that

@@ -111,7 +111,10 @@ class Stage {
   virtual void save(StateWriter& out) const = 0;
   virtual void load(StateReader& in) = 0;
   virtual bool trains() const { return false; }  // whether its steps are training steps
-  virtual int64_t step() const = 0;              // steps done
+  virtual int64_t context() const { return 1; }  // ranks that share each of its sequences
+  // Whether it measures the model by the options of the recipe's first evaluate stage.
+  virtual bool evaluates() const { return evaluate_every > 0; }
+  virtual int64_t step() const = 0;  // steps done
   virtual int64_t num_steps() const = 0;
   virtual bool changes_model() const { return true; }
   // Of a run that had ended before: whether its results are still there. `model_is_final`: no later

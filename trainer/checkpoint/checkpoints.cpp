@@ -226,7 +226,7 @@ SavedCheckpoint Checkpoints::Impl::complete() {
   write_together([&] {
     if (written.failure) std::rethrow_exception(written.failure);
   });
-  const std::vector<std::string> reports = world.gather(dumped(written.report));
+  const std::vector<std::string> reports = world.gather_first(dumped(written.report));
   const double write_seconds = world.max(written.report.at("seconds").get<double>());
   std::string manifest;
   world.together("saving a checkpoint", [&] {

@@ -14,6 +14,7 @@
 #include "data/source.h"
 #include "model/weights/parts.h"
 #include "trainer/checks/disk_room.h"
+#include "trainer/checks/rank_count.h"
 #include "trainer/checks/target_folder.h"
 #include "trainer/folder/reader.h"
 #include "trainer/planning/plan.h"
@@ -182,9 +183,22 @@ class Preflight {
                              tasks_ ? &*tasks_ : nullptr,
                              options_.writes && !own_folder};
     attempt(stage.path, [&] { stage.check_inputs(inputs, problems_); });
+    const bool fits_ranks = check_ranks(index, stage);
     if (!context_) return;
     check_against_source(stage);
-    if (problems_.clean("model")) check_memory(stage);
+    if (fits_ranks && problems_.clean("model")) check_memory(stage);
+  }
+
+  bool check_ranks(int64_t index, const Stage& stage) {
+    const auto problem = rank_problem(recipe_, stage, options_.num_ranks);
+    if (!problem) return true;
+    if (options_.this_start && index > options_.first_stage) {
+      warnings_.push_back(fmt::format("stage {} cannot start on {} ranks: {}: {}", stage.name,
+                                      options_.num_ranks, problem->key, problem->text));
+    } else {
+      problems_.add(problem->key, problem->text);
+    }
+    return false;
   }
 
   void check_against_source(const Stage& stage) {

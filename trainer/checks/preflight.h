@@ -30,6 +30,7 @@ struct PreflightOptions {
   bool continues = false;   // a checkpoint of this run is there, so its folders are its own
   bool writes = true;       // whether folders are tried out, and room for what goes there
   int64_t num_stages = std::numeric_limits<int64_t>::max();  // from first_stage on, at most
+  bool this_start = false;  // a later one may have other ranks: only the first stage needs these
 };
 
 // Adds every problem to the recipe's, and what may go wrong but need not to `warnings`. Returns

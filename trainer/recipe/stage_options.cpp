@@ -123,18 +123,12 @@ Matmul LoopOptions::matmul_rule() const {
   return {matmul == "bf16" ? 0 : fp8_from, matmul == "fp8_all"};
 }
 
-void check_context(const std::string& path, int64_t context, int64_t num_ranks, int64_t row_length,
+void check_context(const std::string& path, int64_t context, int64_t row_length,
                    Problems& problems) {
-  if (!problems.knows(path + ".context")) return;
-  if (num_ranks % context != 0) {
-    problems.add(path + ".context",
-                 fmt::format("{} ranks cannot share sequences by {}: start a multiple of {} ranks, "
-                             "or use a divisor of {}",
-                             num_ranks, context, context, num_ranks));
-  } else if (problems.knows(path + ".row_length") && context > row_length) {
-    problems.add(path + ".context",
-                 fmt::format("{} ranks cannot share a row of {} tokens", context, row_length));
-  }
+  if (!problems.knows(path + ".context") || !problems.knows(path + ".row_length")) return;
+  if (context <= row_length) return;
+  problems.add(path + ".context",
+               fmt::format("{} ranks cannot share a row of {} tokens", context, row_length));
 }
 
 void LoopOptions::describe(Fields& fields, Stage& stage) {

@@ -105,8 +105,8 @@ void check_sources(const std::string& key, const std::map<std::string, double>& 
                    const Recipe& recipe, Problems& problems);
 std::string no_such_source(const Recipe& recipe);  // the message
 
-// Whether `num_ranks` can share rows by `context`, the stage's key of that name.
-void check_context(const std::string& path, int64_t context, int64_t num_ranks, int64_t row_length,
+// Whether `context` ranks can share a row; it is the stage's key of that name.
+void check_context(const std::string& path, int64_t context, int64_t row_length,
                    Problems& problems);
 
 struct LoopOptions {

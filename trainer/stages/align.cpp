@@ -49,14 +49,14 @@ class AlignStage : public Stage {
 
   void check_inputs(const StageInputs& inputs, Problems& problems) override {
     if (!inputs.context) return;
-    check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
-                  problems);
+    check_context(path, loop_options_.context, budget_.row_length, problems);
     const std::vector<Layout> layouts = aligned_layouts(inputs.context->hybrid);
     optimizer_options_.check_names(path, layouts, problems);
     optimizer_options_.check_trains(path, layouts, problems);
   }
 
   bool needs_full_source() const override { return true; }
+  int64_t context() const override { return loop_options_.context; }
 
   StagePlan plan(const PlanContext& context) const override {
     const ModelConfig& c = context.hybrid;

@@ -92,6 +92,7 @@ class EvaluateStage : public OneStepStage {
  public:
   std::string type() const override { return "evaluate"; }
   bool changes_model() const override { return false; }
+  int64_t context() const override { return options.context; }
   void describe(Fields& fields) override { options.describe(fields); }
   void check(const Recipe& recipe, const std::string& path, Problems& problems) const override {
     options.check(recipe, path, problems);
@@ -112,9 +113,7 @@ class EvaluateStage : public OneStepStage {
   }
   void check_inputs(const StageInputs& inputs, Problems& problems) override {
     check_sources_have_targets(inputs, problems);
-    if (inputs.context) {
-      check_context(path, options.context, inputs.context->num_ranks, options.row_length, problems);
-    }
+    check_context(path, options.context, options.row_length, problems);
     check_question_inputs(options, path, inputs, problems);
     if (options.needle_lengths.empty()) return;
     if (inputs.needles != nullptr) check_needle_lengths(*inputs.needles, problems);

@@ -64,8 +64,7 @@ void ModelTraining::check(const Recipe& recipe, const std::string& path, Problem
 
 void ModelTraining::check_inputs(const StageInputs& inputs, Problems& problems) {
   if (inputs.context) {
-    check_context(path, loop_options_.context, inputs.context->num_ranks, budget_.row_length,
-                  problems);
+    check_context(path, loop_options_.context, budget_.row_length, problems);
     check_optimizer(inputs.context->hybrid, problems);
     const at::Device gpu(at::kCUDA, 0);
     if (loop_options_.matmul_rule().fp8_from > 0 && inputs.context->cuda && num_gpus() > 0 &&

@@ -23,6 +23,7 @@ class ModelTraining : public Stage {
   void save(StateWriter& out) const override;
   void load(StateReader& in) override;
   bool trains() const override { return true; }
+  int64_t context() const override { return loop_options_.context; }
   int64_t step() const override { return loop_ ? loop_->step() : 0; }
   int64_t num_steps() const override { return budget_.num_steps(); }
 

@@ -79,6 +79,7 @@ class SwapStage : public OneStepStage {
   }
 
   bool needs_full_source() const override { return true; }
+  bool evaluates() const override { return true; }
   bool needs_mixers() const override { return true; }
   bool needs_scores() const override { return choice_.layers.empty(); }
 

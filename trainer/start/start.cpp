@@ -152,7 +152,12 @@ void check_before_start(Recipe& recipe, World& world, Start& start) {
   const auto ranks_per_node = static_cast<int64_t>(world.max(world.local_size()));
   std::vector<std::string> warnings;
   preflight_on_first(recipe, world,
-                     {device, world.size(), ranks_per_node, start.id.stage_index, start.continues},
+                     {.device = device,
+                      .num_ranks = world.size(),
+                      .ranks_per_node = ranks_per_node,
+                      .first_stage = start.id.stage_index,
+                      .continues = start.continues,
+                      .this_start = true},
                      warnings);
   for (const std::string& line : warnings) start.notes.push_back("warning: " + line);
 }
