@@ -7,6 +7,7 @@
 #include <iostream>
 #include <utility>
 
+#include "data/files/file_limit.h"
 #include "data/stores/patience.h"
 #include "kernels/paths.h"
 #include "trainer/checks/check_command.h"
@@ -232,6 +233,7 @@ void complain_alone(const std::string& message) {
 
 int main(int argc, char** argv) {
   sala::catch_stop_signals();
+  sala::raise_file_limit();  // token stores and checkpoints are many files
   try {
     return parse_and_run(argc, argv);
   } catch (const sala::SharedError& error) {

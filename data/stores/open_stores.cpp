@@ -1,18 +1,23 @@
 // Least recently used behind data/stores/open_stores.h.
 #include "data/stores/open_stores.h"
 
-#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 
-namespace sala {
+#include "data/files/file_limit.h"
 
-OpenStores::OpenStores() : capacity_(128) {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    capacity_ = static_cast<size_t>(std::clamp<rlim_t>(limit.rlim_cur / 8, 8, 128));
-  }
+namespace sala {
+namespace {
+
+std::int64_t most_stores() {
+  const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  return std::clamp<std::int64_t>(memory / 256 / OpenStores::kStoreBytes, 128, 4096);
 }
+
+}  // namespace
+
+OpenStores::OpenStores() : capacity_(static_cast<size_t>(share_of_open_files(most_stores()))) {}
 
 const TokenStore& OpenStores::open(const std::string& path) {
   if (const auto found = where_.find(path); found != where_.end()) {

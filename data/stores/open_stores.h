@@ -2,6 +2,7 @@
 // files. Belongs to one thread at a time, as the files in it do.
 #pragma once
 
+#include <cstdint>
 #include <list>
 #include <string>
 #include <unordered_map>
@@ -12,7 +13,13 @@ namespace sala {
 
 class OpenStores {
  public:
-  OpenStores();  // as many as an eighth of the process's limit of open files, 8 to 128
+  // Host memory of one: mostly HDF5's index of what it caches of a file.
+  static constexpr std::int64_t kStoreBytes = 640 << 10;
+
+  // As many as fit into a 256th of the machine's memory, 128 to 4096, and an eighth of the
+  // process's limit of open files. To open one again takes a hundred times as long as to read a
+  // document.
+  OpenStores();
 
   // Opens it unless it is open; closes the one unused longest when there are too many, and more
   // when the system has no file left. Valid until the next call.
