@@ -64,15 +64,36 @@ void check_lightning(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   check_states(initial, q, docs, op, "initial_state");
 }
 
-// For all documents, as everything but the kernels wants them: zero where none are given.
-at::Tensor for_all(const at::Tensor& states, const Documents& docs, bool to_last) {
-  const int64_t D = docs.count();
+// For all of D documents, as everything but the kernels wants them: zero where none are given.
+at::Tensor for_all(const at::Tensor& states, int64_t D, bool to_last) {
   if (!states.defined() || states.size(0) == D) return states;
   std::vector<int64_t> sizes = states.sizes().vec();
   sizes[0] = D;
   at::Tensor all = at::zeros(sizes, states.options());
   all.narrow(0, to_last ? D - states.size(0) : 0, states.size(0)).copy_(states);
   return all;
+}
+
+// o of one-token documents whose states nobody wants: together these would be far larger than all
+// else of a training row, so a few at a time go into the same memory.
+at::Tensor steps_without_states(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                const at::Tensor& slopes, double scale,
+                                const at::Tensor& initial_state) {
+  constexpr int64_t kTogether = 256;
+  const int64_t D = q.size(0), given = initial_state.defined() ? initial_state.size(0) : 0;
+  std::vector<at::Tensor> parts;
+  at::Tensor states;
+  for (int64_t first = 0; first < D; first += kTogether) {
+    const int64_t n = std::min(kTogether, D - first), n_given = std::min(n, given - first);
+    at::Tensor initial;
+    if (n_given > 0) initial = for_all(initial_state.narrow(0, first, n_given), n, false);
+    auto [o, next] =
+        lightning_step(q.narrow(0, first, n), k.narrow(0, first, n), v.narrow(0, first, n), slopes,
+                       scale, initial, states.defined() ? states.narrow(0, 0, n) : at::Tensor());
+    parts.push_back(o);
+    if (!states.defined()) states = next;
+  }
+  return parts.size() == 1 ? parts[0] : at::cat(parts);
 }
 
 }  // namespace
@@ -99,17 +120,16 @@ std::tuple<at::Tensor, at::Tensor> lightning_forward(const at::Tensor& q, const 
                                                      bool want_final_state) {
   check_lightning(q, k, v, slopes, docs, scale, initial_state, "lightning_forward");
   const at::NoGradGuard no_grad;
-  // Decoding. A training row of one-token documents wants no states, which would be its all.
-  if (docs.longest == 1 && want_final_state && lightning_step_runs(q)) {
-    auto [o, state] =
-        lightning_step(q, k, v, slopes, scale, for_all(initial_state, docs, /*to_last=*/false));
-    return {o, state};
+  if (docs.longest == 1 && lightning_step_runs(q)) {
+    if (!want_final_state) return {steps_without_states(q, k, v, slopes, scale, initial_state), {}};
+    return lightning_step(q, k, v, slopes, scale,
+                          for_all(initial_state, docs.count(), /*to_last=*/false));
   }
   if (lightning_kernels_run(q)) {
     return lightning_forward_cuda(q, k, v, slopes, docs, scale, initial_state, want_final_state);
   }
-  auto [o, state] = lightning_forward_composed(q, k, v, slopes, docs, scale,
-                                               for_all(initial_state, docs, /*to_last=*/false));
+  auto [o, state] = lightning_forward_composed(
+      q, k, v, slopes, docs, scale, for_all(initial_state, docs.count(), /*to_last=*/false));
   return {o, want_final_state ? state : at::Tensor()};
 }
 
@@ -125,8 +145,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lightning_backward(
     return lightning_backward_cuda(d_o, q, k, v, slopes, docs, scale, initial_state, d_final_state);
   }
   auto [dq, dk, dv, d_initial] = lightning_backward_composed(
-      d_o, q, k, v, slopes, docs, scale, for_all(initial_state, docs, /*to_last=*/false),
-      for_all(d_final_state, docs, /*to_last=*/true));
+      d_o, q, k, v, slopes, docs, scale, for_all(initial_state, docs.count(), /*to_last=*/false),
+      for_all(d_final_state, docs.count(), /*to_last=*/true));
   if (d_initial.defined()) d_initial = d_initial.narrow(0, 0, initial_state.size(0));
   return {dq, dk, dv, d_initial};
 }

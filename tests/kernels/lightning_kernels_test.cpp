@@ -137,7 +137,7 @@ TEST_P(LightningKernels, TwoCallsWithACarriedStateEqualOne) {
 
 TEST_P(LightningStep, EqualsTheRecurrence) {
   for (const auto& [D, NH, HS] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
-           {1, 1, 4}, {3, 9, 64}, {2, 3, 100}, {5, 32, 128}, {1, 2, 256}}) {
+           {1, 1, 4}, {600, 1, 64}, {3, 9, 64}, {2, 3, 100}, {5, 32, 128}, {1, 2, 256}}) {
     const at::Tensor q = random({D, NH, HS}), k = random({D, NH, HS}), v = random({D, NH, HS});
     std::vector<int64_t> starts(D);
     for (int64_t d = 0; d < D; ++d) starts[d] = d;
@@ -150,6 +150,9 @@ TEST_P(LightningStep, EqualsTheRecurrence) {
           exact(q), exact(k), exact(v), lightning_slopes(NH), step.on(at::kCPU), 0.3, exact(state));
       EXPECT_TRUE(close(o, o_twin, limit())) << HS;
       EXPECT_TRUE(close(next, next_twin, tolerance(at::kFloat))) << HS;
+      const auto alone = lightning_forward(q, k, v, lightning_slopes(NH), step.on(device()), 0.3,
+                                           state, /*want_final_state=*/false);
+      EXPECT_TRUE(bit_equal(std::get<0>(alone), o)) << HS;
     }
   }
 }

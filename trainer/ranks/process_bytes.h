@@ -16,7 +16,7 @@ class ProcessBytes {
   int64_t now();  // without what asking takes; 0 where the kernel does not tell. By one thread.
 
  private:
-  int file_ = -1;  // of the process that asks first
+  int file_ = -1;      // of the process that asks first
   int64_t asked_ = 0;  // bytes
 };
 
