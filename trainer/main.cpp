@@ -7,7 +7,7 @@
 #include <iostream>
 #include <utility>
 
-#include "data/files/file_limit.h"
+#include "data/file_limit.h"
 #include "data/stores/patience.h"
 #include "kernels/paths.h"
 #include "trainer/checks/check_command.h"

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "data/files/file_limit.h"
+#include "data/file_limit.h"
 
 namespace sala {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <fstream>
 
-#include "data/files/file_limit.h"
+#include "data/file_limit.h"
 #include "tests/trainer/checkpoint_state.h"
 
 namespace sala {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "data/files/file_limit.h"
+#include "data/file_limit.h"
 
 namespace sala {
 

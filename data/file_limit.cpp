@@ -1,5 +1,5 @@
 // RLIMIT_NOFILE.
-#include "data/files/file_limit.h"
+#include "data/file_limit.h"
 
 #include <sys/resource.h>
 
