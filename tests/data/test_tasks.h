@@ -27,6 +27,19 @@ struct TestTasks {
            xxh3_64_hex(tokens.data() + first, count * sizeof(std::uint16_t)) + "\"}";
   }
 
+  // One prompt of one token for each.
+  void set_lengths(const std::vector<std::int64_t>& lengths) {
+    tokens.assign(lengths.size(), 5);
+    prompt_offsets = {0};
+    std::string prompts;
+    for (const std::int64_t length : lengths) {
+      const auto place = static_cast<size_t>(prompt_offsets.back());
+      prompts += (place > 0 ? ", " : "") + prompt("niah", length, match, place, 1);
+      prompt_offsets.push_back(prompt_offsets.back() + 1);
+    }
+    index = R"({"stop_ids": [0], "prompts": [)" + prompts + "]}";
+  }
+
   void write(const std::string& path) const {
     const std::string text =
         !index.empty()
@@ -58,7 +71,7 @@ struct TestTasks {
     file.set_attribute("vocab_size", vocab_size);
     file.set_attribute("tokenizer_hash", hash);
     file.set_attribute("special_tokens", std::string("text"));
-    file.set_attribute("num_prompts", std::int64_t{3});
+    file.set_attribute("num_prompts", static_cast<std::int64_t>(prompt_offsets.size()) - 1);
     file.set_attribute("num_tokens", static_cast<std::int64_t>(tokens.size()));
     file.set_attribute("xxh3", xxh3.empty() ? stream.hex() : xxh3);
     file.commit();

@@ -10,20 +10,17 @@
 namespace sala {
 namespace {
 
-// Read once; empty without a launcher that has one.
-const std::string& launch_folder() {
-  static const std::string folder = [] {
-    const char* name = std::getenv("SALA_LAUNCH_FOLDER");
-    return std::string(name ? name : "");
-  }();
-  return folder;
+// Empty without a launcher that has one.
+std::string launch_folder() {
+  const char* name = std::getenv("SALA_LAUNCH_FOLDER");
+  return name ? name : "";
 }
 
 }  // namespace
 
 bool launcher_asks_to_stop() {
-  static const std::string request = launch_folder() + "/stop";
-  return !launch_folder().empty() && access(request.c_str(), F_OK) == 0;
+  const std::string folder = launch_folder();
+  return !folder.empty() && access((folder + "/stop").c_str(), F_OK) == 0;
 }
 
 int code_for_launcher(int code, bool first_rank) {
