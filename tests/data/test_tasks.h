@@ -12,7 +12,7 @@ namespace sala {
 
 struct TestTasks {
   std::string format = "sala-tasks", hash = "0123456789abcdef", xxh3, index;
-  std::int64_t vocab_size = 100, max_new_tokens = 4;
+  std::int64_t vocab_size = 100, max_new_tokens = 4, num_prompts = 3;
   std::string reference = "Hi", match = "all";
   std::vector<std::uint16_t> tokens{5, 6, 7, 8, 8, 9};
   std::vector<std::int64_t> prompt_offsets{0, 3, 5, 6};
@@ -38,6 +38,7 @@ struct TestTasks {
       prompt_offsets.push_back(prompt_offsets.back() + 1);
     }
     index = R"({"stop_ids": [0], "prompts": [)" + prompts + "]}";
+    num_prompts = static_cast<std::int64_t>(lengths.size());
   }
 
   void write(const std::string& path) const {
@@ -71,7 +72,7 @@ struct TestTasks {
     file.set_attribute("vocab_size", vocab_size);
     file.set_attribute("tokenizer_hash", hash);
     file.set_attribute("special_tokens", std::string("text"));
-    file.set_attribute("num_prompts", static_cast<std::int64_t>(prompt_offsets.size()) - 1);
+    file.set_attribute("num_prompts", num_prompts);
     file.set_attribute("num_tokens", static_cast<std::int64_t>(tokens.size()));
     file.set_attribute("xxh3", xxh3.empty() ? stream.hex() : xxh3);
     file.commit();

@@ -94,7 +94,9 @@ TEST_P(Elementwise, TheSameBitsEveryTime) {
   const at::Tensor rstd = std::get<1>(rmsnorm_forward_twin(x, w, kEps));
   const at::Tensor head_rstd = std::get<1>(qk_norm_rope_forward_twin(q, w, cos, sin, kEps));
   EXPECT_TRUE(close(dw, std::get<1>(rmsnorm_backward_twin(dy, x, w, rstd)))) << "norm";
-  EXPECT_TRUE(close(first[7], std::get<2>(gated_norm_backward_twin(dy, x, z, w, rstd)))) << "gate";
+  EXPECT_TRUE(close(first[7], std::get<2>(gated_norm_backward_twin(dy, x, z, w, rstd)),
+                    tolerance(GetParam().dtype)))
+      << "gate";
   EXPECT_TRUE(
       close(first[10], std::get<1>(qk_norm_rope_backward_twin(dq, q, w, head_rstd, cos, sin))))
       << "head";
@@ -196,7 +198,8 @@ TEST_P(Elementwise, GatedNormEqualsTwin) {
       const auto [d_o_twin, dz_twin, dw_twin] = gated_norm_backward_twin(dy, o, z, w, rstd_twin);
       EXPECT_TRUE(close(d_o, d_o_twin)) << "do";
       EXPECT_TRUE(close(dz, dz_twin)) << "dz";
-      EXPECT_TRUE(close(dw, dw_twin)) << "dweight";
+      // The composition rounds the gradient of the norm to the rows' type on its way.
+      EXPECT_TRUE(close(dw, dw_twin, tolerance(GetParam().dtype))) << "dweight";
     }
   }
 }
