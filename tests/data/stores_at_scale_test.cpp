@@ -2,7 +2,6 @@
 // start opens nothing that it knows. Growth is measured, not time.
 #include <gtest/gtest.h>
 #include <malloc.h>
-#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -10,6 +9,7 @@
 #include "data/eval_rows.h"
 #include "data/loader.h"
 #include "data/source.h"
+#include "tests/data/file_limit.h"
 #include "tests/data/test_store.h"
 
 namespace sala {
@@ -22,19 +22,6 @@ std::int64_t num_open_files() {
   }
   return count;
 }
-
-class FileLimit {
- public:
-  explicit FileLimit(rlim_t limit) {
-    getrlimit(RLIMIT_NOFILE, &before_);
-    const rlimit lower{limit, before_.rlim_max};
-    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &lower), 0);
-  }
-  ~FileLimit() { setrlimit(RLIMIT_NOFILE, &before_); }
-
- private:
-  rlimit before_{};
-};
 
 // `count` files with the same store in them. No links: HDF5 would open one file for all of them.
 std::vector<std::string> many_stores(const TestFolder& folder, int count) {

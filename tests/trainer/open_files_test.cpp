@@ -2,31 +2,16 @@
 #include "trainer/checkpoint/open_files.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <fstream>
 
 #include "data/file_limit.h"
+#include "tests/data/file_limit.h"
 #include "tests/trainer/checkpoint_state.h"
 
 namespace sala {
 namespace {
-
-// Lowers the process's limit of open files for a while.
-class FileLimit {
- public:
-  explicit FileLimit(rlim_t limit) {
-    getrlimit(RLIMIT_NOFILE, &before_);
-    const rlimit lower{limit, before_.rlim_max};
-    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &lower), 0);
-  }
-  ~FileLimit() { setrlimit(RLIMIT_NOFILE, &before_); }
-  rlim_t hard() const { return before_.rlim_max; }
-
- private:
-  rlimit before_{};
-};
 
 std::vector<std::string> write_files(const std::string& folder, int count) {
   std::vector<std::string> paths;
