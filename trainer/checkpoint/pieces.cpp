@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "data/file_limit.h"
 #include "data/files/hash.h"
 
 namespace sala {
 namespace {
 
 constexpr int64_t kSlabElements = kSlabBytes / 4;
+constexpr int64_t kMostOpenFiles = 64;
 
 }  // namespace
 
@@ -32,6 +34,10 @@ std::vector<Piece> pieces_of(const Manifest& manifest, size_t tensor, int num_ra
   }
   return pieces;
 }
+
+PieceReader::PieceReader(std::string checkpoint_folder)
+    : folder_(std::move(checkpoint_folder)),
+      open_(static_cast<size_t>(share_of_open_files(kMostOpenFiles))) {}
 
 at::Tensor PieceReader::read_file(const Shard& shard, size_t index) {
   const std::string path = folder_ + "/" + shard.file;

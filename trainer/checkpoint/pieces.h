@@ -9,8 +9,8 @@
 #include <tuple>
 #include <vector>
 
+#include "data/open_files.h"
 #include "trainer/checkpoint/manifest.h"
-#include "trainer/checkpoint/open_files.h"
 
 namespace sala {
 
@@ -27,7 +27,7 @@ std::vector<Piece> pieces_of(const Manifest& manifest, size_t tensor, int num_ra
 
 class PieceReader {
  public:
-  explicit PieceReader(std::string checkpoint_folder) : folder_(std::move(checkpoint_folder)) {}
+  explicit PieceReader(std::string checkpoint_folder);
 
   // Its elements (fp32, host). Throws one line that names the file and what is wrong. What is kept
   // from before is given away, and not read again.
@@ -41,7 +41,7 @@ class PieceReader {
   at::Tensor read_file(const Shard& shard, size_t index);
 
   std::string folder_;
-  OpenFiles open_;
+  OpenFiles<Hdf5File> open_;  // each share of a tensor lies in a file of its own
   std::map<Key, at::Tensor> kept_;
   int64_t kept_bytes_ = 0;
 };

@@ -1,14 +1,13 @@
-// Which files of a checkpoint stay open.
-#include "trainer/checkpoint/open_files.h"
+// Which files stay open.
+#include "data/open_files.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 
 #include "data/file_limit.h"
 #include "tests/data/file_limit.h"
-#include "tests/trainer/checkpoint_state.h"
+#include "tests/data/test_store.h"
 
 namespace sala {
 namespace {
@@ -33,13 +32,16 @@ int64_t value_in(const Hdf5File& file) {
 
 class OpenFilesTest : public testing::Test {
  protected:
-  const ScratchFolder folder_{testing::TempDir() + "sala_open_" + std::to_string(getpid())};
+  static OpenFiles<Hdf5File> as_many_as_the_limit_allows() {
+    return OpenFiles<Hdf5File>(static_cast<size_t>(share_of_open_files(64)));
+  }
+  const TestFolder folder_;
 };
 
 TEST_F(OpenFilesTest, TheOnesReadLastStayOpen) {
-  const auto paths = write_files(folder_.path, 12);
+  const auto paths = write_files(folder_.path(), 12);
   const FileLimit limit(256);
-  OpenFiles files;
+  auto files = as_many_as_the_limit_allows();
   ASSERT_EQ(files.capacity(), 32u);
   for (int turn = 0; turn < 2; ++turn) {
     for (size_t i = 0; i < paths.size(); ++i) {
@@ -53,15 +55,15 @@ TEST_F(OpenFilesTest, TheOnesReadLastStayOpen) {
 }
 
 TEST_F(OpenFilesTest, NoMoreThanTheLimitAllowsAndFewerWhereTheSystemRefuses) {
-  const auto paths = write_files(folder_.path, 12);
+  const auto paths = write_files(folder_.path(), 12);
   {
     const FileLimit limit(72);
-    OpenFiles files;
+    auto files = as_many_as_the_limit_allows();
     for (const std::string& path : paths) files.open(path);
     EXPECT_EQ(files.num_open(), 9u);
     EXPECT_EQ(value_in(files.open(paths[0])), 0);
   }
-  OpenFiles files;
+  auto files = as_many_as_the_limit_allows();
   for (int i = 0; i < 6; ++i) files.open(paths[static_cast<size_t>(i)]);
   std::vector<std::ifstream> others;
   const FileLimit limit(64);
