@@ -31,7 +31,7 @@ void save_share(StateWriter& out, const std::string& part, const std::string& fi
                 const Layout& layout, const at::Tensor& values, bool frozen = false) {
   const auto range = share(values.numel(), test_world().rank(), test_world().size());
   if (frozen) {
-    out.frozen(part, field, layout, range.first, part_of(values, range));
+    out.frozen("fixed", part, field, layout, range.first, part_of(values, range));
   } else {
     out.tensor(part, field, layout, range.first, part_of(values, range));
   }
@@ -130,6 +130,44 @@ TEST(CheckpointRanges, AResumeReadsTheCheckpointOnce) {
   }
 }
 
+TEST(CheckpointRanges, CopiesOfAModelReadItTogether) {
+  World& world = test_world();
+  if (world.size() % 2 != 0) GTEST_SKIP() << "needs groups of equal size";
+  const SharedFolder run("copies");
+  const int group = world.size() / 2;
+  Comm& copies = *world.shard_comms(group).copies;
+  Checkpoints checkpoints(run.path, world, 3);
+  const Layout layout = large_layout();
+  const at::Tensor values = state_values(layout, 1);
+  const std::string folder = save(
+      checkpoints, [&](StateWriter& out) { save_share(out, "block", "master", layout, values); });
+  const auto range = share(layout.num_elements, world.rank() % group, group);
+  const auto load = [&] {
+    at::Tensor own = at::full({range.second - range.first}, 7.0f);
+    const auto in = checkpoints.open_on_all(folder);
+    in->tensor_of_copies("block", "master", layout, range.first, own, copies);
+    return own;
+  };
+  const int64_t before = bytes_read();
+  EXPECT_TRUE(bits_equal(load(), part_of(values, range).contiguous()));
+  at::Tensor bytes = at::tensor({bytes_read() - before}, at::kLong);
+  world.comm().all_reduce_sum(bytes);
+  const auto saved_bytes = 4.0 * static_cast<double>(layout.num_elements);
+  // Whole pieces: those at the borders of shares are read twice.
+  EXPECT_LT(static_cast<double>(bytes.item<int64_t>()), 1.6 * saved_bytes + 2e6);
+
+  const std::string file = folder + "/rank-00000.h5";
+  if (world.rank() == 0) fs::resize_file(file, fs::file_size(file) / 2);
+  world.barrier();
+  std::string error;
+  try {
+    load();
+  } catch (const SharedError& caught) {
+    error = caught.what();
+  }
+  EXPECT_NE(error.find(file), std::string::npos) << error;
+}
+
 TEST(CheckpointRanges, TheRunGoesOnUntilAllRanksHaveWritten) {
   World& world = test_world();
   const SharedFolder run("background");
@@ -172,20 +210,21 @@ TEST(CheckpointRanges, FrozenRangesAreWrittenOnce) {
   Layout layout = state_layout("head");
   layout.add("head.zeros", {64 * world.size()}, true, Init::kZeros);
   const at::Tensor zeros = at::zeros({layout.num_elements});  // the same bits on every rank
-  const auto files = [&] {
-    return std::distance(fs::directory_iterator(run.path + "/checkpoints/frozen"), {});
-  };
-  std::ptrdiff_t first = 0;
   for (const int64_t step : {1, 2}) {
-    const std::string folder = checkpoints.save(
-        {1, "train", step, false}, {},
-        [&](StateWriter& out) { save_share(out, "head", "master", layout, zeros, true); });
-    at::Tensor got = at::ones({layout.num_elements});
-    Checkpoints::open(folder)->tensor("head", "master", layout, got);
-    EXPECT_TRUE(bits_equal(got, zeros));
+    const std::string folder =
+        checkpoints.save({1, "train", step, false}, {}, [&](StateWriter& out) {
+          for (const char* part : {"head", "other"}) {
+            save_share(out, part, "master", layout, zeros, true);
+          }
+        });
+    for (const char* part : {"head", "other"}) {
+      at::Tensor got = at::ones({layout.num_elements});
+      Checkpoints::open(folder)->tensor(part, "master", layout, got);
+      EXPECT_TRUE(bits_equal(got, zeros));
+    }
     world.barrier();
-    if (step == 1) first = files();
-    EXPECT_EQ(files(), first);
+    const auto files = std::distance(fs::directory_iterator(run.path + "/checkpoints/frozen"), {});
+    EXPECT_EQ(files, world.size());  // one for both parts
   }
 }
 

@@ -28,9 +28,9 @@ class MemoryState : public StateWriter {
               const at::Tensor& full) override {
     tensors[part + "/" + field] = full.clone();
   }
-  void frozen(const std::string&, const std::string&, const Layout&, int64_t,
-              const at::Tensor&) override {}
   void frozen(const std::string&, const std::string&, const Layout&, const at::Tensor&) override {}
+  void frozen(const std::string&, const std::string&, const std::string&, const Layout&, int64_t,
+              const at::Tensor&) override {}
 
   nlohmann::json values;
   std::map<std::string, at::Tensor> tensors;

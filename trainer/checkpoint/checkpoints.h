@@ -51,11 +51,12 @@ class StateWriter {
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
                       const at::Tensor& full) = 0;
   // The same for values that never change again in this run (frozen weights). A whole tensor goes
-  // into one file, whatever the number of ranks; a range into a file of its own.
-  virtual void frozen(const std::string& part, const std::string& field, const Layout& layout,
-                      int64_t begin, const at::Tensor& range) = 0;
+  // into one file, whatever the number of ranks; the ranges of a rank that are of one `group`, a
+  // name for what is the same as a whole from one checkpoint to the next, into another.
   virtual void frozen(const std::string& part, const std::string& field, const Layout& layout,
                       const at::Tensor& full) = 0;
+  virtual void frozen(const std::string& group, const std::string& part, const std::string& field,
+                      const Layout& layout, int64_t begin, const at::Tensor& range) = 0;
   // This rank's work for what later runs read beside the checkpoint: it is not complete before that
   // is done, and fails with it. An invalid future is none.
   virtual void complete_after(std::shared_future<void> /*work*/) {}
@@ -79,6 +80,14 @@ class StateReader {
   // is torn, or a hash does not match.
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,
                       int64_t begin, at::Tensor& range) const = 0;
+  // The same where the ranks of `copies` fill the same range. Of a reader of
+  // Checkpoints::open_on_all this is for all ranks together: each reads a part of the range, and
+  // hands it to the others of `copies`.
+  virtual void tensor_of_copies(const std::string& part, const std::string& field,
+                                const Layout& layout, int64_t begin, at::Tensor& range,
+                                Comm& /*copies*/) const {
+    tensor(part, field, layout, begin, range);
+  }
   // Fills `full` (num_elements). Of a reader of Checkpoints::open_on_all this is for all ranks
   // together: each reads a share, and hands it to the others.
   virtual void tensor(const std::string& part, const std::string& field, const Layout& layout,

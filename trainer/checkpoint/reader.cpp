@@ -9,6 +9,7 @@
 
 #include "data/files/file_calls.h"
 #include "trainer/checkpoint/layout_map.h"
+#include "trainer/checkpoint/snapshot.h"
 
 namespace sala {
 namespace {
@@ -52,6 +53,27 @@ class CheckpointReader final : public OpenCheckpoint {
       fill_on_all(part, field, layout, full);
     } else {
       tensor(part, field, layout, 0, full);
+    }
+  }
+
+  void tensor_of_copies(const std::string& part, const std::string& field, const Layout& layout,
+                        int64_t begin, at::Tensor& range, Comm& copies) const override {
+    if (!world_ || copies.size() == 1) return tensor(part, field, layout, begin, range);
+    const auto share = [&](int rank) {
+      const auto [first, last] = kept_range(rank, copies.size(), range.numel());
+      return range.narrow(0, first, last - first);
+    };
+    world_->together("reading " + part + "/" + field, [&] {
+      const int64_t first = kept_range(copies.rank(), copies.size(), range.numel()).first;
+      at::Tensor own = share(copies.rank());
+      tensor(part, field, layout, begin + first, own);
+    });
+    for (int rank = 0; rank < copies.size(); ++rank) {
+      at::Tensor values = share(rank);
+      if (values.numel() == 0) continue;
+      at::Tensor sent = values.to(world_->device(), at::kFloat);
+      copies.broadcast(sent, rank);
+      if (rank != copies.rank()) values.copy_(sent);
     }
   }
 

@@ -26,7 +26,7 @@ void save_share(StateWriter& out, const ShareField& name, Parameters& parameters
   const SavedRange range = saved_range(parameters, part);
   const int64_t begin = parameters.share(part).begin + range.begin;
   const at::Tensor own = values.narrow(0, range.begin, range.count);
-  name.settled ? out.frozen(saved_part, name.field, layout, begin, own)
+  name.settled ? out.frozen(name.prefix + name.field, saved_part, name.field, layout, begin, own)
                : out.tensor(saved_part, name.field, layout, begin, own);
 }
 
@@ -34,10 +34,15 @@ void load_share(StateReader& in, const ShareField& name, Parameters& parameters,
                 at::Tensor& values) {
   const Layout& layout = *parameters.layout(part);
   const std::string saved_part = name.prefix + layout.name;
-  if (parameters.shares_are_partial()) {
-    in.tensor(saved_part, name.field, layout, parameters.share(part).begin, values);
-  } else {
+  if (!parameters.shares_are_partial()) {
     in.tensor(saved_part, name.field, layout, values);
+    return;
+  }
+  const int64_t begin = parameters.share(part).begin;
+  if (Comm* copies = parameters.comms().copies) {
+    in.tensor_of_copies(saved_part, name.field, layout, begin, values, *copies);
+  } else {
+    in.tensor(saved_part, name.field, layout, begin, values);
   }
 }
 

@@ -18,7 +18,7 @@ SavedRange saved_range(Parameters& parameters, size_t part);
 
 // One value for each element of share(part), as the masters and the optimizer's moments are, under
 // the field's name and the part's name behind `prefix`. `settled`: values that may never change
-// again go where they are written once.
+// again go where they are written once, those of one prefix and field into one file a rank.
 struct ShareField {
   std::string prefix, field;
   bool settled = false;

@@ -97,11 +97,11 @@ void Snapshot::tensor(const std::string& part, const std::string& field, const L
   });
 }
 
-void Snapshot::frozen(const std::string& part, const std::string& field, const Layout& layout,
-                      int64_t begin, const at::Tensor& range) {
+void Snapshot::frozen(const std::string& group, const std::string& part, const std::string& field,
+                      const Layout& layout, int64_t begin, const at::Tensor& range) {
   guarded([&] {
     tensor(part, field, layout, begin, range);
-    if (error_.empty()) tensors_.back().frozen = true;
+    if (error_.empty()) tensors_.back().group = group;
   });
 }
 
@@ -111,7 +111,7 @@ void Snapshot::frozen(const std::string& part, const std::string& field, const L
   const bool mine = num_whole_frozen_++ % size_ == rank_;
   guarded([&] {
     SnapshotTensor& tensor = begin_tensor(part, field, layout, full, 0, layout.num_elements);
-    tensor.frozen = true;
+    tensor.group = part + "." + field;
     tensor.fingerprint = size_ > 1 ? tensor_fingerprint(full) : "";
     if (mine) tensor.values = take(full);
   });

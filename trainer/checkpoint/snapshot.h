@@ -15,7 +15,7 @@ namespace sala {
 // What this rank keeps of one tensor: elements [begin, begin + values.count) of its part.
 struct SnapshotTensor {
   std::string part, field;
-  bool frozen = false;
+  std::string group;  // of what is frozen: what goes into one file; empty for all else
   int64_t begin = 0;
   Staging::Extent values;
   int64_t num_elements = 0;  // of the part, on all ranks together
@@ -42,9 +42,9 @@ class Snapshot final : public StateWriter {
   void tensor(const std::string& part, const std::string& field, const Layout& layout,
               const at::Tensor& full) override;
   void frozen(const std::string& part, const std::string& field, const Layout& layout,
-              int64_t begin, const at::Tensor& range) override;
-  void frozen(const std::string& part, const std::string& field, const Layout& layout,
               const at::Tensor& full) override;
+  void frozen(const std::string& group, const std::string& part, const std::string& field,
+              const Layout& layout, int64_t begin, const at::Tensor& range) override;
   void complete_after(std::shared_future<void> work) override {
     if (work.valid()) awaited_.push_back(std::move(work));
   }
@@ -96,7 +96,7 @@ class SnapshotSize final : public StateWriter {
     const auto [begin, end] = kept_range(rank_, size_, full.numel());
     num_elements_ += end - begin;
   }
-  void frozen(const std::string&, const std::string&, const Layout&, int64_t,
+  void frozen(const std::string&, const std::string&, const std::string&, const Layout&, int64_t,
               const at::Tensor& range) override {
     num_elements_ += range.numel();
   }

@@ -7,6 +7,7 @@
 #include <cctype>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <stdexcept>
 
@@ -56,12 +57,25 @@ class SnapshotWriter {
   }
 
   nlohmann::json operator()() {
-    nlohmann::json tensors = nlohmann::json::array();
+    std::map<std::string, std::vector<OwnRange*>> frozen;  // by group
     for (const SnapshotTensor& tensor : snapshot_.tensors()) {
-      nlohmann::json shards = nlohmann::json::array();
-      if (tensor.values.count > 0) {
-        shards.push_back(shard_to_json(tensor.frozen ? write_frozen(tensor) : write(tensor)));
+      const std::string dataset = tensor.part + "/" + tensor.field;
+      ranges_.push_back(
+          {tensor, {"", dataset, tensor.begin, tensor.values.count, kPieceElements, {}}});
+    }
+    for (OwnRange& range : ranges_) {
+      if (range.shard.count == 0) continue;
+      if (range.tensor.group.empty()) {
+        write(range);
+      } else {
+        frozen[range.tensor.group].push_back(&range);
       }
+    }
+    for (const auto& [group, members] : frozen) write_frozen(group, members);
+    nlohmann::json tensors = nlohmann::json::array();
+    for (const auto& [tensor, shard] : ranges_) {
+      nlohmann::json shards = nlohmann::json::array();
+      if (shard.count > 0) shards.push_back(shard_to_json(shard));
       tensors.push_back({tensor.part, tensor.field, shards, tensor.fingerprint});
     }
     int64_t file_bytes = 0;
@@ -77,6 +91,12 @@ class SnapshotWriter {
   }
 
  private:
+  // What this rank keeps of a tensor, and where it goes.
+  struct OwnRange {
+    const SnapshotTensor& tensor;
+    Shard shard;
+  };
+
   // Calls use(values, number of values, first element) for slabs of the tensor's elements that this
   // rank keeps, and returns the hashes of their pieces.
   template <class Use>
@@ -98,55 +118,48 @@ class SnapshotWriter {
     return hashes;
   }
 
-  void write_values(Hdf5File& file, const std::string& dataset, std::span<const float> values,
-                    int64_t at) const {
-    file.write(dataset, at, static_cast<int64_t>(values.size()), values.data());
+  // Its hashes.
+  std::vector<std::string> write_range(Hdf5File& file, const OwnRange& range) const {
+    file.create_dataset(range.shard.dataset, ElementType::kF32, {range.shard.count});
+    return for_each_slab(range.tensor, [&](std::span<const float> values, int64_t at) {
+      file.write(range.shard.dataset, at, static_cast<int64_t>(values.size()), values.data());
+    });
   }
 
-  Shard write(const SnapshotTensor& tensor) {
-    const std::string dataset = tensor.part + "/" + tensor.field;
-    check_space(place_.folder, dataset, tensor.num_elements * 4);
+  void write(OwnRange& range) {
+    check_space(place_.folder, range.shard.dataset, range.tensor.num_elements * 4);
     if (!file_) file_ = Hdf5File::create(place_.folder + "/" + file_name_);
-    file_->create_dataset(dataset, ElementType::kF32, {tensor.values.count});
-    Shard shard{file_name_, dataset, tensor.begin, tensor.values.count, kPieceElements, {}};
-    shard.xxh3 = for_each_slab(tensor, [&](std::span<const float> values, int64_t at) {
-      write_values(*file_, dataset, values, at);
-    });
-    return shard;
+    range.shard.file = file_name_;
+    range.shard.xxh3 = write_range(*file_, range);
   }
 
   // Named by content; what is there already is looked at once, and written again when damaged.
-  Shard write_frozen(const SnapshotTensor& tensor) {
-    Shard shard{"", "values", tensor.begin, tensor.values.count, kPieceElements, {}};
-    shard.xxh3 = for_each_slab(tensor, [](std::span<const float>, int64_t) {});
-    std::string hash;
-    for (const std::string& piece : shard.xxh3) hash += piece;
-    if (shard.xxh3.size() > 1) hash = xxh3_128_hex(hash.data(), hash.size());
-    const std::string name = tensor.part + "/" + tensor.field;
-    shard.file = file_safe(tensor.part + "." + tensor.field) +
-                 (tensor.begin > 0 ? "-from-" + std::to_string(tensor.begin) : "") + "-" + hash +
-                 ".h5";
-    const std::string path = place_.frozen_folder + "/" + shard.file;
-    if (!sound_frozen_.contains(shard.file) || !path_exists(path)) {
-      if (!shard_problem(place_.frozen_folder, shard).empty()) {
-        write_frozen_file(path, name, hash, tensor);
-      }
-      sound_frozen_.insert(shard.file);
+  void write_frozen(const std::string& group, const std::vector<OwnRange*>& members) {
+    std::string content;
+    for (OwnRange* member : members) {
+      member->shard.xxh3 = for_each_slab(member->tensor, [](std::span<const float>, int64_t) {});
+      content += shard_to_json(member->shard).dump();
     }
-    shard.file = place_.frozen_prefix + "/" + shard.file;
-    return shard;
+    const std::string name =
+        file_safe(group) + "-" + xxh3_128_hex(content.data(), content.size()) + ".h5";
+    const std::string path = place_.frozen_folder + "/" + name;
+    for (OwnRange* member : members) member->shard.file = name;
+    if (!sound_frozen_.contains(name) || !path_exists(path)) {
+      const bool sound = std::all_of(members.begin(), members.end(), [&](const OwnRange* member) {
+        return shard_problem(place_.frozen_folder, member->shard).empty();
+      });
+      if (!sound) write_frozen_file(path, members);
+      sound_frozen_.insert(name);
+    }
+    for (OwnRange* member : members) member->shard.file = place_.frozen_prefix + "/" + name;
   }
 
-  void write_frozen_file(const std::string& path, const std::string& name, const std::string& hash,
-                         const SnapshotTensor& tensor) const {
-    check_space(place_.frozen_folder, name, tensor.values.count * 4);
+  void write_frozen_file(const std::string& path, const std::vector<OwnRange*>& members) const {
+    int64_t num_bytes = 0;
+    for (const OwnRange* member : members) num_bytes += member->shard.count * 4;
+    check_space(place_.frozen_folder, path, num_bytes);
     Hdf5File file = Hdf5File::create(path);
-    file.create_dataset("values", ElementType::kF32, {tensor.values.count});
-    for_each_slab(tensor, [&](std::span<const float> values, int64_t at) {
-      write_values(file, "values", values, at);
-    });
-    file.set_attribute("name", name);
-    file.set_attribute("xxh3_128", hash);
+    for (const OwnRange* member : members) write_range(file, *member);
     file.commit();
   }
 
@@ -156,6 +169,7 @@ class SnapshotWriter {
   const std::atomic<bool>& given_up_;
   std::string file_name_;
   std::optional<Hdf5File> file_;
+  std::vector<OwnRange> ranges_;  // by tensor
 };
 
 void check_same_values(const SnapshotTensor& tensor, const std::string& theirs, size_t rank,
