@@ -207,10 +207,14 @@ VocabLoss linear_cross_entropy(const at::Tensor& x, const at::Tensor& w, const a
 struct DistillConfig {
   double temperature = 1.0;  // KL between softened distributions, times temperature^2
   double ce_weight = 0.0;    // loss = (1 - ce_weight) * KL + ce_weight * cross-entropy
+  at::Tensor ce_weight_T{};  // (T) floating-point, of each token: instead of ce_weight
+
+  bool wants_ce() const { return ce_weight > 0 || ce_weight_T.defined(); }
 };
 
 // KL(teacher || student) over the full vocabulary, chunked likewise. Teacher: x_teacher (T, Ct),
-// w_teacher (V, Ct). `targets` may be undefined when ce_weight is 0.
+// w_teacher (V, Ct). `targets` may be undefined where the config wants no cross-entropy. Shares
+// outside [0, 1] are an error; those of tokens are looked at on the CPU alone.
 VocabLoss linear_kl(const at::Tensor& x, const at::Tensor& w, double logit_scale,
                     const at::Tensor& x_teacher, const at::Tensor& w_teacher,
                     double teacher_logit_scale, const at::Tensor& targets, const at::Tensor& weight,

@@ -41,6 +41,16 @@ at::Tensor NextTokenLoss::forward_backward(const LeasedHead& head, const at::Ten
                       batch);
 }
 
+DistillConfig LossMix::of(const Batch& batch) {
+  DistillConfig config = config_;
+  if (ce_weights_.empty()) return config;
+  if (!on_device_.defined()) {
+    on_device_ = at::tensor(ce_weights_, at::kFloat).to(batch.source.device());
+  }
+  config.ce_weight_T = on_device_.index_select(0, batch.source);
+  return config;
+}
+
 void DistillLoss::prepare(const Batch& batch) {
   x_teacher_ =
       hidden(teacher_.model, teacher_.parameters, teacher_.model.env(batch, /*sparse=*/false));
@@ -54,13 +64,13 @@ at::Tensor DistillLoss::forward_backward(const LeasedHead& head, const at::Tenso
   const VocabLoss loss =
       linear_kl(x, head.model.head_weight(head.lease), head.model.config().logit_scale, x_teacher_,
                 teacher_.model.head_weight(teacher_head), teacher_.model.config().logit_scale,
-                batch.targets, weight, config_, &dx, d_head);
+                batch.targets, weight, mix_.of(batch), &dx, d_head);
   x_teacher_.reset();
   return distillation_sums(loss, weight, batch);
 }
 
-TopkDistillLoss::TopkDistillLoss(std::unique_ptr<CutTeacher> teacher, DistillConfig config)
-    : teacher_(std::move(teacher)), config_(config) {}
+TopkDistillLoss::TopkDistillLoss(std::unique_ptr<CutTeacher> teacher, LossMix mix)
+    : teacher_(std::move(teacher)), mix_(std::move(mix)) {}
 TopkDistillLoss::~TopkDistillLoss() = default;
 void TopkDistillLoss::begin_step(const StepRows& rows) { teacher_->begin_step(rows); }
 void TopkDistillLoss::end_step() { teacher_->end_step(); }
@@ -74,7 +84,7 @@ at::Tensor TopkDistillLoss::forward_backward(const LeasedHead& head, const at::T
   const at::Tensor weight = batch.loss_weight / batch.global_weight;
   const VocabLoss loss =
       linear_topk_kl(x, head.model.head_weight(head.lease), head.model.config().logit_scale, words_,
-                     batch.targets, weight, config_, &dx, d_head);
+                     batch.targets, weight, mix_.of(batch), &dx, d_head);
   words_ = {};
   return distillation_sums(loss, weight, batch);
 }

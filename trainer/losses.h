@@ -6,6 +6,8 @@
 
 #include <future>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "kernels/ops.h"
 #include "kernels/topk.h"
@@ -54,26 +56,40 @@ class NextTokenLoss : public Loss {
                               at::Tensor& dx, const at::Tensor& d_head) override;
 };
 
-// KL(teacher || student) on the full vocabulary, mixed with next-token loss by `config`. The
-// teacher's pass comes first and leaves its hidden states; its weights are not there while the
-// student's are.
+// How KL and next-token loss are mixed.
+class LossMix {
+ public:
+  // `ce_weights`: shares of next-token loss by the batch's source ids, instead of the config's one;
+  // empty: that one.
+  explicit LossMix(DistillConfig config, std::vector<double> ce_weights = {})
+      : config_(std::move(config)), ce_weights_(std::move(ce_weights)) {}
+  DistillConfig of(const Batch& batch);
+
+ private:
+  DistillConfig config_;
+  std::vector<double> ce_weights_;
+  at::Tensor on_device_;  // ce_weights_, where the first batch was
+};
+
+// KL(teacher || student) on the full vocabulary, mixed with next-token loss. The teacher's pass
+// comes first and leaves its hidden states; its weights are not there while the student's are.
 class DistillLoss : public Loss {
  public:
-  DistillLoss(Network& teacher, DistillConfig config) : teacher_(teacher), config_(config) {}
+  DistillLoss(Network& teacher, LossMix mix) : teacher_(teacher), mix_(std::move(mix)) {}
   void prepare(const Batch& batch) override;
   at::Tensor forward_backward(const LeasedHead& head, const at::Tensor& x, const Batch& batch,
                               at::Tensor& dx, const at::Tensor& d_head) override;
 
  private:
   Network& teacher_;
-  DistillConfig config_;
+  LossMix mix_;
   at::Tensor x_teacher_;  // (T, C) of the batch that was prepared
 };
 
 // The same with a cut teacher (kernels/topk.h), which may have been asked in an earlier run.
 class TopkDistillLoss : public Loss {
  public:
-  TopkDistillLoss(std::unique_ptr<CutTeacher> teacher, DistillConfig config);
+  TopkDistillLoss(std::unique_ptr<CutTeacher> teacher, LossMix mix);
   ~TopkDistillLoss() override;
   void begin_step(const StepRows& rows) override;
   void end_step() override;
@@ -85,7 +101,7 @@ class TopkDistillLoss : public Loss {
 
  private:
   std::unique_ptr<CutTeacher> teacher_;
-  DistillConfig config_;
+  LossMix mix_;
   TopkTeacher words_;  // on the batch that was prepared
 };
 

@@ -62,6 +62,11 @@ Row log_softmax(Row z, double temperature) {
   return z;
 }
 
+// The cross-entropy's share in the loss of token t.
+double ce_share(const DistillConfig& config, int64_t t) {
+  return config.ce_weight_T.defined() ? config.ce_weight_T[t].item<double>() : config.ce_weight;
+}
+
 // What the two distillation losses return; ce where there are targets.
 VocabLoss distilled(double loss_sum, const Row& loss, const Row& kl, const Row& ce,
                     bool has_targets, at::ScalarType type) {
@@ -106,13 +111,14 @@ VocabLoss linear_kl_twin(const at::Tensor& x, const at::Tensor& w, double logit_
                          const at::Tensor& weight, const DistillConfig& config, at::Tensor* dx,
                          const at::Tensor& d_w) {
   const int64_t T = x.size(0), V = w.size(0);
-  const double temperature = config.temperature, a = config.ce_weight;
+  const double temperature = config.temperature;
   const auto target = values_of(targets), share = values_of(weight);
   Head head(x, w, logit_scale);
   const Head teacher(x_teacher, w_teacher, teacher_logit_scale);
   Row loss(T), kl(T), ce(T);
   double loss_sum = 0;
   for (int64_t t = 0; t < T; ++t) {
+    const double a = ce_share(config, t);
     const Row log_p = log_softmax(head.logits(t), temperature);
     const Row log_hard = log_softmax(head.logits(t), 1);
     const Row log_q = log_softmax(teacher.logits(t), temperature);
@@ -164,7 +170,7 @@ VocabLoss linear_topk_kl_twin(const at::Tensor& x, const at::Tensor& w, double l
                               const at::Tensor& weight, const DistillConfig& config, at::Tensor* dx,
                               const at::Tensor& d_w) {
   const int64_t T = x.size(0), V = w.size(0), k = teacher.ids.size(1);
-  const double temperature = config.temperature, a = config.ce_weight;
+  const double temperature = config.temperature;
   const auto target = values_of(targets), share = values_of(weight);
   const auto ids = values_of(teacher.ids), log_top = values_of(teacher.log_p);
   const auto log_tail = values_of(teacher.log_tail);
@@ -175,6 +181,7 @@ VocabLoss linear_topk_kl_twin(const at::Tensor& x, const at::Tensor& w, double l
   Row loss(T), kl(T), ce(T);
   double loss_sum = 0;
   for (int64_t t = 0; t < T; ++t) {
+    const double a = ce_share(config, t);
     const Row log_q = log_softmax(head.logits(t), temperature);
     const Row log_hard = log_softmax(head.logits(t), 1);
     std::vector<int64_t> place(V, -1);  // among the teacher's ids; -1: in the tail

@@ -68,6 +68,26 @@ void check_vocab_inputs(const char* op, const VocabHead& head, const at::Tensor&
               low < 0 ? low : high);
 }
 
+void check_ce_shares(const DistillConfig& config, const at::Tensor& targets, const at::Tensor& x,
+                     const char* op) {
+  const at::Tensor& by_token = config.ce_weight_T;
+  double lowest = config.ce_weight, highest = lowest;
+  if (by_token.defined()) {
+    check_shape(by_token, {x.size(0)}, op, "ce_weight_T");
+    TORCH_CHECK(by_token.device() == x.device() && at::isFloatingType(by_token.scalar_type()), op,
+                ": expected floating-point ce_weight_T on ", x.device(), ", got ",
+                by_token.scalar_type(), " on ", by_token.device());
+    if (!x.is_cuda() && x.size(0) > 0) {
+      lowest = by_token.min().item<double>();
+      highest = by_token.max().item<double>();
+    }
+  }
+  TORCH_CHECK(lowest >= 0 && highest <= 1, op, ": expected ce_weight in [0, 1], got ",
+              lowest >= 0 ? highest : lowest);
+  TORCH_CHECK(targets.defined() || !config.wants_ce(), op,
+              ": expected targets, as the cross-entropy has a share in the loss");
+}
+
 VocabLoss vocab_loss(const VocabHead& student, const VocabTeacher& teacher,
                      const at::Tensor& targets, const at::Tensor& weight, const VocabRule& rule,
                      at::Tensor* dx, const at::Tensor& d_w) {
@@ -99,6 +119,7 @@ VocabLoss vocab_loss(const VocabHead& student, const VocabTeacher& teacher,
       rows.top = {rows_of(teacher.topk->ids), rows_of(teacher.topk->log_p),
                   rows_of(teacher.topk->log_tail)};
     }
+    rows.ce_weight = rows_of(rule.config.ce_weight_T);
     const at::Tensor d_logits = vocab_rows(rows, rule, dx != nullptr, x.scalar_type());
     if (dx != nullptr) chunk_backward(d_logits, rows_of(x), w, rows_of(*dx), d_w);
   }

@@ -28,6 +28,9 @@ at::Tensor chunk_logits(const at::Tensor& x, const at::Tensor& w);
 
 void check_vocab_inputs(const char* op, const VocabHead& head, const at::Tensor& targets,
                         const at::Tensor& weight, const at::Tensor& d_w);
+// Those of a distillation: in [0, 1], of each token of x where they go by token, and with targets.
+void check_ce_shares(const DistillConfig& config, const at::Tensor& targets, const at::Tensor& x,
+                     const char* op);
 
 // One of both, or none: targets alone.
 struct VocabTeacher {

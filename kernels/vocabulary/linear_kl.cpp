@@ -23,10 +23,7 @@ void check_teacher(const VocabHead& student, const VocabHead& teacher, const at:
   check_shape(teacher.w, {student.w.size(0), teacher.x.size(1)}, op, "w_teacher");
   TORCH_CHECK(config.temperature > 0, op, ": expected a positive temperature, got ",
               config.temperature);
-  TORCH_CHECK(config.ce_weight >= 0 && config.ce_weight <= 1, op,
-              ": expected ce_weight in [0, 1], ", "got ", config.ce_weight);
-  TORCH_CHECK(targets.defined() || config.ce_weight == 0, op,
-              ": expected targets, as ce_weight is ", config.ce_weight);
+  check_ce_shares(config, targets, student.x, op);
 }
 
 }  // namespace

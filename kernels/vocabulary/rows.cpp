@@ -21,6 +21,8 @@ at::Tensor rows_cuda(const VocabRows& rows, const VocabRule& rule, bool want_gra
               gradient_type);
   const c10::cuda::CUDAGuard guard(z.device());
   const at::Tensor weight = rows.weight.to(at::kFloat);
+  const at::Tensor ce_share =
+      rows.ce_weight.defined() ? rows.ce_weight.to(at::kFloat) : at::Tensor();
   at::Tensor d_logits;
   if (want_gradient) d_logits = at::empty(z.sizes(), z.options().dtype(gradient_type));
   const auto input = [](const at::Tensor& t) {
@@ -34,6 +36,7 @@ at::Tensor rows_cuda(const VocabRows& rows, const VocabRule& rule, bool want_gra
       input(rows.teacher_logits),
       rows.targets.defined() ? rows.targets.const_data_ptr<int64_t>() : nullptr,
       weight.const_data_ptr<float>(),
+      input(ce_share),
       output(rows.loss),
       output(rows.kl),
       output(rows.ce),
@@ -84,7 +87,8 @@ at::Tensor divergence(at::Tensor& log_teacher, const at::Tensor& log_student) {
 
 at::Tensor kl_cpu(const VocabRows& rows, const VocabRule& rule, bool want_gradient) {
   const double temperature = rule.config.temperature;
-  const double kl_share = 1 - rule.config.ce_weight, ce_share = rule.config.ce_weight;
+  const bool wants_ce = rows.ce_weight.defined() || rule.config.ce_weight > 0;
+  const at::Tensor ce_n1 = ce_shares(rows, rule), kl_n1 = 1 - ce_n1;
   at::Tensor teacher_nV =
       at::log_softmax(scaled(rows.teacher_logits, rule.teacher_logit_scale / temperature), 1);
   const at::Tensor logits_nV = scaled(rows.logits, rule.logit_scale);
@@ -94,23 +98,28 @@ at::Tensor kl_cpu(const VocabRows& rows, const VocabRule& rule, bool want_gradie
     target_n1 = rows.targets.unsqueeze(1);
     at::Tensor log_p = at::log_softmax(logits_nV, 1);
     rows.ce.copy_(log_p.gather(1, target_n1).squeeze(1).neg_());
-    if (ce_share > 0 && want_gradient) d_ce_nV = log_p.exp_();
+    if (wants_ce && want_gradient) d_ce_nV = log_p.exp_();
   }
   at::Tensor student_nV = at::log_softmax(scaled(logits_nV, 1 / temperature), 1);
   rows.kl.copy_(divergence(teacher_nV, student_nV).mul_(temperature * temperature));
-  rows.loss.copy_(rows.kl).mul_(kl_share);
-  if (ce_share > 0) rows.loss.add_(rows.ce, ce_share);
+  rows.loss.copy_(rows.kl).mul_(kl_n1.squeeze(1));
+  if (wants_ce) rows.loss.addcmul_(rows.ce, ce_n1.squeeze(1));
   if (!want_gradient) return {};
-  student_nV.exp_().sub_(teacher_nV).mul_(kl_share * temperature);
+  student_nV.exp_().sub_(teacher_nV).mul_(kl_n1 * temperature);
   if (d_ce_nV.defined()) {
-    student_nV.add_(d_ce_nV, ce_share);
-    student_nV.scatter_add_(1, target_n1,
-                            at::full({target_n1.size(0), 1}, -ce_share, student_nV.options()));
+    student_nV.addcmul_(d_ce_nV, ce_n1);
+    student_nV.scatter_add_(1, target_n1, ce_n1.neg());
   }
   return student_nV.mul_(row_factors(rows, rule.logit_scale));
 }
 
 }  // namespace
+
+at::Tensor ce_shares(const VocabRows& rows, const VocabRule& rule) {
+  const at::Tensor& z = rows.logits;
+  if (rows.ce_weight.defined()) return rows.ce_weight.to(z.scalar_type()).unsqueeze(1);
+  return at::full({z.size(0), 1}, rule.config.ce_weight, z.options());
+}
 
 at::Tensor vocab_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient,
                       at::ScalarType gradient_type) {

@@ -77,9 +77,21 @@ __device__ void load_scaled(const float* z, const float* teacher_z, int64_t firs
   }
 }
 
+// What the KL and the cross-entropy count in a row's loss.
+struct Shares {
+  float kl, ce;
+};
+
+__device__ Shares shares_of(const VocabRowPointers& rows, const VocabRowFactors& f, int64_t row) {
+  if (rows.ce_share == nullptr) return {f.kl_share, f.ce_share};
+  const float ce = rows.ce_share[row];
+  return {1 - ce, ce};
+}
+
 template <bool kTeacher, bool kHard>
-__device__ void write_losses(const VocabRowPointers& rows, const VocabRowFactors& f, int64_t row,
-                             int64_t V, int64_t target, const RowSums& s) {
+__device__ void write_losses(const VocabRowPointers& rows, const VocabRowFactors& f,
+                             const Shares& share, int64_t row, int64_t V, int64_t target,
+                             const RowSums& s) {
   const double temperature = f.temperature;
   double kl = 0, ce = 0;
   if (kTeacher) {
@@ -94,7 +106,7 @@ __device__ void write_losses(const VocabRowPointers& rows, const VocabRowFactors
     const double below_top = static_cast<double>(s.top) - t;
     ce = kLn2 * temperature * below_top + log(static_cast<double>(kHard ? s.hard : s.sum));
   }
-  rows.loss[row] = static_cast<float>(f.kl_share * kl + f.ce_share * ce);
+  rows.loss[row] = static_cast<float>(share.kl * kl + share.ce * ce);
   if (rows.kl != nullptr) rows.kl[row] = static_cast<float>(kl);
   if (rows.ce != nullptr) rows.ce[row] = static_cast<float>(ce);
 }
@@ -120,14 +132,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   }
   sums = merge_block<kTeacher, kHard, kThreads>(sums, f.temperature);
-  if (threadIdx.x == 0) write_losses<kTeacher, kHard>(rows, f, row, V, target, sums);
+  const Shares share = shares_of(rows, f, row);
+  if (threadIdx.x == 0) write_losses<kTeacher, kHard>(rows, f, share, row, V, target, sums);
   if (rows.d_logits == nullptr) return;
 
   // d = student 2^(t - top) - teacher 2^(t' - top') + hard 2^(temperature (t - top)) - onehot
   const float factor = rows.weight[row] * f.logit_scale;
   const bool counts = factor != 0;
-  const float kl_factor = kTeacher ? factor * f.kl_share * f.temperature : 0;
-  const float onehot = factor * f.ce_share;
+  const float kl_factor = kTeacher ? factor * share.kl * f.temperature : 0;
+  const float onehot = factor * share.ce;
   const float student = (kHard ? kl_factor : kl_factor + onehot) / sums.sum;
   const float teacher = kTeacher ? kl_factor / sums.teacher_sum : 0;
   const float hard = kHard ? onehot / sums.hard : 0;

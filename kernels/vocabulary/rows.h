@@ -17,6 +17,7 @@ struct VocabRows {
   at::Tensor weight;          // (n)
   at::Tensor loss, kl, ce;    // (n) in the logits' dtype: outputs, before weights
   TopkTeacher top = {};       // of the n tokens: a cut teacher instead of teacher_logits
+  at::Tensor ce_weight = {};  // (n): instead of the rule's
 };
 
 struct VocabRule {
@@ -29,6 +30,9 @@ struct VocabRule {
 // bf16 or fp32 gradient).
 at::Tensor vocab_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient,
                       at::ScalarType gradient_type);
+// Shares of cross-entropy in the rows' losses, (n, 1) in the logits' dtype.
+at::Tensor ce_shares(const VocabRows& rows, const VocabRule& rule);
+
 // vocab_rows where the teacher is cut; the gradient has the logits' dtype.
 at::Tensor topk_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient);
 

@@ -14,6 +14,7 @@ struct VocabRowPointers {
   const float* teacher_logits;  // (n, V) likewise; null: next-token loss alone, temperature 1
   const int64_t* targets;       // (n); null: no next-token part, ce_share is 0
   const float* weight;          // (n)
+  const float* ce_share;        // (n): instead of the factors' shares; null: those
   float* loss;                  // (n): kl_share * kl + ce_share * ce, before weights
   float* kl;                    // (n); null: not wanted
   float* ce;                    // (n); null: not wanted

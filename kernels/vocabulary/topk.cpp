@@ -26,10 +26,7 @@ void check_teacher(const at::Tensor& x, const at::Tensor& w, const TopkTeacher& 
   check_statistic(teacher.log_tail, {T}, x, op, "the teacher's log_tail");
   TORCH_CHECK(config.temperature > 0, op, ": expected a positive temperature, got ",
               config.temperature);
-  TORCH_CHECK(config.ce_weight >= 0 && config.ce_weight <= 1, op,
-              ": expected ce_weight in [0, 1], got ", config.ce_weight);
-  TORCH_CHECK(targets.defined() || config.ce_weight == 0, op,
-              ": expected targets, as ce_weight is ", config.ce_weight);
+  check_ce_shares(config, targets, x, op);
   if (x.is_cuda() || T == 0) return;
   const auto [lowest, highest] = at::aminmax(teacher.ids);
   const int64_t low = lowest.item<int64_t>(), high = highest.item<int64_t>();

@@ -17,13 +17,13 @@ at::Tensor gap(const at::Tensor& log_p, const at::Tensor& log_q) {
 
 // What a row's gradient at the logits is made of, by its parts of the loss.
 struct RowShares {
-  at::Tensor weight_n1;   // of the row, with the logits' scale
-  double kl = 0, ce = 0;  // ce: of a cross-entropy at the KL's own temperature
+  at::Tensor weight_n1;     // of the row, with the logits' scale
+  at::Tensor kl_n1, ce_n1;  // ce: of a cross-entropy at the KL's own temperature
 };
 
 at::Tensor gradient(const CutRows& q, const TopkTeacher& teacher, const RowShares& shares) {
   const auto at_bucket = [&](const at::Tensor& log_q, const at::Tensor& log_p) {
-    return log_q.exp().mul_(shares.kl + shares.ce).sub_(log_p.exp(), shares.kl);
+    return log_q.exp().mul_(shares.kl_n1 + shares.ce_n1).sub_(log_p.exp().mul_(shares.kl_n1));
   };
   const at::Tensor tail_n1 = at_bucket(q.log_tail, teacher.log_tail.unsqueeze(1));
   at::Tensor d_nV = q.inside_tail;
@@ -50,7 +50,8 @@ CutRows cut_rows(at::Tensor z, const at::Tensor& ids) {
 
 at::Tensor topk_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient) {
   const double temperature = rule.config.temperature;
-  const double kl_share = 1 - rule.config.ce_weight, ce_share = rule.config.ce_weight;
+  const bool wants_ce = rows.ce_weight.defined() || rule.config.ce_weight > 0;
+  const at::Tensor ce_n1 = ce_shares(rows, rule), kl_n1 = 1 - ce_n1;
   const bool one_temperature = temperature == 1;
   at::Tensor z_nV = rows.logits;
   if (rule.logit_scale != 1) z_nV.mul_(rule.logit_scale);
@@ -59,7 +60,7 @@ at::Tensor topk_rows(const VocabRows& rows, const VocabRule& rule, bool want_gra
     target_n1 = rows.targets.unsqueeze(1);
     z_target_n1 = z_nV.gather(1, target_n1);
     if (!one_temperature) rows.ce.copy_((z_nV.logsumexp(1, true) - z_target_n1).squeeze(1));
-    if (!one_temperature && ce_share > 0 && want_gradient) hard_nV = at::softmax(z_nV, 1);
+    if (!one_temperature && wants_ce && want_gradient) hard_nV = at::softmax(z_nV, 1);
   }
   if (!one_temperature) z_nV.div_(temperature);
   const CutRows q = cut_rows(z_nV, rows.top.ids);
@@ -69,17 +70,18 @@ at::Tensor topk_rows(const VocabRows& rows, const VocabRule& rule, bool want_gra
   const at::Tensor kl_n = gap(rows.top.log_p, q.log_top).sum(1);
   rows.kl.copy_(
       kl_n.add_(gap(rows.top.log_tail, q.log_tail.squeeze(1))).mul_(temperature * temperature));
-  rows.loss.copy_(rows.kl).mul_(kl_share);
-  if (ce_share > 0) rows.loss.add_(rows.ce, ce_share);
+  rows.loss.copy_(rows.kl).mul_(kl_n1.squeeze(1));
+  if (wants_ce) rows.loss.addcmul_(rows.ce, ce_n1.squeeze(1));
   if (!want_gradient) return {};
 
   const at::Tensor weight_n1 =
       rows.weight.to(z_nV.scalar_type()).unsqueeze(1).mul(rule.logit_scale);
-  at::Tensor d_nV =
-      gradient(q, rows.top, {weight_n1, kl_share * temperature, one_temperature ? ce_share : 0.0});
-  if (ce_share == 0) return d_nV;
-  if (hard_nV.defined()) d_nV.add_(hard_nV.mul_(weight_n1), ce_share);
-  return d_nV.scatter_add_(1, target_n1, weight_n1 * -ce_share);
+  const at::Tensor soft_ce_n1 = one_temperature ? ce_n1 : at::zeros_like(ce_n1);
+  at::Tensor d_nV = gradient(q, rows.top, {weight_n1, kl_n1 * temperature, soft_ce_n1});
+  if (!wants_ce) return d_nV;
+  const at::Tensor hard_n1 = weight_n1 * ce_n1;
+  if (hard_nV.defined()) d_nV.addcmul_(hard_nV, hard_n1);
+  return d_nV.scatter_add_(1, target_n1, hard_n1.neg());
 }
 
 }  // namespace sala

@@ -81,10 +81,14 @@ TEST_P(CutTeachers, HoldTheLikeliestAndTheMassOfTheOthers) {
 
 TEST_P(CutTeachers, KlEqualsTwin) {
   for (const Sizes& s : kSizes) {
-    for (const DistillConfig& config : kConfigs) {
+    std::vector<DistillConfig> configs = kConfigs;
+    const at::Tensor by_token = at::linspace(0, 1, s.T, at::device(device()).dtype(at::kFloat));
+    for (const double temperature : {1.0, 2.0}) configs.push_back({temperature, 0, by_token});
+    for (const DistillConfig& config : configs) {
       SCOPED_TRACE(::testing::Message()
                    << s.T << " x " << s.C << " x " << s.V << ", k " << s.k << ", temperature "
-                   << config.temperature << ", ce_weight " << config.ce_weight);
+                   << config.temperature << ", ce_weight " << config.ce_weight
+                   << (config.ce_weight_T.defined() ? ", by token" : ""));
       const Case c = inputs(s);
       const TopkTeacher cut = c.cut(s.k, config.temperature);
       at::Tensor dx, dx_twin, d_w = zeros_wide(c.w), d_w_twin = zeros_wide(c.w).cpu();

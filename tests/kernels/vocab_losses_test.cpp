@@ -68,9 +68,13 @@ TEST_P(VocabLosses, CrossEntropyEqualsTwin) {
 
 TEST_P(VocabLosses, KlEqualsTwin) {
   for (const auto& [T, C, V] : kSizes) {
-    for (const DistillConfig& config : {DistillConfig{1.0, 0.0}, DistillConfig{2.0, 0.3}}) {
+    const at::Tensor by_token = at::linspace(0, 1, T, at::device(device()).dtype(at::kFloat));
+    for (const DistillConfig& config :
+         {DistillConfig{1.0, 0.0}, DistillConfig{2.0, 0.3}, DistillConfig{1.0, 0.3, by_token},
+          DistillConfig{2.0, 0.3, by_token}}) {
       SCOPED_TRACE(::testing::Message()
-                   << T << " x " << C << " x " << V << ", temperature " << config.temperature);
+                   << T << " x " << C << " x " << V << ", temperature " << config.temperature
+                   << (config.ce_weight_T.defined() ? ", shares by token" : ""));
       const Case c = inputs(T, C, V);
       at::Tensor dx, dx_twin, d_w = zeros_wide(c.w), d_w_twin = zeros_wide(c.w).cpu();
       const auto loss = linear_kl(c.x, c.w, 0.7, c.x_teacher, c.w_teacher, 1.1, c.targets, c.weight,
@@ -184,7 +188,7 @@ TEST(VocabLossesChunks, DoNotChangeLossesOrGradients) {
   const int64_t T = 37, V = 1 << 20;
   const Case c = make_case(T, 3, V, at::kFloat, at::kCPU);
   ASSERT_LT(vocab_chunk_tokens(c.w, T), T);
-  const DistillConfig config{1.5, 0.2};
+  const DistillConfig config{1.5, 0, at::linspace(0, 1, T)};
   at::Tensor dx, dx_kl, d_w = at::zeros_like(c.w), d_w_kl = at::zeros_like(c.w);
   const auto ce = linear_cross_entropy(c.x, c.w, c.targets, c.weight, 1, &dx, d_w);
   const auto kl = linear_kl(c.x, c.w, 1, c.x_teacher, c.w_teacher, 1, c.targets, c.weight, config,
@@ -193,10 +197,11 @@ TEST(VocabLossesChunks, DoNotChangeLossesOrGradients) {
   for (int64_t t = 0; t < T; ++t) {
     const auto at_t = [&](const at::Tensor& x) { return x.narrow(0, t, 1); };
     at::Tensor dx_t, dx_kl_t;
+    const DistillConfig config_t{1.5, 0, at_t(config.ce_weight_T)};
     const auto ce_t =
         linear_cross_entropy(at_t(c.x), c.w, at_t(c.targets), at_t(c.weight), 1, &dx_t, sum);
     const auto kl_t = linear_kl(at_t(c.x), c.w, 1, at_t(c.x_teacher), c.w_teacher, 1,
-                                at_t(c.targets), at_t(c.weight), config, &dx_kl_t, sum_kl);
+                                at_t(c.targets), at_t(c.weight), config_t, &dx_kl_t, sum_kl);
     EXPECT_TRUE(close(at_t(ce.loss_T), ce_t.loss_T));
     EXPECT_TRUE(close(at_t(kl.loss_T), kl_t.loss_T));
     EXPECT_TRUE(close(at_t(dx), dx_t));
@@ -225,6 +230,19 @@ TEST(VocabLossesGradient, IsTheFiniteDifference) {
   expect_gradient([&](const at::Tensor& w) { return ce(c.x, w); }, c.w, d_w, "ce: d_w");
   expect_gradient([&](const at::Tensor& x) { return kl(x, c.w); }, c.x, dx_kl, "kl: dx");
   expect_gradient([&](const at::Tensor& w) { return kl(c.x, w); }, c.w, d_w_kl, "kl: d_w");
+}
+
+TEST(VocabLossesDoor, RefusesSharesThatAreNone) {
+  const Case c = make_case(3, 4, 5, at::kFloat, at::kCPU);
+  const auto loss = [&](const at::Tensor& shares, const at::Tensor& targets) {
+    return linear_kl(c.x, c.w, 1, c.x_teacher, c.w_teacher, 1, targets, c.weight, {1, 0, shares});
+  };
+  EXPECT_NO_THROW(loss(at::ones({3}), c.targets));
+  EXPECT_THROW(loss(at::ones({2}), c.targets), c10::Error);
+  EXPECT_THROW(loss(at::full({3}, 1.1), c.targets), c10::Error);
+  EXPECT_THROW(loss(at::full({3}, -0.1), c.targets), c10::Error);
+  EXPECT_THROW(loss(at::ones({3}, at::kLong), c.targets), c10::Error);
+  EXPECT_THROW(loss(at::ones({3}), {}), c10::Error);
 }
 
 TEST(VocabLossesDoor, RefusesATargetOutsideTheVocabulary) {

@@ -45,6 +45,13 @@ const BadRecipe kBadRecipes[] = {
     {"source: model", "source: a: b",
      "bad.yaml:1:10: not valid YAML: a ':' where no value can begin: put a text that holds ': ' in "
      "quotes, and look at the indentation"},
+    // Keys that depend on others.
+    {"data: {web: 1, books: 0.5}\n",
+     "data: {web: 1, books: 0.5}\n      ce_weights: {web: 1, boks: 0.5}\n",
+     "bad.yaml:23:34: stages[3].distill.ce_weights.boks: is no source of the stage's data"},
+    {"data: {web: 1, books: 0.5}\n",
+     "data: {web: 1, books: 0.5}\n      ce_weights: {web: 1.5}\n",
+     "bad.yaml:23:25: stages[3].distill.ce_weights.web: must be between 0 and 1, but is 1.5"},
     // Keys.
     {"seed: 3", "sed: 3", "bad.yaml:2:20: run.sed: unknown key; did you mean 'seed'?"},
     {"source: model\n", "sorce: model\n",

@@ -3,6 +3,8 @@
 // runs.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "data/source.h"
 #include "trainer/checks/input_identity.h"
 #include "trainer/checks/target_folder.h"
@@ -25,6 +27,9 @@ class DistillStage : public ModelTraining {
                   "Softens both distributions; the KL is multiplied by its square.");
     fields.number("ce_weight", config_.ce_weight, Need::kOptional,
                   "Share of next-token loss in the loss, 0 to 1; the rest is KL.");
+    fields.weights("ce_weights", ce_weights_, Need::kOptional,
+                   "The same for the tokens of single sources, instead of ce_weight: 1 where the "
+                   "teacher cannot say what is to be learnt, as in recall text.");
     fields.count("topk", cut_.topk, Need::kOptional,
                  "Cuts the teacher to its likeliest ids of each token, and one bucket for all "
                  "others; 0 = the whole vocabulary.",
@@ -46,6 +51,7 @@ class DistillStage : public ModelTraining {
       problems.add(path + ".ce_weight",
                    fmt::format("must be between 0 and 1, but is {}", config_.ce_weight));
     }
+    check_ce_weights(path + ".ce_weights", problems);
     if (cut_.cache.empty()) return;
     if (cut_.topk == 0) {
       problems.add(path + ".teacher_cache",
@@ -86,7 +92,7 @@ class DistillStage : public ModelTraining {
     plan.batch_bytes += 12.0 * static_cast<double>(budget.micro_rows() * budget.row_length) *
                         static_cast<double>(cut_.topk);
     // Beside logits and gradient, softmax at temperature one: three chunks of logits, not 2.5.
-    if (context.cuda && config_.temperature != 1 && config_.ce_weight > 0) {
+    if (context.cuda && config_.temperature != 1 && wants_ce()) {
       plan.activation_bytes += 0.5 / 2.5 * vocabulary_workspace_bytes(context);
     }
     if (cut_.cache.empty()) return plan;
@@ -113,16 +119,45 @@ class DistillStage : public ModelTraining {
  protected:
   std::unique_ptr<Loss> make_loss(Run& run) override {
     Network* teacher = needs_teacher() ? &run.teacher() : nullptr;
-    if (cut_.topk == 0) return std::make_unique<DistillLoss>(*teacher, config_);
+    if (cut_.topk == 0) return std::make_unique<DistillLoss>(*teacher, mix());
     return std::make_unique<TopkDistillLoss>(
         std::make_unique<CutTeacher>(run.world, teacher, std::move(cache_),
                                      format_for(run.source.vocab_size), config_.temperature,
                                      budget_.row_length),
-        config_);
+        mix());
   }
   bool needs_teacher() const override { return tokens_held_ < num_stage_tokens(); }
 
  private:
+  void check_ce_weights(const std::string& key, Problems& problems) const {
+    for (const auto& [source, share] : ce_weights_) {
+      if (!budget_.data.contains(source)) {
+        problems.add(key + "." + source, "is no source of the stage's data");
+      }
+      if (!(share >= 0 && share <= 1)) {
+        problems.add(key + "." + source, fmt::format("must be between 0 and 1, but is {}", share));
+      }
+    }
+  }
+
+  double ce_weight_of(const std::string& source) const {
+    const auto own = ce_weights_.find(source);
+    return own != ce_weights_.end() ? own->second : config_.ce_weight;
+  }
+
+  bool wants_ce() const {
+    return std::any_of(budget_.data.begin(), budget_.data.end(),
+                       [&](const auto& source) { return ce_weight_of(source.first) > 0; });
+  }
+
+  LossMix mix() const {
+    std::vector<double> shares;  // in the order of source ids, that of source_specs()
+    for (const auto& [source, weight] : budget_.data) shares.push_back(ce_weight_of(source));
+    // Batches of one source do not name it.
+    if (shares.size() == 1) return LossMix({config_.temperature, shares.front(), {}});
+    return ce_weights_.empty() ? LossMix(config_) : LossMix(config_, shares);
+  }
+
   int64_t num_stage_tokens() const { return budget_.num_steps() * budget_.batch_tokens; }
 
   TopkFormat format_for(int64_t vocab_size) const {
@@ -175,6 +210,7 @@ class DistillStage : public ModelTraining {
   }
 
   DistillConfig config_;
+  std::map<std::string, double> ce_weights_;  // by source
   TopkOptions cut_;
   // Of the stage's tokens, in the cache: as check_inputs() finds it, for the plan of the first
   // rank; from begin() on as it was opened, on all ranks.
