@@ -1,5 +1,6 @@
 """A minicpm_sala hybrid in plain PyTorch: any device, any head size, batches padded on either side,
-gradients, generation with a cache. Made for transformers 4.56 and later, and 5.
+gradients, generation with a cache. Made for transformers 4.56 and later, and 5. On a GPU in 16 bits
+lightning layers take flash-linear-attention's kernels where that package is installed.
 
 Letters in shapes: B rows, T tokens of this call, S tokens with what the cache holds, H query heads,
 K key/value heads, G = H / K, D head size, W compressed keys, N = B * K.
@@ -10,6 +11,8 @@ dense_len attends to all of its tokens; in a longer one each query chooses block
 its neighbourhood and those whose compressed keys it scores highest.
 """
 import dataclasses
+import functools
+import importlib
 import math
 
 import torch
@@ -19,9 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from .configuration_minicpm_sala import LIGHTNING, MiniCPMSALAConfig
+
+logger = logging.get_logger(__name__)
 
 CHUNK = 128  # tokens of lightning attention that are multiplied pairwise
 SLAB_SCORES = 2**26  # products of queries and keys at a time: bounds the memory of sparse attention
@@ -141,9 +146,44 @@ def decay_slopes(num_heads):
     return slopes + [2 ** (-4 * (h + 1) / power) for h in range(0, 2 * (num_heads - power), 2)]
 
 
+@functools.cache
+def fla_kernels():
+    """flash-linear-attention's kernels of attention with one decay a head: by chunks, and token by
+    token without gradients. None where the package is not installed or fails to load here."""
+    try:
+        kernels = importlib.import_module("fla.ops.simple_gla")
+        return kernels.chunk_simple_gla, kernels.fused_recurrent_simple_gla
+    except ModuleNotFoundError as error:
+        if error.name == "fla":
+            return None
+        reason = error
+    except Exception as error:  # whatever its import meets: a Triton or a driver that it cannot use
+        reason = error
+    logger.warning("flash-linear-attention is installed, but does not load (%s); lightning layers "
+                   "run in plain PyTorch", reason)
+    return None
+
+
 def lightning_attention(q, k, v, scale, keep, state):
     """q, k, v (B, H, T, D); keep (B, T), False for padding, or None; state (B, H, D, D) or None.
-    Returns o (B, H, T, D) and the state after the last token. fp32 inside, chunk by chunk."""
+    Returns o (B, H, T, D) and the state after the last token, in fp32."""
+    fla = fla_kernels() if q.is_cuda and q.element_size() == 2 and q.size(-1) <= 256 else None
+    if fla is None:
+        return lightning_attention_by_chunks(q, k, v, scale, keep, state)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # fla's order is (B, T, H, D)
+    B, T, H, D = q.shape
+    decay = -torch.tensor(decay_slopes(H), device=q.device).expand(B, T, H)  # the logarithm, fp32
+    if keep is not None:
+        decay, k = decay * keep[:, :, None], k * keep[:, :, None, None]
+    by_chunks, by_tokens = fla
+    kernel = by_tokens if T < 64 and not torch.is_grad_enabled() else by_chunks
+    o, state = kernel(q, k, v, decay.contiguous(), scale=scale, initial_state=state,
+                      output_final_state=True)
+    return o.transpose(1, 2), state
+
+
+def lightning_attention_by_chunks(q, k, v, scale, keep, state):
+    """The same in plain PyTorch: fp32 inside, CHUNK tokens at a time."""
     dtype, (B, H, T, D) = q.dtype, q.shape
     q, k, v = wide(q) * scale, wide(k), wide(v)
     slopes = torch.tensor(decay_slopes(H), device=q.device, dtype=q.dtype).view(1, H, 1, 1)
