@@ -156,6 +156,20 @@ TEST(CheckpointRanges, CopiesOfAModelReadItTogether) {
   // Whole pieces: those at the borders of shares are read twice.
   EXPECT_LT(static_cast<double>(bytes.item<int64_t>()), 1.6 * saved_bytes + 2e6);
 
+  // Saved by one rank, and a copy on each: pieces are read whole, and each once.
+  const std::string of_one = checkpoints.save({1, "train", 5, false}, {}, [&](StateWriter& out) {
+    const std::pair<int64_t, int64_t> all{0, world.rank() == 0 ? layout.num_elements : 0};
+    out.tensor("block", "master", layout, 0, part_of(values, all));
+  });
+  const int64_t before_copies = bytes_read();
+  at::Tensor full = at::empty({layout.num_elements});
+  checkpoints.open_on_all(of_one)->tensor_of_copies("block", "master", layout, 0, full,
+                                                    *world.shard_comms(1).copies);
+  EXPECT_TRUE(bits_equal(full, values));
+  bytes = at::tensor({bytes_read() - before_copies}, at::kLong);
+  world.comm().all_reduce_sum(bytes);
+  EXPECT_LT(static_cast<double>(bytes.item<int64_t>()), 1.1 * saved_bytes + 2e6);
+
   const std::string file = folder + "/rank-00000.h5";
   if (world.rank() == 0) fs::resize_file(file, fs::file_size(file) / 2);
   world.barrier();

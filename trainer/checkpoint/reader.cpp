@@ -9,7 +9,6 @@
 
 #include "data/files/file_calls.h"
 #include "trainer/checkpoint/layout_map.h"
-#include "trainer/checkpoint/snapshot.h"
 
 namespace sala {
 namespace {
@@ -50,7 +49,7 @@ class CheckpointReader final : public OpenCheckpoint {
                 ": expected a tensor of ", layout.num_elements, " elements to fill, got ",
                 full.defined() ? full.numel() : 0);
     if (world_ && world_->size() > 1) {
-      fill_on_all(part, field, layout, full);
+      fill_on_all(world_->comm(), part, field, layout, 0, full);
     } else {
       tensor(part, field, layout, 0, full);
     }
@@ -59,22 +58,7 @@ class CheckpointReader final : public OpenCheckpoint {
   void tensor_of_copies(const std::string& part, const std::string& field, const Layout& layout,
                         int64_t begin, at::Tensor& range, Comm& copies) const override {
     if (!world_ || copies.size() == 1) return tensor(part, field, layout, begin, range);
-    const auto share = [&](int rank) {
-      const auto [first, last] = kept_range(rank, copies.size(), range.numel());
-      return range.narrow(0, first, last - first);
-    };
-    world_->together("reading " + part + "/" + field, [&] {
-      const int64_t first = kept_range(copies.rank(), copies.size(), range.numel()).first;
-      at::Tensor own = share(copies.rank());
-      tensor(part, field, layout, begin + first, own);
-    });
-    for (int rank = 0; rank < copies.size(); ++rank) {
-      at::Tensor values = share(rank);
-      if (values.numel() == 0) continue;
-      at::Tensor sent = values.to(world_->device(), at::kFloat);
-      copies.broadcast(sent, rank);
-      if (rank != copies.rank()) values.copy_(sent);
-    }
+    fill_on_all(copies, part, field, layout, begin, range);
   }
 
   Layout layout(const std::string& part) const override {
@@ -140,18 +124,18 @@ class CheckpointReader final : public OpenCheckpoint {
     return filling;
   }
 
-  // Each rank reads the pieces that it owns and sends them to all. An error of one is everybody's
-  // before anything is sent.
-  void fill_on_all(const std::string& part, const std::string& field, const Layout& layout,
-                   at::Tensor& full) const {
+  // The ranks of `comm` fill the same range: each reads the pieces that it owns and sends them to
+  // the others. For all ranks together; an error of one is everybody's before anything is sent.
+  void fill_on_all(Comm& comm, const std::string& part, const std::string& field,
+                   const Layout& layout, int64_t begin, at::Tensor& range) const {
     Filling filling;
     std::vector<Piece> pieces;
     std::vector<at::Tensor> values;
     world_->together("reading " + part + "/" + field, [&] {
-      filling = begin_filling(part, field, layout, 0, full);
-      pieces = pieces_of(manifest_, filling.tensor, world_->size());
+      filling = begin_filling(part, field, layout, begin, range);
+      pieces = pieces_to_fill(filling, comm.size());
       for (const Piece& piece : pieces) {
-        const bool mine = piece.owner == world_->rank();
+        const bool mine = piece.owner == comm.rank();
         values.push_back(mine ? pieces_->read(*piece.shard, piece.index) : at::Tensor());
       }
     });
@@ -159,10 +143,22 @@ class CheckpointReader final : public OpenCheckpoint {
       const auto options = at::TensorOptions(at::kFloat).device(world_->device());
       at::Tensor sent = values[i].defined() ? values[i].to(options)
                                             : at::empty({pieces[i].end - pieces[i].begin}, options);
-      world_->comm().broadcast(sent, pieces[i].owner);
+      comm.broadcast(sent, pieces[i].owner);
       filling.take(pieces[i], sent);
       values[i] = at::Tensor();
     }
+  }
+
+  // Those that the range touches, dealt out. What all ranks of the run fill is read by those that
+  // looked at it before (share_problem), and may have kept it.
+  std::vector<Piece> pieces_to_fill(const Filling& filling, int num_ranks) const {
+    std::vector<Piece> pieces = pieces_of(manifest_, filling.tensor, num_ranks);
+    if (num_ranks == world_->size()) return pieces;
+    std::erase_if(pieces, [&](const Piece& piece) { return !filling.needs(piece); });
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      pieces[i].owner = static_cast<int>((filling.tensor + i) % static_cast<size_t>(num_ranks));
+    }
+    return pieces;
   }
 
   std::string folder_;
@@ -234,11 +230,16 @@ std::string share_problem(const ReadCheckpoint& checkpoint, int rank, int world_
 
 ReadCheckpoint read_checkpoint(const std::string& checkpoint_folder) {
   Manifest manifest = read_manifest(checkpoint_folder);
-  for (const auto& [file, num_bytes] : manifest.file_bytes) {
-    const std::string path = checkpoint_folder + "/" + file;
-    if (!file.starts_with("../") || path_exists(path)) continue;
+  std::set<std::string> frozen;
+  for (const SavedTensor& tensor : manifest.tensors) {
+    for (const Shard& shard : tensor.shards) {
+      if (shard.file.starts_with("../")) frozen.insert(shard.file);
+    }
+  }
+  // One is enough to see that the folder was left behind; its other files are missed when read.
+  if (!frozen.empty() && !path_exists(checkpoint_folder + "/" + *frozen.begin())) {
     throw std::runtime_error(
-        path +
+        checkpoint_folder + "/" + *frozen.begin() +
         ": No such file; what does not train lies once for all checkpoints, in "
         "checkpoints/frozen: copy that folder along with this one");
   }

@@ -35,7 +35,7 @@ std::string gib(double num_bytes) {
   return text;
 }
 
-// `what` takes `num_bytes` of all ranks together.
+// `what` takes `num_bytes`.
 void check_space(const std::string& folder, const std::string& what, int64_t num_bytes) {
   struct statvfs disk {};
   if (statvfs(folder.c_str(), &disk) != 0 || disk.f_blocks == 0) return;  // says nothing: just try
@@ -148,16 +148,17 @@ class SnapshotWriter {
       const bool sound = std::all_of(members.begin(), members.end(), [&](const OwnRange* member) {
         return shard_problem(place_.frozen_folder, member->shard).empty();
       });
-      if (!sound) write_frozen_file(path, members);
+      if (!sound) write_frozen_file(path, group, members);
       sound_frozen_.insert(name);
     }
     for (OwnRange* member : members) member->shard.file = place_.frozen_prefix + "/" + name;
   }
 
-  void write_frozen_file(const std::string& path, const std::vector<OwnRange*>& members) const {
+  void write_frozen_file(const std::string& path, const std::string& group,
+                         const std::vector<OwnRange*>& members) const {
     int64_t num_bytes = 0;
     for (const OwnRange* member : members) num_bytes += member->shard.count * 4;
-    check_space(place_.frozen_folder, path, num_bytes);
+    check_space(place_.frozen_folder, group, num_bytes);
     Hdf5File file = Hdf5File::create(path);
     for (const OwnRange* member : members) write_range(file, *member);
     file.commit();
