@@ -219,6 +219,17 @@ TEST(RecipeRecord, OnlyAStagesOwnKeysAreFree) {
   }
 }
 
+TEST(RecipeRecord, AKeyThatWasNotThereYetHadItsDefault) {
+  const std::string share = "stages[3].distill.ce_weight", lr = "stages[3].distill.lr";
+  const nlohmann::json old = {{lr, "0.001"}};
+  EXPECT_TRUE(recipe_changes(old, {{lr, "0.001"}, {share, "0"}}, 9).empty());
+  const auto changes = recipe_changes(old, {{lr, "0.001"}, {share, "0.5"}}, 9);
+  ASSERT_EQ(changes.size(), 1u);
+  EXPECT_EQ(changes[0].text, share + ": 0 -> 0.5");
+  EXPECT_EQ(recipe_changes(old, {{lr, "0.001"}, {"stages[3].distill.data.web", "1"}}, 9).size(),
+            1u);
+}
+
 TEST(Optimizer, TheFirstRuleThatMatchesHolds) {
   OptimizerOptions options;
   options.rules = {{"layers\\.0\\..*q_proj", 2.0, true}, {"self_attn", 3.0, false}};

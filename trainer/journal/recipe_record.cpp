@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <map>
 #include <set>
 
 namespace sala {
@@ -35,6 +36,33 @@ bool is_free(const std::string& path) {
   return path.ends_with(".export.folder");
 }
 
+// stages[2].train.lr to stages[].train.lr, as recipe_keys() has it.
+std::string without_indices(const std::string& path) {
+  std::string key;
+  bool inside = false;
+  for (const char c : path) {
+    inside = inside && c != ']';
+    if (!inside) key += c;
+    inside = inside || c == '[';
+  }
+  return key;
+}
+
+// What a record says of a key. One that it lacks was not there yet in the program that wrote it,
+// which did what the key's default does.
+std::string value_in(const nlohmann::json& record, const std::string& path) {
+  static const std::map<std::string, std::string> defaults = [] {
+    std::map<std::string, std::string> values;
+    for (const KeyDoc& key : recipe_keys()) {
+      if (key.fallback != "required") values[key.path] = key.fallback;
+    }
+    return values;
+  }();
+  if (record.contains(path)) return record.at(path).get<std::string>();
+  const auto found = defaults.find(without_indices(path));
+  return found != defaults.end() ? found->second : "(absent)";
+}
+
 }  // namespace
 
 nlohmann::json recipe_record(Recipe& recipe) {
@@ -63,7 +91,7 @@ std::vector<RecipeChange> recipe_changes(const nlohmann::json& saved, const nloh
   std::vector<RecipeChange> changes;
   for (const std::string& path : paths) {
     if (is_free(path) || (is_stage(path) && stage_of(path) >= stages_begun)) continue;
-    const std::string before = saved.value(path, "(absent)"), after = now.value(path, "(absent)");
+    const std::string before = value_in(saved, path), after = value_in(now, path);
     if (before != after) {
       changes.push_back({fmt::format("{}: {} -> {}", path, before, after), stage_of(path)});
     }
