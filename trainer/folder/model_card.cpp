@@ -99,7 +99,8 @@ std::string model_card(const Run& run, const ModelConfig& exported) {
         source, kept_layers(exported).size(), exported.num_layers, kept);
     needs =
         "The modelling code is in this folder: plain PyTorch for transformers 4.56 or later, or 5, "
-        "on any device.\n\n";
+        "on any device; on an NVIDIA GPU in bf16 with flash-linear-attention's kernels where they "
+        "are installed.\n\n";
   }
   return fmt::format(
       "{}\n{} Tokens seen in training: {}.\n\n{}\n{}"

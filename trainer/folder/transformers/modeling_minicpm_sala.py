@@ -1,6 +1,6 @@
 """A minicpm_sala hybrid in plain PyTorch: any device, any head size, batches padded on either side,
-gradients, generation with a cache. Made for transformers 4.56 and later, and 5. On a GPU in 16 bits
-lightning layers take flash-linear-attention's kernels where that package is installed.
+gradients, generation with a cache. Made for transformers 4.56 and later, and 5. On an
+NVIDIA GPU in bf16 lightning layers take flash-linear-attention's kernels where they are installed.
 
 Letters in shapes: B rows, T tokens of this call, S tokens with what the cache holds, H query heads,
 K key/value heads, G = H / K, D head size, W compressed keys, N = B * K.
@@ -13,7 +13,9 @@ its neighbourhood and those whose compressed keys it scores highest.
 import dataclasses
 import functools
 import importlib
+import inspect
 import math
+import os
 
 import torch
 import torch.nn.functional as F
@@ -149,25 +151,36 @@ def decay_slopes(num_heads):
 @functools.cache
 def fla_kernels():
     """flash-linear-attention's kernels of attention with one decay a head: by chunks, and token by
-    token without gradients. None where the package is not installed or fails to load here."""
+    token without gradients. None where the package is not installed or does not run here, and
+    where the environment says SALA_FLA=0."""
+    if os.environ.get("SALA_FLA") == "0":
+        return None
     try:
-        kernels = importlib.import_module("fla.ops.simple_gla")
-        return kernels.chunk_simple_gla, kernels.fused_recurrent_simple_gla
+        module = importlib.import_module("fla.ops.simple_gla")
+        kernels = module.chunk_simple_gla, module.fused_recurrent_simple_gla
+        for kernel in kernels:  # before 0.3 the order of dimensions was another
+            if "g_gamma" not in inspect.signature(kernel).parameters:
+                raise ImportError("needs version 0.3 or later")
+        q, decay = torch.zeros(1, 64, 1, 64, dtype=torch.bfloat16, device="cuda"), \
+            torch.zeros(1, 64, 1, device="cuda")
+        for kernel in kernels:
+            kernel(q, q, q, decay, scale=1.0, output_final_state=True)
+        return kernels
     except ModuleNotFoundError as error:
         if error.name == "fla":
             return None
         reason = error
-    except Exception as error:  # whatever its import meets: a Triton or a driver that it cannot use
+    except Exception as error:  # a Triton, a compiler or a GPU that it cannot use
         reason = error
-    logger.warning("flash-linear-attention is installed, but does not load (%s); lightning layers "
-                   "run in plain PyTorch", reason)
+    logger.warning("flash-linear-attention is installed, but does not run here (%s); lightning "
+                   "layers run in plain PyTorch", reason)
     return None
 
 
 def lightning_attention(q, k, v, scale, keep, state):
     """q, k, v (B, H, T, D); keep (B, T), False for padding, or None; state (B, H, D, D) or None.
     Returns o (B, H, T, D) and the state after the last token, in fp32."""
-    fla = fla_kernels() if q.is_cuda and q.element_size() == 2 and q.size(-1) <= 256 else None
+    fla = fla_kernels() if q.is_cuda and q.dtype == torch.bfloat16 and q.size(-1) <= 256 else None
     if fla is None:
         return lightning_attention_by_chunks(q, k, v, scale, keep, state)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # fla's order is (B, T, H, D)
