@@ -155,6 +155,7 @@ class DistillStage : public ModelTraining {
     for (const auto& [source, weight] : budget_.data) shares.push_back(ce_weight_of(source));
     // Batches of one source do not name it.
     if (shares.size() == 1) return LossMix({config_.temperature, shares.front(), {}});
+    if (!wants_ce()) return LossMix({config_.temperature, 0, {}});
     return ce_weights_.empty() ? LossMix(config_) : LossMix(config_, shares);
   }
 
