@@ -87,7 +87,7 @@ at::Tensor divergence(at::Tensor& log_teacher, const at::Tensor& log_student) {
 
 at::Tensor kl_cpu(const VocabRows& rows, const VocabRule& rule, bool want_gradient) {
   const double temperature = rule.config.temperature;
-  const bool wants_ce = rows.ce_weight.defined() || rule.config.ce_weight > 0;
+  const bool wants_ce = rule.config.wants_ce();
   const at::Tensor ce_n1 = ce_shares(rows, rule), kl_n1 = 1 - ce_n1;
   at::Tensor teacher_nV =
       at::log_softmax(scaled(rows.teacher_logits, rule.teacher_logit_scale / temperature), 1);

@@ -50,7 +50,7 @@ CutRows cut_rows(at::Tensor z, const at::Tensor& ids) {
 
 at::Tensor topk_rows(const VocabRows& rows, const VocabRule& rule, bool want_gradient) {
   const double temperature = rule.config.temperature;
-  const bool wants_ce = rows.ce_weight.defined() || rule.config.ce_weight > 0;
+  const bool wants_ce = rule.config.wants_ce();
   const at::Tensor ce_n1 = ce_shares(rows, rule), kl_n1 = 1 - ce_n1;
   const bool one_temperature = temperature == 1;
   at::Tensor z_nV = rows.logits;
