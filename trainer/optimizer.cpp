@@ -11,15 +11,15 @@ namespace sala {
 namespace {
 
 // Elements [begin, end) of a part's flat buffer that train with equal settings.
-struct Run {
+struct Segment {
   int64_t begin, end;
   double lr_scale, decay;
 };
 
 // Neighbours with equal settings are one run, with the padding between them (whose gradient is 0).
-std::vector<Run> runs_of(const Layout& layout, const OptimizerOptions& options,
-                         std::vector<bool>& trains) {
-  std::vector<Run> runs;
+std::vector<Segment> runs_of(const Layout& layout, const OptimizerOptions& options,
+                             std::vector<bool>& trains) {
+  std::vector<Segment> runs;
   bool follows = false;  // the entry before trains
   for (const Entry& entry : layout.entries) {
     const ParameterRule rule = options.rule_for(entry.name);
@@ -46,8 +46,8 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options)
   for (size_t p = 0; p < parameters.num_parts(); ++p) {
     const Share& share = parameters.share(p);
     Part& part = parts_.emplace_back();
-    const std::vector<Run> runs = runs_of(*parameters.layout(p), options, trains[p]);
-    for (const Run& run : runs) {
+    const std::vector<Segment> runs = runs_of(*parameters.layout(p), options, trains[p]);
+    for (const Segment& run : runs) {
       const int64_t begin = std::max(run.begin, share.begin);
       const int64_t count = std::min(run.end, share.end) - begin;
       if (count > 0) {

@@ -26,8 +26,8 @@ std::vector<std::int64_t> stored_shape(hid_t dataset) {
   return {sizes.begin(), sizes.end()};
 }
 
-bool same_storage(ElementType a, ElementType b) {
-  const auto plain = [](ElementType t) { return t == ElementType::kBF16 ? ElementType::kU16 : t; };
+bool same_storage(Hdf5Type a, Hdf5Type b) {
+  const auto plain = [](Hdf5Type t) { return t == Hdf5Type::kBF16 ? Hdf5Type::kU16 : t; };
   return plain(a) == plain(b);
 }
 
@@ -36,7 +36,7 @@ struct Request {
   const std::string& path;
   const std::string& name;
   const OpenDataset& dataset;
-  ElementType type;
+  Hdf5Type type;
   std::int64_t offset, count;
 
   std::string rows_text() const {
@@ -47,8 +47,8 @@ struct Request {
 
 void check(const Request& r) {
   if (!same_storage(r.dataset.type, r.type)) {
-    fail(r.path, "dataset `" + r.name + "` expected " + element_type_name(r.type) + ", found " +
-                     element_type_name(r.dataset.type));
+    fail(r.path, "dataset `" + r.name + "` expected " + hdf5_type_name(r.type) + ", found " +
+                     hdf5_type_name(r.dataset.type));
   }
   const std::int64_t rows = r.dataset.num_rows();
   if (r.offset < 0 || r.count < 0 || r.offset > rows || r.count > rows - r.offset) {
@@ -95,7 +95,7 @@ std::string slab_text(const Request& slab) {
   return "dataset `" + slab.name + "` at offset " + slab.rows_text();
 }
 
-void create_with(const std::string& path, hid_t file, const std::string& name, ElementType type,
+void create_with(const std::string& path, hid_t file, const std::string& name, Hdf5Type type,
                  const std::vector<std::int64_t>& shape, hid_t layout) {
   const std::vector<hsize_t> sizes(shape.begin(), shape.end());
   const Handle space(H5Screate_simple(static_cast<int>(sizes.size()), sizes.data(), nullptr),
@@ -119,7 +119,7 @@ const OpenDataset& Hdf5File::Impl::dataset(const std::string& name) {
   }
   const hid_t id = H5Dopen2(file, name.c_str(), H5P_DEFAULT);
   if (id < 0) fail_reading(path, "cannot open dataset `" + name + "`", library_reason());
-  OpenDataset opened{id, ElementType::kU8, stored_shape(id), 1};
+  OpenDataset opened{id, Hdf5Type::kU8, stored_shape(id), 1};
   try {
     opened.type = hdf5::stored_type(path, name, id);
   } catch (const std::exception&) {
@@ -139,9 +139,9 @@ std::int64_t Hdf5File::num_elements(const std::string& name) const {
   return target.num_rows() * target.row_elements;
 }
 
-ElementType Hdf5File::type(const std::string& name) const { return impl_->dataset(name).type; }
+Hdf5Type Hdf5File::type(const std::string& name) const { return impl_->dataset(name).type; }
 
-void Hdf5File::create_dataset(const std::string& name, ElementType type,
+void Hdf5File::create_dataset(const std::string& name, Hdf5Type type,
                               const std::vector<std::int64_t>& shape, std::int64_t chunk_elements) {
   impl_->check_writer();
   {
@@ -155,10 +155,10 @@ void Hdf5File::create_dataset(const std::string& name, ElementType type,
     }
     create_with(path(), impl_->file, name, type, shape, layout);
   }
-  if (type == ElementType::kBF16) set_attribute(kBF16Mark, std::string("bf16"), name);
+  if (type == Hdf5Type::kBF16) set_attribute(kBF16Mark, std::string("bf16"), name);
 }
 
-void Hdf5File::create_compressed_dataset(const std::string& name, ElementType type,
+void Hdf5File::create_compressed_dataset(const std::string& name, Hdf5Type type,
                                          const std::vector<std::int64_t>& shape,
                                          const std::vector<std::int64_t>& chunk) {
   impl_->check_writer();
@@ -175,10 +175,10 @@ void Hdf5File::create_compressed_dataset(const std::string& name, ElementType ty
     H5Pset_deflate(layout, kSmallest);
     create_with(path(), impl_->file, name, type, shape, layout);
   }
-  if (type == ElementType::kBF16) set_attribute(kBF16Mark, std::string("bf16"), name);
+  if (type == Hdf5Type::kBF16) set_attribute(kBF16Mark, std::string("bf16"), name);
 }
 
-void Hdf5File::read_raw(const std::string& name, ElementType type, std::int64_t offset,
+void Hdf5File::read_raw(const std::string& name, Hdf5Type type, std::int64_t offset,
                         std::int64_t count, void* out) const {
   const Request whole{path(), name, impl_->dataset(name), type, offset, count};
   check(whole);
@@ -192,7 +192,7 @@ void Hdf5File::read_raw(const std::string& name, ElementType type, std::int64_t 
   });
 }
 
-void Hdf5File::write_raw(const std::string& name, ElementType type, std::int64_t offset,
+void Hdf5File::write_raw(const std::string& name, Hdf5Type type, std::int64_t offset,
                          std::int64_t count, const void* values) {
   impl_->check_writer();
   const Request whole{path(), name, impl_->dataset(name), type, offset, count};

@@ -22,7 +22,7 @@ using hdf5::Turn;
 
 namespace {
 
-constexpr int kMostDepth = 8;  // a group may be linked into itself
+constexpr int kMostGroupDepth = 8;  // a group may be linked into itself
 
 void list_group(hid_t group, const std::string& prefix, int depth,
                 std::vector<std::string>& names) {
@@ -39,7 +39,7 @@ void list_group(hid_t group, const std::string& prefix, int depth,
     const std::string full = prefix + name;
     const H5I_type_t kind = H5Iget_type(object);
     if (kind == H5I_DATASET) names.push_back(full);
-    if (kind == H5I_GROUP && depth < kMostDepth) {
+    if (kind == H5I_GROUP && depth < kMostGroupDepth) {
       list_group(object, full + "/", depth + 1, names);
     }
   }

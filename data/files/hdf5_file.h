@@ -27,44 +27,44 @@ class TooManyOpenFiles : public std::runtime_error {
 };
 
 // kBF16 is stored as u16 with a mark on the dataset; its values travel as raw uint16_t.
-enum class ElementType { kU8, kU16, kI16, kU32, kI32, kI64, kF32, kF64, kBF16 };
+enum class Hdf5Type { kU8, kU16, kI16, kU32, kI32, kI64, kF32, kF64, kBF16 };
 
-const char* element_type_name(ElementType type);
-std::int64_t element_size(ElementType type);
+const char* hdf5_type_name(Hdf5Type type);
+std::int64_t element_size(Hdf5Type type);
 
 template <class T>
-constexpr ElementType element_type_of();
+constexpr Hdf5Type hdf5_type_of();
 template <>
-constexpr ElementType element_type_of<std::uint8_t>() {
-  return ElementType::kU8;
+constexpr Hdf5Type hdf5_type_of<std::uint8_t>() {
+  return Hdf5Type::kU8;
 }
 template <>
-constexpr ElementType element_type_of<std::uint16_t>() {
-  return ElementType::kU16;
+constexpr Hdf5Type hdf5_type_of<std::uint16_t>() {
+  return Hdf5Type::kU16;
 }
 template <>
-constexpr ElementType element_type_of<std::int16_t>() {
-  return ElementType::kI16;
+constexpr Hdf5Type hdf5_type_of<std::int16_t>() {
+  return Hdf5Type::kI16;
 }
 template <>
-constexpr ElementType element_type_of<std::uint32_t>() {
-  return ElementType::kU32;
+constexpr Hdf5Type hdf5_type_of<std::uint32_t>() {
+  return Hdf5Type::kU32;
 }
 template <>
-constexpr ElementType element_type_of<std::int32_t>() {
-  return ElementType::kI32;
+constexpr Hdf5Type hdf5_type_of<std::int32_t>() {
+  return Hdf5Type::kI32;
 }
 template <>
-constexpr ElementType element_type_of<std::int64_t>() {
-  return ElementType::kI64;
+constexpr Hdf5Type hdf5_type_of<std::int64_t>() {
+  return Hdf5Type::kI64;
 }
 template <>
-constexpr ElementType element_type_of<float>() {
-  return ElementType::kF32;
+constexpr Hdf5Type hdf5_type_of<float>() {
+  return Hdf5Type::kF32;
 }
 template <>
-constexpr ElementType element_type_of<double>() {
-  return ElementType::kF64;
+constexpr Hdf5Type hdf5_type_of<double>() {
+  return Hdf5Type::kF64;
 }
 
 constexpr std::int64_t kSlabBytes = std::int64_t{4} << 20;
@@ -95,14 +95,14 @@ class Hdf5File {
   std::vector<std::string> list_datasets() const;  // full names without leading '/', sorted
   std::vector<std::int64_t> shape(const std::string& name) const;
   std::int64_t num_elements(const std::string& name) const;
-  ElementType type(const std::string& name) const;
+  Hdf5Type type(const std::string& name) const;
 
   // chunk_elements > 0: chunked storage (1-D only), else contiguous. No compression.
-  void create_dataset(const std::string& name, ElementType type,
+  void create_dataset(const std::string& name, Hdf5Type type,
                       const std::vector<std::int64_t>& shape, std::int64_t chunk_elements = 0);
   // In chunks of at most `chunk`, bytes shuffled and deflated (gzip): for files that should be
   // small and are read as a whole, since a reader inflates all of a chunk whatever it wants of it.
-  void create_compressed_dataset(const std::string& name, ElementType type,
+  void create_compressed_dataset(const std::string& name, Hdf5Type type,
                                  const std::vector<std::int64_t>& shape,
                                  const std::vector<std::int64_t>& chunk);
 
@@ -111,15 +111,15 @@ class Hdf5File {
   // (uint16_t also reads and writes bf16).
   template <class T>
   void read(const std::string& name, std::int64_t offset, std::int64_t count, T* out) const {
-    read_raw(name, element_type_of<T>(), offset, count, out);
+    read_raw(name, hdf5_type_of<T>(), offset, count, out);
   }
   template <class T>
   void write(const std::string& name, std::int64_t offset, std::int64_t count, const T* values) {
-    write_raw(name, element_type_of<T>(), offset, count, values);
+    write_raw(name, hdf5_type_of<T>(), offset, count, values);
   }
-  void read_raw(const std::string& name, ElementType type, std::int64_t offset, std::int64_t count,
+  void read_raw(const std::string& name, Hdf5Type type, std::int64_t offset, std::int64_t count,
                 void* out) const;
-  void write_raw(const std::string& name, ElementType type, std::int64_t offset, std::int64_t count,
+  void write_raw(const std::string& name, Hdf5Type type, std::int64_t offset, std::int64_t count,
                  const void* values);
 
   // Whole 1-D dataset, in one call.
@@ -133,7 +133,7 @@ class Hdf5File {
   void write_all(const std::string& name, const std::vector<T>& values,
                  std::int64_t chunk_elements = 0) {
     const auto count = static_cast<std::int64_t>(values.size());
-    create_dataset(name, element_type_of<T>(), {count}, chunk_elements);
+    create_dataset(name, hdf5_type_of<T>(), {count}, chunk_elements);
     write(name, 0, count, values.data());
   }
 

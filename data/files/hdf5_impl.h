@@ -16,7 +16,7 @@ namespace hdf5 {
 // What is known of an open dataset; the id lives as long as the file, so its chunk cache does too.
 struct OpenDataset {
   hid_t id;
-  ElementType type;
+  Hdf5Type type;
   std::vector<std::int64_t> shape;
   std::int64_t row_elements;  // product of all dimensions but the first
 
@@ -24,9 +24,9 @@ struct OpenDataset {
 };
 
 // As which HDF5 stores it, and as which it lies in memory.
-hid_t native_type(ElementType type);
+hid_t native_type(Hdf5Type type);
 // Of an open dataset; throws for types we never write.
-ElementType stored_type(const std::string& path, const std::string& name, hid_t dataset);
+Hdf5Type stored_type(const std::string& path, const std::string& name, hid_t dataset);
 
 inline constexpr const char* kBF16Mark = "element_type";  // the attribute that tells it from u16
 

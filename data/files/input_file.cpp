@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int kMostDepth = 100;
+constexpr int kMostJsonDepth = 100;
 
 const char* kind_of(fs::file_type type) {
   switch (type) {
@@ -78,8 +78,8 @@ json read_json_file(const std::string& path, int64_t most_bytes) {
   }
   const std::string text = read_text_file(path);
   const auto watch = [&](int depth, json::parse_event_t, json&) {
-    if (depth <= kMostDepth) return true;
-    throw std::runtime_error(path + ": expected JSON, at most " + std::to_string(kMostDepth) +
+    if (depth <= kMostJsonDepth) return true;
+    throw std::runtime_error(path + ": expected JSON, at most " + std::to_string(kMostJsonDepth) +
                              " values inside each other, found more");
   };
   try {

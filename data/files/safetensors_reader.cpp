@@ -19,7 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the reference library's limit
-constexpr int kMostDepth = 8;                     // the format has three
+constexpr int kMostHeaderDepth = 8;               // the format has three
 
 struct DtypeInfo {
   const char* name;
@@ -67,7 +67,7 @@ json parse_header(const std::string& path, const char* text, int64_t num_bytes) 
   std::string twice;
   const auto watch = [&](int depth, json::parse_event_t event, json& value) {
     // Deeper values would overflow the stack of whoever walks them.
-    if (depth > kMostDepth) fail(path, 8, "the header is nested deeper than the format");
+    if (depth > kMostHeaderDepth) fail(path, 8, "the header is nested deeper than the format");
     if (depth == 1 && event == json::parse_event_t::key &&
         !names.insert(value.get<std::string>()).second) {
       twice = value.get<std::string>();

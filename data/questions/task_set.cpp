@@ -68,10 +68,10 @@ void TaskSet::check_head(const TokenizerIdentity& expected) {
 // Before memory is asked for: the format has no filter, so no dataset is larger than the file.
 void TaskSet::check_sizes() const {
   const std::int64_t num_bytes = file_.identity().num_bytes;
-  const auto expect = [&](const char* name, ElementType type, std::int64_t count) {
+  const auto expect = [&](const char* name, Hdf5Type type, std::int64_t count) {
     if (file_.type(name) != type) {
-      fail(std::string("dataset `") + name + "` expected " + element_type_name(type) + ", found " +
-           element_type_name(file_.type(name)) + kAgain);
+      fail(std::string("dataset `") + name + "` expected " + hdf5_type_name(type) + ", found " +
+           hdf5_type_name(file_.type(name)) + kAgain);
     }
     const auto shape = file_.shape(name);
     if (shape.size() != 1 || (count >= 0 && shape[0] != count) ||
@@ -80,18 +80,18 @@ void TaskSet::check_sizes() const {
            " elements, which is not what its file holds" + kAgain);
     }
   };
-  const ElementType tokens = file_.type("tokens");
-  expect("tokens", tokens == ElementType::kU32 ? tokens : ElementType::kU16, num_tokens_);
-  expect("prompt_offsets", ElementType::kI64, num_prompts_ + 1);
-  expect("index", ElementType::kU8, -1);
-  expect("vocabulary", ElementType::kU8, -1);
-  expect("vocabulary_offsets", ElementType::kI64, -1);
+  const Hdf5Type tokens = file_.type("tokens");
+  expect("tokens", tokens == Hdf5Type::kU32 ? tokens : Hdf5Type::kU16, num_tokens_);
+  expect("prompt_offsets", Hdf5Type::kI64, num_prompts_ + 1);
+  expect("index", Hdf5Type::kU8, -1);
+  expect("vocabulary", Hdf5Type::kU8, -1);
+  expect("vocabulary_offsets", Hdf5Type::kI64, -1);
 }
 
 void TaskSet::verify_checksum() const {
   Xxh3Stream hash(Xxh3Width::k64);
   for (const char* name : kSmall) {
-    const ElementType type = file_.type(name);
+    const Hdf5Type type = file_.type(name);
     const std::int64_t count = file_.num_elements(name);
     std::vector<std::uint8_t> bytes(static_cast<size_t>(count * element_size(type)));
     file_.read_raw(name, type, 0, count, bytes.data());

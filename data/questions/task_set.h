@@ -63,7 +63,7 @@ class TaskSet {
 
   Hdf5File file_;
   std::int64_t vocab_size_ = 0, num_prompts_ = 0, num_tokens_ = 0;
-  ElementType token_type_ = ElementType::kU16;
+  Hdf5Type token_type_ = Hdf5Type::kU16;
   std::vector<TaskPrompt> prompts_;
   std::vector<std::int64_t> stop_ids_, prompt_offsets_, vocabulary_offsets_;
   std::vector<std::uint8_t> vocabulary_;

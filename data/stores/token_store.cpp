@@ -40,9 +40,9 @@ TokenStore::TokenStore(const std::string& path, const TokenizerIdentity& expecte
   read_attributes();
   check_tokenizer(path, facts_, expected);
   token_type_ = file_.type("tokens");
-  if (token_type_ != ElementType::kU16 && token_type_ != ElementType::kU32) {
-    fail(std::string("dataset `tokens` expected u16 or u32, found ") +
-         element_type_name(token_type_) + kPrepareAgain);
+  if (token_type_ != Hdf5Type::kU16 && token_type_ != Hdf5Type::kU32) {
+    fail(std::string("dataset `tokens` expected u16 or u32, found ") + hdf5_type_name(token_type_) +
+         kPrepareAgain);
   }
   facts_.has_loss_mask = file_.exists("loss_mask");
   check_datasets();
@@ -107,9 +107,9 @@ void TokenStore::check_datasets() const {
   expect("document_offsets", facts_.num_documents + 1);
   if (!facts_.has_loss_mask) return;
   expect("loss_mask", facts_.num_tokens);
-  if (file_.type("loss_mask") != ElementType::kU8) {
+  if (file_.type("loss_mask") != Hdf5Type::kU8) {
     fail(std::string("dataset `loss_mask` expected u8, found ") +
-         element_type_name(file_.type("loss_mask")) + kPrepareAgain);
+         hdf5_type_name(file_.type("loss_mask")) + kPrepareAgain);
   }
 }
 
@@ -153,8 +153,8 @@ std::vector<std::int32_t> TokenStore::read_ids(std::int64_t first, std::int64_t 
 
 std::vector<std::int32_t> TokenStore::read(std::int64_t first, std::int64_t count) const {
   check_range(first, count);
-  return token_type_ == ElementType::kU16 ? read_ids<std::uint16_t>(first, count)
-                                          : read_ids<std::uint32_t>(first, count);
+  return token_type_ == Hdf5Type::kU16 ? read_ids<std::uint16_t>(first, count)
+                                       : read_ids<std::uint32_t>(first, count);
 }
 
 std::vector<std::uint8_t> TokenStore::read_loss_mask(std::int64_t first, std::int64_t count) const {
@@ -190,7 +190,7 @@ void TokenStore::verify_checksum() const {
   std::vector<std::uint8_t> bytes;
   for (const char* name : {"tokens", "document_offsets", "loss_mask"}) {
     if (!file_.exists(name)) continue;
-    const ElementType type = file_.type(name);
+    const Hdf5Type type = file_.type(name);
     const std::int64_t rows = file_.num_elements(name);
     const std::int64_t slab = kSlabBytes / element_size(type);
     for (std::int64_t first = 0; first < rows; first += slab) {

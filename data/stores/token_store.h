@@ -73,7 +73,7 @@ class TokenStore {
 
   Hdf5File file_;
   StoreFacts facts_;
-  ElementType token_type_ = ElementType::kU16;
+  Hdf5Type token_type_ = Hdf5Type::kU16;
 };
 
 }  // namespace sala

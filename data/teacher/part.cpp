@@ -11,27 +11,27 @@ namespace {
 
 constexpr const char* kFormatName = "sala-teacher-topk";
 
-ElementType id_type(const TopkFormat& format) {
-  return format.wide_ids() ? ElementType::kU32 : ElementType::kU16;
+Hdf5Type id_type(const TopkFormat& format) {
+  return format.wide_ids() ? Hdf5Type::kU32 : Hdf5Type::kU16;
 }
 
-ElementType value_type(const TopkFormat& format) {
-  return format.half ? ElementType::kU16 : ElementType::kF32;
+Hdf5Type value_type(const TopkFormat& format) {
+  return format.half ? Hdf5Type::kU16 : Hdf5Type::kF32;
 }
 
 // In the order in which they are hashed; `rows` of each.
 struct Column {
   const char* name;
-  ElementType type;
+  Hdf5Type type;
   std::int64_t width;  // 0: one number a token
 };
 
 std::vector<Column> columns_of(const TopkFormat& format) {
-  return {{"ids", ElementType::kI32, 0},
-          {"position", ElementType::kI32, 0},
+  return {{"ids", Hdf5Type::kI32, 0},
+          {"position", Hdf5Type::kI32, 0},
           {"top_ids", id_type(format), format.topk},
           {"log_p", value_type(format), format.topk},
-          {"log_tail", ElementType::kF32, 0}};
+          {"log_tail", Hdf5Type::kF32, 0}};
 }
 
 std::vector<std::int64_t> shape_of(const Column& column, std::int64_t rows) {
@@ -108,7 +108,7 @@ void write_topk_part(const std::string& path, const TopkFormat& format,
     num_tokens += piece.count();
   }
   Hdf5File file = Hdf5File::create(path);
-  file.create_dataset("pieces", ElementType::kI64, {static_cast<std::int64_t>(pieces.size()), 2});
+  file.create_dataset("pieces", Hdf5Type::kI64, {static_cast<std::int64_t>(pieces.size()), 2});
   file.write("pieces", 0, static_cast<std::int64_t>(pieces.size()), ranges.data());
   file.write_all("xxh3", checksums);
   for (std::size_t c = 0; c < columns.size(); ++c) {
@@ -160,19 +160,19 @@ void TopkPart::fail(const std::string& what) const {
 }
 
 void TopkPart::check_datasets() const {
-  const auto is = [&](const std::string& name, ElementType type, std::size_t dimensions) {
+  const auto is = [&](const std::string& name, Hdf5Type type, std::size_t dimensions) {
     return file_.exists(name) && file_.type(name) == type && file_.shape(name).size() == dimensions;
   };
   const auto refuse = [&](const char* name) {
     fail(std::string("is damaged: dataset `") + name + "` is missing, or of another type or size");
   };
-  if (!is("pieces", ElementType::kI64, 2) || file_.shape("pieces")[1] != 2) {
+  if (!is("pieces", Hdf5Type::kI64, 2) || file_.shape("pieces")[1] != 2) {
     refuse("pieces");
   }
-  if (!is("xxh3", ElementType::kI64, 1) || file_.shape("xxh3")[0] != file_.shape("pieces")[0]) {
+  if (!is("xxh3", Hdf5Type::kI64, 1) || file_.shape("xxh3")[0] != file_.shape("pieces")[0]) {
     refuse("xxh3");
   }
-  if (!is("ids", ElementType::kI32, 1)) refuse("ids");
+  if (!is("ids", Hdf5Type::kI32, 1)) refuse("ids");
   const std::int64_t num_tokens = file_.shape("ids")[0];
   if (file_.shape("pieces")[0] > num_tokens) refuse("pieces");
   for (const Column& column : columns_of(format_)) {

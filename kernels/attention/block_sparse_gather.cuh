@@ -46,15 +46,15 @@ struct KeyTensors {
 };
 
 // Which keys and which tokens a thread block works on.
-struct Piece {
+struct ColumnPiece {
   int column, kv_head, doc, block, num_keys;  // num_keys: of the block
   int64_t key_row;
   const int* tokens;
   int num_tokens;
   int shared_slot;  // of its partial sums; -1: the column's only piece
 
-  __device__ __forceinline__ Piece(int number, const ListColumns& columns,
-                                   const BlockSparseShape& shape) {
+  __device__ __forceinline__ ColumnPiece(int number, const ListColumns& columns,
+                                         const BlockSparseShape& shape) {
     column = columns.piece_columns[number];
     locate(shape);
     const int first = columns.first_pieces[column], part = number - first;
@@ -72,7 +72,7 @@ struct Piece {
                                             const BlockSparseShape& shape) const {
     return (static_cast<int64_t>(token) * shape.num_kv_heads + kv_head) * shape.group + head;
   }
-  __device__ __forceinline__ Piece(int of_column, const BlockSparseShape& shape)
+  __device__ __forceinline__ ColumnPiece(int of_column, const BlockSparseShape& shape)
       : column(of_column) {
     locate(shape);
   }
@@ -94,11 +94,11 @@ template <class Plan, int HS>
 struct CopiedRows {
   const KeyTensors& tensors;
   const BlockSparseShape& shape;
-  const Piece& piece;
+  const ColumnPiece& piece;
   int thread, tile_tokens, shift;
 
   __device__ __forceinline__ CopiedRows(const KeyTensors& from, const BlockSparseShape& of,
-                                        const Piece& what, int thread_of_group)
+                                        const ColumnPiece& what, int thread_of_group)
       : tensors(from), shape(of), piece(what), thread(thread_of_group) {
     tile_tokens = key_tile_tokens(shape.group);
     shift = position_shift(piece.doc, shape) - piece.block * kSparseBlock;
@@ -155,12 +155,13 @@ struct BoxedRows {
   const KeyTensors& tensors;
   const TokenBoxes& boxes;
   const BlockSparseShape& shape;
-  const Piece& piece;
+  const ColumnPiece& piece;
   int lane, tile_tokens, shift;
   int slot[2], head[2];  // of the rows `lane` and `lane` + 32: which token of the tile, which head
 
   __device__ __forceinline__ BoxedRows(const KeyTensors& from, const TokenBoxes& token_boxes,
-                                       const BlockSparseShape& of, const Piece& what, int my_lane)
+                                       const BlockSparseShape& of, const ColumnPiece& what,
+                                       int my_lane)
       : tensors(from), boxes(token_boxes), shape(of), piece(what), lane(my_lane) {
     tile_tokens = key_tile_tokens(shape.group);
     shift = position_shift(piece.doc, shape) - piece.block * kSparseBlock;
@@ -232,7 +233,7 @@ __device__ __forceinline__ void clear_unused_rows(char* stages, int group) {
 
 // k and v of the block, by the threads of both warpgroups; rows past the document's end are zero.
 template <class Plan, int HS>
-__device__ __forceinline__ void load_keys(const KeyTensors& tensors, const Piece& piece,
+__device__ __forceinline__ void load_keys(const KeyTensors& tensors, const ColumnPiece& piece,
                                           const BlockSparseShape& shape, uint32_t to) {
   constexpr int kPieces = HS / 8;
   for (int i = threadIdx.x; i < kSparseBlock * kPieces; i += Plan::kConsumers) {

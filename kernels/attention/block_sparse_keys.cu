@@ -84,7 +84,7 @@ __device__ __forceinline__ void add_fragments(float (&x)[HS / 2], const float* f
 
 template <int HS>
 __device__ __forceinline__ void store_keys(__nv_bfloat16* to, const float (&x)[HS / 2],
-                                           const Piece& piece, const BlockSparseShape& shape,
+                                           const ColumnPiece& piece, const BlockSparseShape& shape,
                                            char* warp_staging, float factor, const Lane& at) {
   const int64_t stride = static_cast<int64_t>(shape.num_kv_heads) * HS;
   __nv_bfloat16* rows = to + piece.key_row * stride + piece.kv_head * HS;
@@ -101,7 +101,7 @@ struct KeyResults {
 
 // Both warpgroups' sums together: the first ends with dk, the second with dv.
 template <class Plan, int HS>
-__device__ __forceinline__ void finish(KeyGradients<HS>& sum, const Piece& piece,
+__device__ __forceinline__ void finish(KeyGradients<HS>& sum, const ColumnPiece& piece,
                                        const BlockSparseShape& shape, char* shared,
                                        const KeyResults& results, const Lane& at) {
   const int group = threadIdx.x / tiles::kWarpgroup, thread = threadIdx.x % tiles::kWarpgroup;
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(KeyPlan<Arch, HS, kStages>::kThreads, 1)
   extern __shared__ char raw[];
   char* shared = align_shared(raw);
   if (static_cast<int>(blockIdx.x) >= columns.first_pieces[columns.num_columns]) return;
-  const Piece piece(blockIdx.x, columns, shape);
+  const ColumnPiece piece(blockIdx.x, columns, shape);
   const int group = threadIdx.x / tiles::kWarpgroup;
   const uint32_t keys = tiles::shared_address(shared);
   const auto stage_at = [&](int s) { return keys + Plan::kStagesAt + s * Plan::kStage; };
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(2 * tiles::kWarpgroup)
   if (first == last) return;
   const int group = threadIdx.x / tiles::kWarpgroup, thread = threadIdx.x % tiles::kWarpgroup;
   const Lane at(thread);
-  const Piece piece(column, shape);
+  const ColumnPiece piece(column, shape);
   float sum[HS / 2];
 #pragma unroll
   for (int e = 0; e < HS / 2; ++e) sum[e] = 0;

@@ -19,7 +19,6 @@ namespace sala {
 
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kTiny = 1e-30;
 
 // The positions whose queries are taught.
@@ -96,7 +95,8 @@ struct QuerySide {
 at::Tensor masked_softmax(const QuerySide& q, const at::Tensor& columns, const at::Tensor& limit) {
   at::Tensor scores = at::bmm(q.rows, columns.transpose(1, 2));
   const at::Tensor column = at::arange(columns.size(1), limit.options());
-  q.grouped(scores).masked_fill_(column >= limit.view({q.num_docs(), 1, 1, q.n(), 1}), -kInfinity);
+  q.grouped(scores).masked_fill_(column >= limit.view({q.num_docs(), 1, 1, q.n(), 1}),
+                                 -std::numeric_limits<double>::infinity());
   return at::softmax(scores, -1);
 }
 

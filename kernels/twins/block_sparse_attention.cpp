@@ -8,6 +8,7 @@
 
 #include "kernels/check.h"
 #include "kernels/twins/attention.h"
+#include "kernels/twins/values.h"
 
 namespace sala {
 
@@ -35,12 +36,6 @@ void for_each_query(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
       }
     }
   }
-}
-
-double dot(const double* a, const double* b, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
 }
 
 void add_scaled(double* to, double weight, const double* from, int64_t n) {

@@ -25,12 +25,6 @@ void for_each_row(const Documents& q_docs, const Documents& k_docs,
   }
 }
 
-double dot(const double* a, const double* b, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> dense_attention_forward_twin(

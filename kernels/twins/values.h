@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
 #include <vector>
 
 namespace sala {
@@ -13,6 +14,12 @@ inline std::vector<double> values_of(const at::Tensor& x) {
   const at::Tensor wide = x.detach().to(at::kCPU, at::kDouble).contiguous();
   const double* data = wide.const_data_ptr<double>();
   return {data, data + wide.numel()};
+}
+
+inline double dot(const double* a, const double* b, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
 }
 
 inline double rounded(double value, at::ScalarType dtype) {

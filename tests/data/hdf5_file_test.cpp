@@ -41,7 +41,7 @@ TEST(Hdf5File, EveryElementTypeComesBackEqual) {
     file.write_all("i64", longs);
     file.write_all("f32", floats);
     file.write_all("f64", doubles);
-    file.create_dataset("bf16", ElementType::kBF16, {3});
+    file.create_dataset("bf16", Hdf5Type::kBF16, {3});
     file.write("bf16", 0, 3, shorts.data());
     file.write_all("empty", std::vector<float>{});
     file.commit();
@@ -56,8 +56,8 @@ TEST(Hdf5File, EveryElementTypeComesBackEqual) {
   EXPECT_EQ(file.read_all<float>("f32"), floats);
   EXPECT_EQ(file.read_all<double>("f64"), doubles);
   EXPECT_EQ(file.read_all<std::uint16_t>("bf16"), shorts);
-  EXPECT_EQ(file.type("bf16"), ElementType::kBF16);
-  EXPECT_EQ(file.type("u16"), ElementType::kU16);
+  EXPECT_EQ(file.type("bf16"), Hdf5Type::kBF16);
+  EXPECT_EQ(file.type("u16"), Hdf5Type::kU16);
   EXPECT_TRUE(file.read_all<float>("empty").empty());
   const std::vector<std::string> names = {"bf16",      "empty", "f32", "f64", "group/deep/i32",
                                           "group/u32", "i16",   "i64", "u16", "u8"};
@@ -73,7 +73,7 @@ TEST(Hdf5File, RowsOfManyDimensionsInAnyOrder) {
   std::iota(values.begin(), values.end(), 0.5f);
   {
     Hdf5File file = Hdf5File::create(folder / "logits.h5");
-    file.create_dataset("logits", ElementType::kF32, shape);
+    file.create_dataset("logits", Hdf5Type::kF32, shape);
     file.write("logits", 2, 3, values.data() + 2 * 21);
     file.write("logits", 0, 2, values.data());
     file.commit();
@@ -94,7 +94,7 @@ TEST(Hdf5File, CompressedRowsComeBackEqualFromASmallFile) {
   for (size_t i = 0; i < values.size(); ++i)
     values[i] = static_cast<std::int16_t>(i % 20 + i / 999);
   Hdf5File writer = Hdf5File::create(path);
-  writer.create_compressed_dataset("x", ElementType::kI16, shape, {1, 128, 9999});
+  writer.create_compressed_dataset("x", Hdf5Type::kI16, shape, {1, 128, 9999});
   writer.write("x", 0, 3, values.data());
   writer.commit();
   EXPECT_LT(std::filesystem::file_size(path), values.size());  // of 2 bytes each

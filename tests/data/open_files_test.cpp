@@ -17,7 +17,7 @@ std::vector<std::string> write_files(const std::string& folder, int count) {
   for (int64_t i = 0; i < count; ++i) {
     paths.push_back(folder + "/rank-" + std::to_string(i) + ".h5");
     Hdf5File file = Hdf5File::create(paths.back());
-    file.create_dataset("x", ElementType::kI64, {1});
+    file.create_dataset("x", Hdf5Type::kI64, {1});
     file.write("x", 0, 1, &i);
     file.commit();
   }

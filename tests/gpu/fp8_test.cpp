@@ -53,6 +53,8 @@ Steps take_steps(const Matmul& matmul, int64_t count, Recompute recompute = Reco
   return steps;
 }
 
+}  // namespace
+
 class Fp8StepsCuda : public testing::Test {
  protected:
   void SetUp() override {
@@ -61,6 +63,8 @@ class Fp8StepsCuda : public testing::Test {
     }
   }
 };
+
+namespace {
 
 const Matmul kBf16{}, kFp8{16}, kFp8All{16, true};
 

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/gpu/relative_error.h"
 #include "tests/gpu/small_hybrid.h"
 
 namespace sala {
@@ -50,10 +51,6 @@ GatedGradient differentiate(at::Device device, at::ScalarType dtype, Recompute l
   saved.trim(level);
   if (level != Recompute::kNone) gated_forward(call, x, saved);
   return gated_backward(call, dy, saved);
-}
-
-double relative_error(const at::Tensor& a, const at::Tensor& expected) {
-  return ((a.cpu().to(at::kFloat) - expected).norm() / expected.norm()).item<double>();
 }
 
 }  // namespace

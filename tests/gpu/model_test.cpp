@@ -43,6 +43,8 @@ Stepped two_steps(at::Device device, at::ScalarType dtype, Recompute recompute =
   return out;
 }
 
+}  // namespace
+
 class Gpu : public testing::Test {
  protected:
   void SetUp() override {
@@ -50,8 +52,6 @@ class Gpu : public testing::Test {
   }
   const at::Device gpu_{at::kCUDA, 0};
 };
-
-}  // namespace
 
 TEST_F(Gpu, HiddenStatesAgreeWithTheCpu) {
   SmallNetwork on_cpu(at::kCPU, at::kFloat), on_gpu(gpu_, at::kBFloat16);

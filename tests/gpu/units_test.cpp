@@ -4,6 +4,7 @@
 
 #include "kernels/ops.h"
 #include "model/model.h"
+#include "tests/gpu/relative_error.h"
 #include "tests/gpu/small_hybrid.h"
 
 namespace sala {
@@ -63,6 +64,8 @@ Differentiated differentiate(Held& held, const Batch& batch, bool sparse,
   return out;
 }
 
+}  // namespace
+
 class GpuUnits : public testing::Test {
  protected:
   void SetUp() override {
@@ -70,12 +73,6 @@ class GpuUnits : public testing::Test {
   }
   const at::Device cpu_{at::kCPU}, gpu_{at::kCUDA, 0};
 };
-
-double relative_error(const at::Tensor& a, const at::Tensor& expected) {
-  return (a - expected).norm().item<double>() / expected.norm().item<double>();
-}
-
-}  // namespace
 
 TEST_F(GpuUnits, LossAndGradientsAgreeWithTheCpu) {
   Held on_cpu(cpu_, at::kFloat), on_gpu(gpu_, at::kBFloat16);

@@ -1,7 +1,8 @@
 // The conventions that a program can check: length of lines and files, the comment that opens a
-// file, include guards, no version numbers in names.
+// file, include guards, one name for one type, no version numbers in names.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <regex>
 
 #include "tests/house/source_tree.h"
@@ -55,6 +56,32 @@ TEST(Sources, HeadersAreGuarded) {
     const auto lines = lines_of(kRoot / file);
     EXPECT_TRUE(std::count(lines.begin(), lines.end(), "#pragma once") == 1) << file;
   }
+}
+
+// Two types of one name in a program are undefined behaviour that no compiler or linker reports:
+// only one of their std::vectors is kept.
+TEST(Sources, TypesHaveNamesOfTheirOwn) {
+  const std::regex opens(R"(namespace ?([\w:]*) \{)");
+  const std::regex defines(R"((?:struct|class|union|enum class) (\w+)(?: final)?(?: : .*)? \{.*)");
+  std::map<std::string, std::string> found;  // name to file
+  for (const std::string& file : all_sources()) {
+    if (file.starts_with("tests/")) continue;
+    std::string space;
+    bool unnamed = false;
+    for (const std::string& line : lines_of(kRoot / file)) {
+      std::smatch match;
+      if (std::regex_match(line, match, opens)) {
+        unnamed = match.str(1).empty();
+        if (!unnamed) space = match.str(1);
+      } else if (line == "}  // namespace") {
+        unnamed = false;
+      } else if (!unnamed && std::regex_match(line, match, defines)) {
+        const auto [place, is_new] = found.emplace(space + "::" + match.str(1), file);
+        EXPECT_TRUE(is_new) << match.str(1) << ": " << place->second << " and " << file;
+      }
+    }
+  }
+  EXPECT_GT(found.size(), 300u);
 }
 
 TEST(Sources, NamesCarryNoVersions) {

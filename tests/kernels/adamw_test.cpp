@@ -7,7 +7,7 @@
 #include "kernels/twins/twins.h"
 #include "tests/kernels/tolerance.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 AdamW options(int64_t step) {
@@ -102,4 +102,4 @@ TEST(AdamDoor, SaysWhatWasExpectedAndWhatCame) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -14,7 +14,7 @@
 #include "kernels/documents.h"
 #include "tests/kernels/tolerance.h"
 
-namespace sala::testing {
+namespace sala::test {
 
 struct Place {
   at::DeviceType device;
@@ -112,4 +112,4 @@ inline void expect_gradient(const std::function<double(const at::Tensor&)>& f, c
       << name;
 }
 
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -12,7 +12,7 @@
 #include "kernels/selection/cuda.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 SparseConfig config_of(int64_t stride, int64_t init, int64_t local, int64_t topk) {
@@ -115,4 +115,4 @@ INSTANTIATE_TEST_SUITE_P(Places, BlockSelectKernels,
                          ::testing::Values(Place{at::kCUDA, at::kBFloat16}), place_name);
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

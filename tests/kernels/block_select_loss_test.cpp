@@ -12,10 +12,10 @@
 
 #include "kernels/selection/loss.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
-SparseConfig small_config() {
+SparseConfig small_loss_config() {
   SparseConfig c;
   c.kernel_size = 8;
   c.kernel_stride = 4;
@@ -27,11 +27,11 @@ SparseConfig small_config() {
   return c;
 }
 
-struct Inputs {
+struct QueriesAndKeys {
   at::Tensor q, k;
 };
 
-Inputs random_inputs(int64_t T, int64_t NH, int64_t NKV, int64_t HS, at::ScalarType type) {
+QueriesAndKeys random_inputs(int64_t T, int64_t NH, int64_t NKV, int64_t HS, at::ScalarType type) {
   at::manual_seed(7);
   const auto options = at::TensorOptions(at::kDouble);
   return {(at::randn({T, NH, HS}, options) * 2).to(type),
@@ -67,10 +67,10 @@ class BlockSelectLoss : public ::testing::TestWithParam<int64_t> {};  // query h
 
 TEST_P(BlockSelectLoss, EqualsItsDefinitionUnderAutograd) {
   const int64_t G = GetParam(), NKV = 2, HS = 8;
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const double scale = 0.4;
   const Documents docs = Documents::from_starts({0, 61, 200, 333}, 733, at::kCPU);
-  const Inputs in = random_inputs(733, G * NKV, NKV, HS, at::kDouble);
+  const QueriesAndKeys in = random_inputs(733, G * NKV, NKV, HS, at::kDouble);
   const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
   at::Tensor dq = at::ones_like(in.q), dk = at::ones_like(in.k);
   const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, scale, options, dq, dk);
@@ -104,9 +104,9 @@ INSTANTIATE_TEST_SUITE_P(Groups, BlockSelectLoss, ::testing::Values(1, 3));
 
 // One is padded, ends before the last slabs of queries begin, and feels nothing of either.
 TEST(BlockSelectLoss, DocumentsSideBySideAreEachAlone) {
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const int64_t first = 2900, T = first + 1500;
-  const Inputs in = random_inputs(T, 6, 2, 8, at::kDouble);
+  const QueriesAndKeys in = random_inputs(T, 6, 2, 8, at::kDouble);
   const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
   const Documents docs = Documents::from_starts({0, first}, T, at::kCPU);
@@ -134,11 +134,11 @@ TEST(BlockSelectLoss, DocumentsSideBySideAreEachAlone) {
 
 // Of a line on three ranks each has some of the queries, and the keys up to its last one.
 TEST(BlockSelectLoss, PartsOfASplitLineAddUpToTheWhole) {
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const int64_t T = 1333;
   const std::vector<int64_t> starts = {0, 61, 500, 1100};
   const Documents docs = Documents::from_starts(starts, T, at::kCPU);
-  const Inputs in = random_inputs(T, 6, 2, 8, at::kDouble);
+  const QueriesAndKeys in = random_inputs(T, 6, 2, 8, at::kDouble);
   const SelectionLossOptions options{.weight = 0.7, .query_stride = 5};
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
   const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, 0.4, options, dq, dk);
@@ -174,9 +174,9 @@ TEST(BlockSelectLoss, PartsOfASplitLineAddUpToTheWhole) {
 }
 
 TEST(BlockSelectLoss, MissedMassIsThatOfBlocksThatTheListsLeaveOut) {
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const Documents docs = Documents::single(400, at::kCPU);
-  const Inputs in = random_inputs(400, 2, 1, 8, at::kDouble);
+  const QueriesAndKeys in = random_inputs(400, 2, 1, 8, at::kDouble);
   const double scale = 0.4;
   const SelectionLossOptions options{.weight = 0, .query_stride = 7};
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
@@ -203,10 +203,10 @@ TEST(BlockSelectLoss, MissedMassIsThatOfBlocksThatTheListsLeaveOut) {
 }
 
 TEST(BlockSelectLoss, QueriesInTheWindowAreTaughtButHaveNoChoice) {
-  SparseConfig c = small_config();
+  SparseConfig c = small_loss_config();
   c.window_size = 96;
   const Documents docs = Documents::single(400, at::kCPU);
-  const Inputs in = random_inputs(400, 2, 1, 8, at::kDouble);
+  const QueriesAndKeys in = random_inputs(400, 2, 1, 8, at::kDouble);
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
   const at::Tensor sums =
       block_select_loss(in.q, in.k, docs, docs, c, 0.4, {.weight = 1, .query_stride = 7}, dq, dk);
@@ -223,9 +223,9 @@ TEST(BlockSelectLoss, QueriesInTheWindowAreTaughtButHaveNoChoice) {
 
 // All that may be chosen but one block scores 0 in fp32; the bar stays among them.
 TEST(BlockSelectLoss, ScoresOfZeroGiveAFiniteGradient) {
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const Documents docs = Documents::single(400, at::kCPU);
-  Inputs in = random_inputs(400, 1, 1, 8, at::kFloat);
+  QueriesAndKeys in = random_inputs(400, 1, 1, 8, at::kFloat);
   in.q.fill_(1);
   in.k.narrow(0, 0, 16).fill_(50);  // the first block, which is forced
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
@@ -235,9 +235,9 @@ TEST(BlockSelectLoss, ScoresOfZeroGiveAFiniteGradient) {
 }
 
 TEST(BlockSelectLoss, AnotherDocumentChangesNoBit) {
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const Documents docs = Documents::from_starts({0, 150}, 320, at::kCPU);
-  Inputs in = random_inputs(320, 3, 1, 16, at::kFloat);
+  QueriesAndKeys in = random_inputs(320, 3, 1, 16, at::kFloat);
   const SelectionLossOptions options{.weight = 1, .query_stride = 3};
   const auto gradients = [&] {
     at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
@@ -254,9 +254,9 @@ TEST(BlockSelectLoss, AnotherDocumentChangesNoBit) {
 }
 
 TEST(BlockSelectLoss, FollowingTheGradientMakesSelectionFindWhatAttentionLooksAt) {
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const Documents docs = Documents::single(512, at::kCPU);
-  Inputs in = random_inputs(512, 2, 1, 16, at::kFloat);
+  QueriesAndKeys in = random_inputs(512, 2, 1, 16, at::kFloat);
   in.q.mul_(2);
   const SelectionLossOptions options{.weight = 1, .query_stride = 5};
   double first = 0, last = 0, missed_first = 0, missed_last = 0;
@@ -275,8 +275,8 @@ TEST(BlockSelectLoss, FollowingTheGradientMakesSelectionFindWhatAttentionLooksAt
 
 TEST(BlockSelectLoss, CudaIsTheCpusAndTheSameBitsAgain) {
   if (!at::hasCUDA()) GTEST_SKIP() << "no GPU";
-  const SparseConfig c = small_config();
-  const Inputs in = random_inputs(1000, 6, 2, 64, at::kBFloat16);
+  const SparseConfig c = small_loss_config();
+  const QueriesAndKeys in = random_inputs(1000, 6, 2, 64, at::kBFloat16);
   const SelectionLossOptions options{.weight = 1, .query_stride = 3};
   const auto run = [&](at::Device device, at::ScalarType type) {
     const Documents docs = Documents::from_starts({0, 300}, 1000, device);
@@ -295,9 +295,9 @@ TEST(BlockSelectLoss, CudaIsTheCpusAndTheSameBitsAgain) {
 }
 
 TEST(BlockSelectLoss, ShortDocumentsHaveNothingToChoose) {
-  const SparseConfig c = small_config();
+  const SparseConfig c = small_loss_config();
   const Documents docs = Documents::from_starts({0, 40}, 80, at::kCPU);
-  const Inputs in = random_inputs(80, 2, 1, 16, at::kFloat);
+  const QueriesAndKeys in = random_inputs(80, 2, 1, 16, at::kFloat);
   at::Tensor dq = at::zeros_like(in.q), dk = at::zeros_like(in.k);
   const at::Tensor sums = block_select_loss(in.q, in.k, docs, docs, c, 0.3, {.weight = 1}, dq, dk);
   EXPECT_EQ(sums.abs().sum().item<double>(), 0);
@@ -305,4 +305,4 @@ TEST(BlockSelectLoss, ShortDocumentsHaveNothingToChoose) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

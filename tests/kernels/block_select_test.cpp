@@ -12,7 +12,7 @@
 #include "kernels/twins/attention.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 SparseConfig small_config() {
@@ -196,4 +196,4 @@ TEST(BlockSelectCpu, RefusesSizesItDoesNotImplement) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

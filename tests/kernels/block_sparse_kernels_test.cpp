@@ -15,7 +15,7 @@
 #include "kernels/twins/attention.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 constexpr int64_t kBlock = 64;
@@ -278,4 +278,4 @@ INSTANTIATE_TEST_SUITE_P(Places, BlockSparseKernels,
                          ::testing::Values(Place{at::kCUDA, at::kBFloat16}), place_name);
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

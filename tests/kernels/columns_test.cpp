@@ -11,7 +11,7 @@
 #include "kernels/twins/values.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 class Columns : public OpInPlace {};
@@ -78,4 +78,4 @@ INSTANTIATE_TEST_SUITE_P(Places, Columns, all_places(), place_name);
 INSTANTIATE_TEST_SUITE_P(Places, SquaredErrorOp, all_places(), place_name);
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -15,7 +15,7 @@
 #include "kernels/twins/decode.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 // Blocks of 16 tokens: 3 chosen beyond 3 local ones; sequences of dense_len tokens select.
@@ -287,4 +287,4 @@ TEST_P(Decode, RefusesWhatDoesNotFit) {
 INSTANTIATE_TEST_SUITE_P(Places, Decode, all_places(), place_name);
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -14,7 +14,7 @@
 #include "kernels/twins/twins.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 struct Shape {
@@ -250,4 +250,4 @@ TEST(DenseAttentionDoor, SaysWhatWasExpectedAndWhatCame) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

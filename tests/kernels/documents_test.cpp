@@ -6,7 +6,7 @@
 #include "kernels/collectives.h"
 #include "kernels/documents.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 TEST(DocumentsFromStarts, HaveOffsetsLengthsAndTheLongest) {
@@ -46,4 +46,4 @@ TEST(SingleComm, IsTheIdentity) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -10,7 +10,7 @@
 #include "kernels/twins/twins.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 constexpr double kEps = 1e-6;
@@ -351,4 +351,4 @@ TEST(ElementwiseDoor, SaysWhatWasExpectedAndWhatCame) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

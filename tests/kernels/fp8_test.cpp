@@ -13,7 +13,7 @@
 #include "kernels/twins/fp8.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 using Sizes = std::vector<std::pair<int64_t, int64_t>>;
@@ -284,4 +284,4 @@ TEST(Fp8Rounding, WhatIsNoOperandIsRefused) {
 INSTANTIATE_TEST_SUITE_P(Places, Fp8, all_places(), place_name);
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

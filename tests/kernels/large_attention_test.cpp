@@ -12,7 +12,7 @@
 #include "kernels/ops.h"
 #include "tests/kernels/large_tensors.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 constexpr int64_t T = kManyTokens, NH = kManyHeads, HS = kWideHead;
@@ -197,4 +197,4 @@ TEST_F(LargeAttentionCuda, LightningDecodeStep) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

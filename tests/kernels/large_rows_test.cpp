@@ -9,7 +9,7 @@
 #include "kernels/ops.h"
 #include "tests/kernels/large_tensors.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 using Tensors = std::vector<at::Tensor>;
@@ -140,4 +140,4 @@ TEST_F(LargeRowsCuda, AdamW) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

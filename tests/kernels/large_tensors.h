@@ -15,7 +15,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
-namespace sala::testing {
+namespace sala::test {
 
 constexpr int64_t kManyTokens = (int64_t{1} << 20) + (int64_t{1} << 16) + 77;
 constexpr int64_t kManyHeads = 32, kWideHead = 128;
@@ -74,4 +74,4 @@ inline void expect_last_rows(
   }
 }
 
-}  // namespace sala::testing
+}  // namespace sala::test

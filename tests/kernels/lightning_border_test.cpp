@@ -8,7 +8,7 @@
 
 #include "tests/kernels/lightning_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 class LightningBorder : public LightningInPlace {
@@ -85,4 +85,4 @@ TEST(LightningBorderDoor, RefusesARunThatIsNotThere) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

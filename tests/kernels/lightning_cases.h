@@ -13,7 +13,7 @@
 #include "kernels/twins/attention.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 
 struct LightningInputs {
   at::Tensor q, k, v, g, initial, d_final;
@@ -179,4 +179,4 @@ class LightningInPlace : public OpInPlace {
   }
 };
 
-}  // namespace sala::testing
+}  // namespace sala::test

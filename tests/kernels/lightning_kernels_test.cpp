@@ -9,7 +9,7 @@
 
 #include "tests/kernels/lightning_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 class LightningStep : public LightningInPlace {};
@@ -180,4 +180,4 @@ INSTANTIATE_TEST_SUITE_P(Places, LightningStep,
                          place_name);
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

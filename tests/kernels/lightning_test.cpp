@@ -8,7 +8,7 @@
 
 #include "tests/kernels/lightning_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 const std::vector<DocumentCase> kCases = {
@@ -145,4 +145,4 @@ TEST(LightningSlopes, FollowTheRuleForAnyNumberOfHeads) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

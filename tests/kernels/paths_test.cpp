@@ -12,7 +12,7 @@
 
 #include "kernels/ops.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 class Paths : public ::testing::Test {
@@ -147,4 +147,4 @@ TEST_F(PathsCuda, EveryFallbackIsToldOrRefused) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

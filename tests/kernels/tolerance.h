@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-namespace sala::testing {
+namespace sala::test {
 
 struct Tolerance {
   double rtol;
@@ -77,4 +77,4 @@ inline ::testing::AssertionResult bit_equal(const at::Tensor& a, const at::Tenso
   return ::testing::AssertionFailure() << "the tensors differ";
 }
 
-}  // namespace sala::testing
+}  // namespace sala::test

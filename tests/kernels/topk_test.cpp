@@ -14,10 +14,10 @@
 #include "kernels/vocabulary/chunks.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
-struct Case {
+struct TopkCase {
   at::Tensor x, w, x_teacher, w_teacher, targets, weight;
 
   VocabLoss loss(const TopkTeacher& teacher, const DistillConfig& config, at::Tensor* dx = nullptr,
@@ -29,7 +29,7 @@ struct Case {
   }
 };
 
-Case make_case(int64_t T, int64_t C, int64_t V, at::ScalarType dtype, at::Device device) {
+TopkCase make_topk_case(int64_t T, int64_t C, int64_t V, at::ScalarType dtype, at::Device device) {
   const auto random = [&](at::IntArrayRef sizes) {
     return at::randn(sizes, at::kDouble).to(dtype).to(device);
   };
@@ -47,13 +47,15 @@ Case make_case(int64_t T, int64_t C, int64_t V, at::ScalarType dtype, at::Device
 struct Sizes {
   int64_t T, C, V, k;
 };
-const std::vector<Sizes> kSizes = {{1, 1, 2, 1},    {3, 17, 5, 5},     {17, 8, 101, 7},
-                                   {33, 24, 64, 1}, {3, 8, 2051, 150}, {5, 8, 8200, 64}};
+const std::vector<Sizes> kTopkSizes = {{1, 1, 2, 1},    {3, 17, 5, 5},     {17, 8, 101, 7},
+                                       {33, 24, 64, 1}, {3, 8, 2051, 150}, {5, 8, 8200, 64}};
 const std::vector<DistillConfig> kConfigs = {{1.0, 0.0}, {1.0, 0.4}, {2.0, 0.0}, {2.0, 0.3}};
 
 class CutTeachers : public OpInPlace {
  protected:
-  Case inputs(const Sizes& s) const { return make_case(s.T, s.C, s.V, GetParam().dtype, device()); }
+  TopkCase inputs(const Sizes& s) const {
+    return make_topk_case(s.T, s.C, s.V, GetParam().dtype, device());
+  }
   at::Tensor zeros_wide(const at::Tensor& w) const {
     return at::zeros(w.sizes(), w.options().dtype(accumulate_type(w)));
   }
@@ -61,9 +63,9 @@ class CutTeachers : public OpInPlace {
 };
 
 TEST_P(CutTeachers, HoldTheLikeliestAndTheMassOfTheOthers) {
-  for (const Sizes& s : kSizes) {
+  for (const Sizes& s : kTopkSizes) {
     SCOPED_TRACE(::testing::Message() << s.T << " x " << s.C << " x " << s.V << ", k " << s.k);
-    const Case c = inputs(s);
+    const TopkCase c = inputs(s);
     const TopkTeacher cut = c.cut(s.k, 1.7);
     const TopkTeacher twin = linear_topk_twin(c.x_teacher, c.w_teacher, 1.1, 1.7, s.k);
     EXPECT_TRUE(close(cut.log_p, twin.log_p, limit()));
@@ -80,7 +82,7 @@ TEST_P(CutTeachers, HoldTheLikeliestAndTheMassOfTheOthers) {
 }
 
 TEST_P(CutTeachers, KlEqualsTwin) {
-  for (const Sizes& s : kSizes) {
+  for (const Sizes& s : kTopkSizes) {
     std::vector<DistillConfig> configs = kConfigs;
     const at::Tensor by_token = at::linspace(0, 1, s.T, at::device(device()).dtype(at::kFloat));
     for (const double temperature : {1.0, 2.0}) configs.push_back({temperature, 0, by_token});
@@ -89,7 +91,7 @@ TEST_P(CutTeachers, KlEqualsTwin) {
                    << s.T << " x " << s.C << " x " << s.V << ", k " << s.k << ", temperature "
                    << config.temperature << ", ce_weight " << config.ce_weight
                    << (config.ce_weight_T.defined() ? ", by token" : ""));
-      const Case c = inputs(s);
+      const TopkCase c = inputs(s);
       const TopkTeacher cut = c.cut(s.k, config.temperature);
       at::Tensor dx, dx_twin, d_w = zeros_wide(c.w), d_w_twin = zeros_wide(c.w).cpu();
       const auto loss = c.loss(cut, config, &dx, d_w);
@@ -106,7 +108,7 @@ TEST_P(CutTeachers, KlEqualsTwin) {
 }
 
 TEST_P(CutTeachers, OfTheWholeVocabularyAreWhole) {
-  const Case c = inputs({19, 8, 101, 0});
+  const TopkCase c = inputs({19, 8, 101, 0});
   for (const DistillConfig& config : kConfigs) {
     at::Tensor dx, dx_whole, d_w = zeros_wide(c.w), d_w_whole = zeros_wide(c.w);
     const auto cut = c.loss(c.cut(101, config.temperature), config, &dx, d_w);
@@ -120,7 +122,7 @@ TEST_P(CutTeachers, OfTheWholeVocabularyAreWhole) {
 }
 
 TEST_P(CutTeachers, TellLessTheMoreIsCut) {
-  const Case c = inputs({11, 8, 300, 0});
+  const TopkCase c = inputs({11, 8, 300, 0});
   at::Tensor before =
       linear_kl(c.x, c.w, 0.7, c.x_teacher, c.w_teacher, 1.1, {}, c.weight, {}).kl_T;
   const double rounding = 1e-5 * before.max().item<double>();
@@ -133,7 +135,7 @@ TEST_P(CutTeachers, TellLessTheMoreIsCut) {
 }
 
 TEST_P(CutTeachers, AreBitEqualAndTheSameWithoutGradients) {
-  const Case c = inputs({19, 8, 4100, 0});
+  const TopkCase c = inputs({19, 8, 4100, 0});
   const TopkTeacher cut = c.cut(64, 1.5), again = c.cut(64, 1.5);
   EXPECT_TRUE(at::equal(cut.ids, again.ids));
   EXPECT_TRUE(at::equal(cut.log_p, again.log_p));
@@ -151,9 +153,9 @@ TEST_P(CutTeachers, AreBitEqualAndTheSameWithoutGradients) {
 }
 
 TEST_P(CutTeachers, WhatIsNotFiniteStaysInItsRow) {
-  const Case c = inputs({33, 24, 64, 0});
+  const TopkCase c = inputs({33, 24, 64, 0});
   const TopkTeacher cut = c.cut(5);
-  Case bad = c;
+  TopkCase bad = c;
   bad.x = c.x.clone();
   bad.x[18].fill_(NAN);
   at::Tensor dx, dx_bad;
@@ -167,7 +169,7 @@ INSTANTIATE_TEST_SUITE_P(Places, CutTeachers, all_places(), place_name);
 TEST(CutTeacherChunks, DoNotChangeLossesOrGradients) {
   at::manual_seed(3);
   const int64_t T = 37, V = 1 << 20;
-  const Case c = make_case(T, 3, V, at::kFloat, at::kCPU);
+  const TopkCase c = make_topk_case(T, 3, V, at::kFloat, at::kCPU);
   ASSERT_LT(vocab_chunk_tokens(c.w, T), T);
   const DistillConfig config{1.5, 0.2};
   const TopkTeacher cut = c.cut(9, 1.5);
@@ -175,7 +177,8 @@ TEST(CutTeacherChunks, DoNotChangeLossesOrGradients) {
   const auto whole = c.loss(cut, config, &dx, d_w);
   for (int64_t t = 0; t < T; ++t) {
     const auto at_t = [&](const at::Tensor& x) { return x.narrow(0, t, 1); };
-    const Case one{at_t(c.x), c.w, at_t(c.x_teacher), c.w_teacher, at_t(c.targets), at_t(c.weight)};
+    const TopkCase one{at_t(c.x),       c.w,           at_t(c.x_teacher), c.w_teacher,
+                       at_t(c.targets), at_t(c.weight)};
     const TopkTeacher cut_t = one.cut(9, 1.5);
     EXPECT_TRUE(close(at_t(cut.log_p), cut_t.log_p));
     EXPECT_TRUE(close(at_t(cut.log_tail), cut_t.log_tail));
@@ -190,13 +193,13 @@ TEST(CutTeacherChunks, DoNotChangeLossesOrGradients) {
 
 TEST(CutTeacherGradient, IsTheFiniteDifference) {
   at::manual_seed(4);
-  const Case c = make_case(6, 5, 13, at::kDouble, at::kCPU);
+  const TopkCase c = make_topk_case(6, 5, 13, at::kDouble, at::kCPU);
   for (const DistillConfig& config : kConfigs) {
     const TopkTeacher cut = c.cut(4, config.temperature);
     at::Tensor dx, d_w = at::zeros_like(c.w);
     c.loss(cut, config, &dx, d_w);
     const auto loss = [&](const at::Tensor& x, const at::Tensor& w) {
-      Case other = c;
+      TopkCase other = c;
       other.x = x;
       other.w = w;
       return other.loss(cut, config).loss_sum.item<double>();
@@ -208,7 +211,7 @@ TEST(CutTeacherGradient, IsTheFiniteDifference) {
 
 TEST(CutTeacherGradient, IsAutograds) {
   at::manual_seed(5);
-  const Case c = make_case(9, 6, 40, at::kDouble, at::kCPU);
+  const TopkCase c = make_topk_case(9, 6, 40, at::kDouble, at::kCPU);
   for (const DistillConfig& config : kConfigs) {
     const TopkTeacher cut = c.cut(7, config.temperature);
     at::Tensor dx, d_w = at::zeros_like(c.w);
@@ -232,7 +235,7 @@ TEST(CutTeacherGradient, IsAutograds) {
 }
 
 TEST(CutTeachersDoor, RefusesWhatItCannotUse) {
-  const Case c = make_case(3, 4, 5, at::kFloat, at::kCPU);
+  const TopkCase c = make_topk_case(3, 4, 5, at::kFloat, at::kCPU);
   const TopkTeacher cut = c.cut(2);
   EXPECT_THROW(c.cut(0), c10::Error);
   EXPECT_THROW(c.cut(6), c10::Error);
@@ -244,4 +247,4 @@ TEST(CutTeachersDoor, RefusesWhatItCannotUse) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

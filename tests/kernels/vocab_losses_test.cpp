@@ -14,7 +14,7 @@
 #include "kernels/vocabulary/chunks.h"
 #include "tests/kernels/attention_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 struct Case {
@@ -256,4 +256,4 @@ TEST(VocabLossesDoor, RefusesATargetOutsideTheVocabulary) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -15,7 +15,7 @@
 #include "tests/kernels/tolerance.h"
 #include "tests/model/unit_cases.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 using Ids = std::vector<int64_t>;
@@ -241,4 +241,4 @@ TEST_F(Generation, CachesTakeTheBytesThatWereSaid) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

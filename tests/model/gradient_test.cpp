@@ -6,7 +6,7 @@
 namespace sala {
 namespace {
 
-LayoutPtr small_layout() {
+LayoutPtr shared_layout() {
   Layout layout;
   layout.name = "layers.0.mixer";
   layout.add_group(
@@ -18,7 +18,7 @@ LayoutPtr small_layout() {
 
 // A buffer of sevens: what is not written shows.
 Gradient sevens(std::vector<bool> trains, at::ScalarType dtype = at::kDouble) {
-  LayoutPtr layout = small_layout();
+  LayoutPtr layout = shared_layout();
   return Gradient(layout, at::full({layout->num_elements}, 7, dtype), std::move(trains));
 }
 
@@ -56,7 +56,7 @@ TEST(Gradient, FrozenMembersOfAGroupStayUntouched) {
     gradient.add_product("q_proj.weight", "v_proj.weight", dy, x);
     gradient.add_bias("q_proj.bias", "v_proj.bias", dy);
     at::Tensor expected = at::full_like(gradient.flat, 7);
-    const LayoutPtr layout = small_layout();
+    const LayoutPtr layout = shared_layout();
     for (int i = 0; i < 3; ++i) {
       const int64_t width = columns[i + 1] - columns[i];
       if (trains[i]) {
@@ -84,7 +84,7 @@ TEST(Gradient, Fp8OperandsOfAGroupGoToItsTrainedMembers) {
   const Fp8Rows dy_columns = fp8_columns(dy), x_columns = fp8_columns(x);
   const at::Tensor product = fp8_product(dy_columns, x_columns, at::kDouble);
   const int64_t columns[] = {0, 5, 7, 11};
-  const LayoutPtr layout = small_layout();
+  const LayoutPtr layout = shared_layout();
   for (int mask = 0; mask < 8; ++mask) {
     std::vector<bool> trains(7);
     for (int i = 0; i < 3; ++i) trains[i] = mask >> i & 1;

@@ -12,7 +12,7 @@
 #include "tests/kernels/tolerance.h"
 #include "tests/model/thread_comm.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 ModelConfig small_model(std::vector<Mixer> mixers) {
@@ -53,21 +53,21 @@ HeldWeights random_weights(const Model& model) {
   return held;
 }
 
-struct Line {
+struct ModelLine {
   std::vector<int64_t> starts;
   int64_t num_tokens;
 };
 
 // Borders inside documents, on their starts, documents over three shards and more, odd lengths,
 // short (dense) documents beside long (sparse) ones, and no border crossed.
-const std::vector<Line> kLines = {
+const std::vector<ModelLine> kModelLines = {
     {{0}, 97},
     {{0, 30, 31, 64, 200}, 257},
     {{0, 10, 110}, 121},
     {{0, 30, 40, 60, 80, 90}, 120},
 };
 
-Batch line_batch(const Line& line, int64_t vocab_size) {
+Batch line_batch(const ModelLine& line, int64_t vocab_size) {
   Batch batch;
   batch.ids = at::randint(vocab_size, {line.num_tokens}, at::kLong);
   batch.position = at::empty_like(batch.ids);
@@ -164,7 +164,7 @@ void expect_split_equals_whole(const ModelConfig& config) {
   const Model model(config);
   HeldWeights weights = random_weights(model);
   const Tolerance limit{1e-10, 1e-10, 1e-10};
-  for (const Line& line : kLines) {
+  for (const ModelLine& line : kModelLines) {
     const Batch batch = line_batch(line, config.vocab_size);
     const at::Tensor d_hidden = at::randn({line.num_tokens, config.width}, at::kDouble);
     Pass expected;
@@ -201,7 +201,7 @@ void expect_split_equals_whole(const ModelConfig& config) {
 void expect_documents_apart(const ModelConfig& config) {
   const Model model(config);
   HeldWeights weights = random_weights(model);
-  for (const Line& line : kLines) {
+  for (const ModelLine& line : kModelLines) {
     if (line.starts.size() == 1) continue;
     const Batch batch = line_batch(line, config.vocab_size);
     const at::Tensor d_hidden = at::randn({line.num_tokens, config.width}, at::kDouble);
@@ -245,4 +245,4 @@ TEST(SplitModel, RefusesToDecode) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -12,7 +12,7 @@
 #include "tests/kernels/tolerance.h"
 #include "tests/model/thread_comm.h"
 
-namespace sala::testing {
+namespace sala::test {
 namespace {
 
 struct Line {
@@ -275,4 +275,4 @@ TEST(ThreadRanks, ARankThatFailsEndsTheOthers) {
 }
 
 }  // namespace
-}  // namespace sala::testing
+}  // namespace sala::test

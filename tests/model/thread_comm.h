@@ -15,7 +15,7 @@
 
 #include "kernels/collectives.h"
 
-namespace sala::testing {
+namespace sala::test {
 
 // What the ranks of one ThreadComm share.
 class ThreadWorld {
@@ -146,4 +146,4 @@ inline void on_ranks(int num_ranks, const std::function<void(ThreadComm&)>& body
   if (first) std::rethrow_exception(first);
 }
 
-}  // namespace sala::testing
+}  // namespace sala::test

@@ -12,7 +12,7 @@
 namespace sala {
 namespace {
 
-std::string error_of(const std::function<void()>& work) {
+std::string shared_error_of(const std::function<void()>& work) {
   try {
     work();
   } catch (const SharedError& error) {
@@ -34,7 +34,7 @@ TEST(Agreement, ADifferenceNamesRankHostAndBothValues) {
     facts["lr"] = "2e-3";
     facts["b.h5"] = "\xff";  // what a file's name may hold
   }
-  const std::string error = error_of([&] { require_equal_facts(world, facts); });
+  const std::string error = shared_error_of([&] { require_equal_facts(world, facts); });
   const std::string name = std::to_string(last);
   for (const std::string& part :
        {"rank " + name + " (" + world.host() + ")", "lr: 1e-3 on rank 0, 2e-3 on rank " + name,
@@ -47,9 +47,9 @@ TEST(Agreement, ADifferenceNamesRankHostAndBothValues) {
 
 TEST(Agreement, AnErrorThatAllRanksShareNamesNone) {
   World& world = test_world();
-  EXPECT_EQ(
-      error_of([&] { world.together("", [] { throw std::runtime_error("no such recipe"); }); }),
-      "no such recipe");
+  EXPECT_EQ(shared_error_of(
+                [&] { world.together("", [] { throw std::runtime_error("no such recipe"); }); }),
+            "no such recipe");
 }
 
 TEST(Agreement, WeightsThatDifferAreNotSaved) {
@@ -69,7 +69,7 @@ TEST(Agreement, WeightsThatDifferAreNotSaved) {
   const int last = world.size() - 1;
   // One bit, in the share of a rank that would not have written it.
   if (world.rank() == last) weights.view(at::kInt)[0] += 1;
-  const std::string error = error_of([&] { save(2); });
+  const std::string error = shared_error_of([&] { save(2); });
   EXPECT_NE(error.find("block.0/master is not the same on all ranks"), std::string::npos) << error;
   EXPECT_NE(error.find("rank " + std::to_string(last)), std::string::npos) << error;
   std::vector<std::string> skipped;

@@ -31,9 +31,9 @@ std::vector<LayoutPtr> twelve_layers() {
   return layouts;
 }
 
-class MasterTensorsOnRanks : public testing::TestWithParam<Sharding> {};
-
 }  // namespace
+
+class MasterTensorsOnRanks : public testing::TestWithParam<Sharding> {};
 
 TEST_P(MasterTensorsOnRanks, AreWhatWasPutThereInAnyOrder) {
   World& world = test_world();

@@ -39,6 +39,8 @@ Batch batch_of(int64_t T) {
   return batch;
 }
 
+}  // namespace
+
 class StepOnRanks : public testing::TestWithParam<Sharding> {
  protected:
   StepOnRanks() {
@@ -78,8 +80,6 @@ class StepOnRanks : public testing::TestWithParam<Sharding> {
                    {at::kFloat, at::kCPU, GetParam(), true, {}},
                    {&world_.gather_comm(), &world_.reduce_comm()}};
 };
-
-}  // namespace
 
 TEST_P(StepOnRanks, ALossThatIsNotFiniteOnOneRankChangesNothingOnAny) {
   const auto before = weights();

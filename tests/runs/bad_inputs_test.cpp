@@ -135,8 +135,6 @@ std::vector<BadInput> bad_inputs() {
 
 class BadInputs : public testing::TestWithParam<BadInput> {};
 
-}  // namespace
-
 TEST_P(BadInputs, GiveOneLineAndLeaveNothingHalfWritten) {
   if (std::string(GetParam().name) == "NoGpu" && num_gpus() > 0) GTEST_SKIP() << "has a GPU";
   const ToyRun toy({.stages = kShort, .save_every = 0});
@@ -162,4 +160,5 @@ TEST_P(BadInputs, GiveOneLineAndLeaveNothingHalfWritten) {
 INSTANTIATE_TEST_SUITE_P(All, BadInputs, testing::ValuesIn(bad_inputs()),
                          [](const auto& test) { return std::string(test.param.name); });
 
+}  // namespace
 }  // namespace sala::test

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Eight steps; every second one is evaluated, the fourth is saved.
-const char* kTrain =
+const char* kDisturbed =
     "  - train: {tokens: 4K, row_length: 64, batch_tokens: 512, data: {a: 1}, lr: 1e-3, "
     "evaluate_every: 2, save_every: 4}\n"
     "  - evaluate: {sources: [a], tokens: 256, row_length: 64}\n";
@@ -50,7 +50,7 @@ size_t num_checkpoints(const ToyRun& toy, const std::string& name) {
 }  // namespace
 
 TEST(Disturbed, MetricsTellEveryStepAndEvaluationOnce) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kDisturbed, .save_every = 0});
   ASSERT_EQ(toy.run("whole", 1), 0) << toy.log("whole");
   ASSERT_EQ(toy.events("whole", "step").size(), 8u);
   ASSERT_GE(toy.events("whole", "evaluate").size(), 5u);
@@ -74,7 +74,7 @@ TEST(Disturbed, MetricsTellEveryStepAndEvaluationOnce) {
 }
 
 TEST(Disturbed, ACheckpointIsOnlySavedBehindDurableMetrics) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kDisturbed, .save_every = 0});
   const FailingCalls faults("fsync */metrics.jsonl 2 EIO");
   EXPECT_EQ(toy.run("run", 1), 1) << toy.log("run");
   EXPECT_EQ(num_checkpoints(toy, "run"), 1u);  // of the fourth step
@@ -82,7 +82,7 @@ TEST(Disturbed, ACheckpointIsOnlySavedBehindDurableMetrics) {
 }
 
 TEST(Disturbed, ARunWhoseLockWasDeletedStopsAtItsNextStep) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kDisturbed, .save_every = 0});
   const std::string endless = "--set stages.train.tokens=4M --set stages.train.save_every=0";
   const pid_t process = toy.start("run", 1, endless);
   ASSERT_TRUE(toy.wait_for_step("run", process, "train", 2)) << toy.log("run");

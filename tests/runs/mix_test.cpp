@@ -8,7 +8,7 @@ namespace sala::test {
 
 namespace {
 
-const std::string kStages =
+const std::string kMixStages =
     "  - align: {tokens: 2560, row_length: 64, batch_tokens: 512, data: {a: 1, b: 2}, lr: 3e-3}\n"
     "  - swap: {layers: [0, 2]}\n"
     "  - distill: {tokens: 5120, row_length: 128, batch_tokens: 512, data: {a: 1, b: 1}, "
@@ -42,7 +42,7 @@ void expect_near(const std::vector<nlohmann::json>& expected,
 }  // namespace
 
 TEST(MixRuns, SharesOfSourcesAreTheirOwnTokens) {
-  ToyRun toy({.stages = kStages, .save_every = 0});
+  ToyRun toy({.stages = kMixStages, .save_every = 0});
   ASSERT_EQ(toy.run("one_share", 1, "--set stages.distill.ce_weight=0.25"), 0)
       << toy.log("one_share");
   ASSERT_EQ(toy.run("equal", 1, shares(0.25, 0.25)), 0) << toy.log("equal");
@@ -80,7 +80,7 @@ TEST(MixRuns, SharesOfSourcesAreTheirOwnTokens) {
 }
 
 TEST(MixRuns, AStageOfOneSourceTakesItsShare) {
-  ToyRun toy({.stages = kStages, .save_every = 0});
+  ToyRun toy({.stages = kMixStages, .save_every = 0});
   const std::string alone = "--set 'stages.distill.data={a: 1}' ";
   ASSERT_EQ(toy.run("share", 1, alone + "--set 'stages.distill.ce_weights={a: 0.5}'"), 0)
       << toy.log("share");

@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const char* const kStages =
+const char* const kAskingStages =
     "  - align: {tokens: 1K, row_length: 64, batch_tokens: 512, data: {a: 1}, lr: 3e-3}\n"
     "  - swap: {layers: [0, 2], force_ends: true}\n"
     "  - distill: {tokens: 2K, row_length: 128, batch_tokens: 512, data: {a: 1}, lr: 2e-3}\n"
@@ -83,7 +83,7 @@ nlohmann::json read_json(const std::string& path) {
 }  // namespace
 
 TEST(Questions, RanksDoNotChangeAnswersAndFoldersAreMeasuredAlone) {
-  ToyRun toy({.stages = kStages});
+  ToyRun toy({.stages = kAskingStages});
   const std::string files = write_questions(toy);
   ASSERT_EQ(toy.run("one", 1, files), 0) << toy.log("one");
   ASSERT_EQ(toy.run("three", 3, files + " --set run.sharding=zero3"), 0) << toy.log("three");

@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const char* kTrain =
+const char* kRequeued =
     "  - train: {tokens: 1K, row_length: 64, batch_tokens: 512, data: {a: 1}, lr: 1e-3}\n";
 
 // What a host that was lost leaves: nobody there takes its text back.
@@ -26,16 +26,16 @@ void leave_lock(const ToyRun& toy, const std::string& name, const std::string& j
       << "\n";
 }
 
+}  // namespace
+
 class RequeuedJob : public testing::Test {
  protected:
   void SetUp() override { setenv("LSB_JOBID", "77", 1); }
   void TearDown() override { unsetenv("LSB_JOBID"); }
 };
 
-}  // namespace
-
 TEST_F(RequeuedJob, TakesOverItsOwnLockWhereThereIsNoFlock) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kRequeued, .save_every = 0});
   const FailingCalls no_locks("flock */lock 1 EOPNOTSUPP -1");
   leave_lock(toy, "own", "77");
   EXPECT_EQ(toy.run("own", 1), 0) << toy.log("own");
@@ -52,7 +52,7 @@ TEST_F(RequeuedJob, TakesOverItsOwnLockWhereThereIsNoFlock) {
 }
 
 TEST_F(RequeuedJob, WaitsForALockThatItsLostHostStillHolds) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kRequeued, .save_every = 0});
   leave_lock(toy, "own", "77");
   leave_lock(toy, "other", "78");
   const FailingCalls still_held("flock */lock 1 EAGAIN 3");
@@ -64,7 +64,7 @@ TEST_F(RequeuedJob, WaitsForALockThatItsLostHostStillHolds) {
 }
 
 TEST_F(RequeuedJob, IsStoppedWhileItWaits) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kRequeued, .save_every = 0});
   leave_lock(toy, "own", "77");
   const FailingCalls stopped("flock */lock 1 EAGAIN -1;flock */lock 3 SIGUSR1");
   EXPECT_EQ(toy.run("own", 1), 75) << toy.log("own");
@@ -72,7 +72,7 @@ TEST_F(RequeuedJob, IsStoppedWhileItWaits) {
 
 // Where locks are no locks, two may come to hold one: the text is the later one's.
 TEST_F(RequeuedJob, ARunWhoseLockWasTakenOverStops) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kRequeued, .save_every = 0});
   const FailingCalls no_locks("flock */lock 1 ENOSYS -1");
   const pid_t process = toy.start("run", 1, "--set stages.train.tokens=4M");
   ASSERT_TRUE(toy.wait_for_step("run", process, "train", 2)) << toy.log("run");

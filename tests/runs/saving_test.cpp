@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Sixteen steps, a checkpoint at every fourth.
-const char* kTrain =
+const char* kSaved =
     "  - train: {tokens: 8K, row_length: 64, batch_tokens: 512, data: {a: 1}, lr: 1e-3, "
     "save_every: 4}\n";
 
@@ -47,11 +47,9 @@ const Moment kMoments[] = {
 
 class KilledWhileSaving : public testing::TestWithParam<Moment> {};
 
-}  // namespace
-
 TEST_P(KilledWhileSaving, ContinuesBitEqualFromTheCheckpointBefore) {
   const Moment& moment = GetParam();
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   ASSERT_EQ(toy.run("whole", moment.ranks), 0) << toy.log("whole");
   {
     const FailingCalls killed(std::string(moment.call) + " SIGKILL");
@@ -73,7 +71,7 @@ INSTANTIATE_TEST_SUITE_P(Each, KilledWhileSaving, testing::ValuesIn(kMoments),
 // The disk is done with the checkpoint of step 50 only when the run has written its 80th line of
 // metrics: a run that waited for its disk would wait for a minute, and make no step meanwhile.
 TEST(Saving, StepsAreMadeWhileACheckpointIsWritten) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   const std::string later = toy.folder() + "/later";
   const FailingCalls slow_disk("write */metrics.jsonl 80 MARK:" + later +
                                ";fsync *00000050.writing/rank-00001.h5.tmp 1 UNTIL:" + later);
@@ -87,7 +85,7 @@ TEST(Saving, StepsAreMadeWhileACheckpointIsWritten) {
 
 // As launch/run_slurm.sbatch tells it: so long after its signal Slurm kills.
 TEST(Saving, ADiskTooSlowForTheLaunchersPatienceIsSaidOnce) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   const std::string warning = "WARNING: the launcher ends the run";
   {
     const FailingCalls slow_disk("fsync *.writing/rank-00000.h5.tmp 1 DELAY:700 -1");
@@ -108,7 +106,7 @@ TEST(Saving, ADiskTooSlowForTheLaunchersPatienceIsSaidOnce) {
 }
 
 TEST(Saving, AStopWaitsForItsCheckpoint) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   const FailingCalls faults(
       "write */metrics.jsonl 3 SIGUSR1;fsync *.writing/rank-00000.h5.tmp 1 DELAY:700");
   EXPECT_EQ(toy.run("run", 1), 75) << toy.log("run");
@@ -120,7 +118,7 @@ TEST(Saving, AStopWaitsForItsCheckpoint) {
 }
 
 TEST(Saving, AWriterThatFailsForAMomentIsToldOnAllRanksAndCostsNothing) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   ASSERT_EQ(toy.run("whole", 2), 0) << toy.log("whole");
   {
     const FailingCalls faults("fsync *00000008.writing/rank-00001.h5.tmp 1 ENOSPC");
@@ -141,7 +139,7 @@ TEST(Saving, AWriterThatFailsForAMomentIsToldOnAllRanksAndCostsNothing) {
 }
 
 TEST(Saving, TheThirdFailureInARowEndsTheRun) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   const std::string more = "--set stages.train.tokens=16K";
   {
     const FailingCalls twice(
@@ -162,7 +160,7 @@ TEST(Saving, TheThirdFailureInARowEndsTheRun) {
 }
 
 TEST(Saving, TheNextCheckpointComesSoonAfterAFailure) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   const FailingCalls faults("fsync *.writing/rank-00000.h5.tmp 1 ESTALE");
   ASSERT_EQ(toy.run("run", 1, "--set stages.train.tokens=160K --set stages.train.save_every=150"),
             0)
@@ -174,7 +172,7 @@ TEST(Saving, TheNextCheckpointComesSoonAfterAFailure) {
 
 // Where no later save would make up for it the state is written again while it is in memory.
 TEST(Saving, ABoundaryAndAStopAreTriedAgainAtOnce) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   const std::string again = "trying again in 1 s", short_run = "--set stages.train.tokens=2K";
   for (const char* rule :
        {"open *-done-00000000.writing/manifest.json.tmp 1 EIO", "mkdir *0.writing 1 EDQUOT",
@@ -204,7 +202,7 @@ TEST(Saving, ABoundaryAndAStopAreTriedAgainAtOnce) {
 }
 
 TEST(Saving, WhatWasSavedBeforeAnErrorIsCompleted) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kSaved, .save_every = 0});
   const FailingCalls faults(
       "fsync *00000004.writing/rank-00000.h5.tmp 1 DELAY:700;write */metrics.jsonl 7 EIO");
   EXPECT_EQ(toy.run("run", 1), 1) << toy.log("run");
@@ -212,4 +210,5 @@ TEST(Saving, WhatWasSavedBeforeAnErrorIsCompleted) {
   EXPECT_TRUE(is_complete(toy, "run", "00-train-00000004")) << toy.log("run");
 }
 
+}  // namespace
 }  // namespace sala::test

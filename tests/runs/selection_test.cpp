@@ -9,7 +9,7 @@ namespace sala::test {
 namespace {
 
 // Blocks of 16 tokens, six of a list forced or local.
-const std::string kStages =
+const std::string kSelectionStages =
     "  - align: {tokens: 10240, row_length: 64, batch_tokens: 512, data: {a: 1, b: 2}, lr: 3e-3}\n"
     "  - swap: {layers: [0, 2]}\n"
     "  - distill: {tokens: 20480, row_length: 256, batch_tokens: 512, data: {a: 1, b: 1}, "
@@ -42,7 +42,7 @@ double mean_of(const std::vector<nlohmann::json>& steps, size_t begin, size_t en
 }  // namespace
 
 TEST(SelectionRuns, LossIsLowerAndEveryLayoutAgrees) {
-  ToyRun toy({.stages = kStages, .save_every = 0});
+  ToyRun toy({.stages = kSelectionStages, .save_every = 0});
   ASSERT_EQ(toy.run("plain", 1, kSmallBlocks), 0) << toy.log("plain");
   ASSERT_EQ(toy.run("one", 1, kTaught), 0) << toy.log("one");
   ASSERT_EQ(toy.run("full", 1, kTaught + "--set stages.distill.recompute=full"), 0)

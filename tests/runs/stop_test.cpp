@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const char* kLong =
+const char* kStopped =
     "  - align: {tokens: 4M, row_length: 64, batch_tokens: 512, data: {a: 1, b: 1}, lr: 1e-3}\n";
 
 const std::string kProgram = SALA_BIN_DIR "/sala-train ";
@@ -80,7 +80,7 @@ size_t count_of(const std::string& text, const std::string& part) {
 }  // namespace
 
 TEST(Stop, ASignalAtAnyEarlyMomentIsACleanStop) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kStopped, .save_every = 0});
   std::mt19937 random(29);
   const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
   for (int i = 0; i < 4; ++i) {
@@ -103,7 +103,7 @@ TEST(Stop, ASignalAtAnyEarlyMomentIsACleanStop) {
 }
 
 TEST(Stop, AReaderThatGoesAwayIsNoEnd) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kStopped, .save_every = 0});
   const std::string tail = " --set stages.align.tokens=16K";
   Job direct(toy, "direct",
              "/bin/bash -c '" + kProgram + toy.recipe() + tail + run_folder_of(toy, "direct") +
@@ -123,7 +123,7 @@ TEST(Stop, AReaderThatGoesAwayIsNoEnd) {
 }
 
 TEST(Stop, AStoppedRankEndsTheJobAndIsNamedWithItsStage) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kStopped, .save_every = 0});
   Job job(toy, "run", kLocal + toy.recipe() + " -n 2" + run_folder_of(toy, "run"));
   ASSERT_TRUE(toy.wait_for_step("run", job.process(), "align", 30)) << job.log();
   kill(toy.first_rank("run"), SIGSTOP);
@@ -135,7 +135,7 @@ TEST(Stop, AStoppedRankEndsTheJobAndIsNamedWithItsStage) {
 }
 
 TEST(Stop, ASecondSignalEndsAJobThatCannotStop) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kStopped, .save_every = 0});
   Job job(
       toy, "run",
       "env SALA_WATCHDOG_SECONDS=0 " + kLocal + toy.recipe() + " -n 2" + run_folder_of(toy, "run"));
@@ -156,7 +156,7 @@ TEST(Stop, ASecondSignalEndsAJobThatCannotStop) {
 }
 
 TEST(DifferingRanks, RefuseToStartTogether) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kStopped, .save_every = 0});
   const std::string own = kProgram + toy.recipe();
   const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
       {"env ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 " + own +
@@ -182,7 +182,7 @@ TEST(DifferingRanks, RefuseToStartTogether) {
 // Token stores are read by every rank, and refused; weights come from rank 0.
 TEST(DifferingRanks, TrainOnNoOtherBytesUnderTheSameNames) {
   if (std::system("unshare --mount true 2> /dev/null") != 0) GTEST_SKIP() << "needs mounts";
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kStopped, .save_every = 0});
   const std::string weights = toy.folder() + "/source/model.safetensors";
   const std::string other = toy.folder() + "/other";
   const std::string recipe = kProgram + toy.recipe() + " --set stages.align.tokens=1K";
@@ -211,7 +211,7 @@ TEST(DifferingRanks, TrainOnNoOtherBytesUnderTheSameNames) {
 }
 
 TEST(DifferingRanks, AMistakeOfAllIsToldOnce) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kStopped, .save_every = 0});
   Job job(toy, "run", kLocal + toy.folder() + "/none.yaml -n 2");
   EXPECT_EQ(job.end(), 2);
   EXPECT_EQ(count_of(job.log(), "\n"), 1u) << job.log();

@@ -18,17 +18,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const char* kAlign =
+const char* kAlignStage =
     "  - align: {tokens: 1K, row_length: 64, batch_tokens: 512, data: {a: 1, b: 1}, lr: 1e-3}\n"
     "  - score: {method: uniform}\n"
     "  - swap: {keep: 2}\n";
 
 // One row a step, so that whole documents can lie in the steps between masks.
-const char* kTrain =
+const char* kTrainStage =
     "  - train: {tokens: 2K, row_length: 64, batch_tokens: 64, data: {b: 1}, lr: 1e-3, "
     "max_skips: 0}\n";
 
-const char* kLong =
+const char* kLongTrain =
     "  - train: {tokens: 80K, row_length: 64, batch_tokens: 512, data: {a: 1}, lr: 1e-3}\n";
 
 // Store b of a toy run again, as one whose documents count where `counts` says.
@@ -57,7 +57,7 @@ std::string said_since(const std::string& log, size_t from) { return log.substr(
 }  // namespace
 
 TEST(Stores, AreVerifiedOnceAndAgainOnRequest) {
-  const ToyRun toy({.stages = kAlign, .save_every = 0});
+  const ToyRun toy({.stages = kAlignStage, .save_every = 0});
   const std::string reads = "read as a whole";
   ASSERT_EQ(toy.run("run", 2), 0) << toy.log("run");
   EXPECT_NE(toy.log("run").find("2 of 2 are " + reads), std::string::npos) << toy.log("run");
@@ -79,7 +79,7 @@ TEST(Stores, AreVerifiedOnceAndAgainOnRequest) {
 }
 
 TEST(Stores, AreVerifiedForAModelByItself) {
-  const ToyRun toy({.stages = std::string(kAlign) +
+  const ToyRun toy({.stages = std::string(kAlignStage) +
                               "  - evaluate: {sources: [b], tokens: 1K, row_length: 64}\n"});
   const std::string alone =
       "--evaluate " + toy.folder() + "/source --out " + toy.folder() + "/out.json";
@@ -101,7 +101,7 @@ TEST(Stores, AreVerifiedForAModelByItself) {
 }
 
 TEST(Stores, OfOtherNodesMayBeCopiesButNotOtherData) {
-  const ToyRun toy({.stages = kAlign, .save_every = 0});
+  const ToyRun toy({.stages = kAlignStage, .save_every = 0});
   for (const char* node : {"/node0", "/node1"}) {
     fs::create_directory(toy.folder() + node);
     fs::copy_file(toy.folder() + "/a.h5", toy.folder() + node + std::string("/copy.h5"));
@@ -124,7 +124,7 @@ TEST(Stores, OfOtherNodesMayBeCopiesButNotOtherData) {
 }
 
 TEST(Stores, MoreThanTheSystemLetsOpen) {
-  const ToyRun toy({.stages = kAlign, .save_every = 0});
+  const ToyRun toy({.stages = kAlignStage, .save_every = 0});
   fs::create_directory(toy.folder() + "/many");
   for (int i = 0; i < 1010; ++i) {
     fs::create_hard_link(toy.folder() + "/b.h5",
@@ -141,7 +141,7 @@ TEST(Stores, MoreThanTheSystemLetsOpen) {
 }
 
 TEST(Stores, AStepWithoutTargetsIsPassedOver) {
-  const ToyRun toy({.stages = kTrain, .save_every = 0});
+  const ToyRun toy({.stages = kTrainStage, .save_every = 0});
   write_masked_store(toy, [](std::int64_t document) { return document % 4 == 0; });
   ASSERT_EQ(toy.run("run", 2), 0) << toy.log("run");
   const auto steps = toy.events("run", "step"), passed = toy.events("run", "step_without_targets");
@@ -166,7 +166,7 @@ TEST(Stores, AStepWithoutTargetsIsPassedOver) {
 }
 
 TEST(Stores, WithoutAnyTargetAreRefusedBeforeTheFirstStep) {
-  const ToyRun toy({.stages = std::string(kAlign) +
+  const ToyRun toy({.stages = std::string(kAlignStage) +
                               "  - evaluate: {sources: [b], tokens: 1K, row_length: 64}\n"});
   write_masked_store(toy, [](std::int64_t) { return false; });
   EXPECT_NE(toy.run("run", 1), 0);
@@ -177,7 +177,7 @@ TEST(Stores, WithoutAnyTargetAreRefusedBeforeTheFirstStep) {
 
 // The 600th read of a store is one of training. It fails, and so does opening the store again.
 TEST(Stores, ADiskThatRefusesForAMomentIsWaitedFor) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kLongTrain, .save_every = 0});
   ASSERT_EQ(toy.run("whole", 2), 0) << toy.log("whole");
   {
     const FailingCalls faults("pread */a.h5 600 EIO;pread */a.h5 601 ESTALE");
@@ -192,7 +192,7 @@ TEST(Stores, ADiskThatRefusesForAMomentIsWaitedFor) {
 }
 
 TEST(Stores, ARunThatWaitsForItsDiskIsStoppedWithItsCheckpoint) {
-  const ToyRun toy({.stages = kLong, .save_every = 0});
+  const ToyRun toy({.stages = kLongTrain, .save_every = 0});
   {
     const FailingCalls faults("pread */a.h5 600 EIO -1;pread */a.h5 601 SIGUSR1");
     EXPECT_EQ(toy.run("run", 2), 75) << toy.log("run");

@@ -235,11 +235,11 @@ TEST(Bench, CompositionComputesTheMixer) {
                                             in.q_weight, in.k_weight, in.o_weight};
     const at::Tensor ours = mixer_from_our_ops(in, Documents::from_starts(starts, T, at::kCPU));
     const at::Tensor theirs = composed_mixer(in), dy = at::randn({T, NH * HS});
-    EXPECT_TRUE(testing::close(ours, theirs, testing::tolerance(at::kFloat)));
+    EXPECT_TRUE(test::close(ours, theirs, test::tolerance(at::kFloat)));
     const auto our_grads = torch::autograd::grad({ours}, leaves, {dy});
     const auto their_grads = torch::autograd::grad({theirs}, leaves, {dy});
     for (size_t i = 0; i < leaves.size(); ++i) {
-      EXPECT_TRUE(testing::close(our_grads[i], their_grads[i], testing::tolerance(at::kFloat)))
+      EXPECT_TRUE(test::close(our_grads[i], their_grads[i], test::tolerance(at::kFloat)))
           << "gradient " << i;
     }
   }

@@ -14,15 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-World& world() {
-  static World world(nullptr, nullptr, "cpu");
-  return world;
-}
-
-ScratchFolder scratch(const std::string& name) {
-  return ScratchFolder(testing::TempDir() + "sala_pieces_" + name + std::to_string(getpid()));
-}
-
 std::string message_of(const std::function<void()>& work) {
   try {
     work();
@@ -41,8 +32,8 @@ std::streamoff find_in(const std::string& file, const std::string& pattern) {
 }
 
 TEST(CheckpointPieces, AFlippedBitIsFoundByWhoeverNeedsItsPiece) {
-  const ScratchFolder run = scratch("flip");
-  Checkpoints checkpoints(run.path, world(), 3);
+  const ScratchFolder run = scratch("pieces_flip");
+  Checkpoints checkpoints(run.path, world_of_one(), 3);
   constexpr int64_t kPiece = 16 << 20;
   Layout layout;
   layout.name = "block";
@@ -89,8 +80,8 @@ TEST(CheckpointPieces, AFlippedBitIsFoundByWhoeverNeedsItsPiece) {
 }
 
 TEST(CheckpointPieces, TensorsAreFoundByNameWhereverTheyLie) {
-  const ScratchFolder run = scratch("names");
-  Checkpoints checkpoints(run.path, world(), 3);
+  const ScratchFolder run = scratch("pieces_names");
+  Checkpoints checkpoints(run.path, world_of_one(), 3);
   Layout saved, other;
   saved.name = other.name = "mixer";
   saved.add("q", {7, 5}, true, Init::kNormal);
@@ -131,16 +122,16 @@ TEST(CheckpointPieces, TensorsAreFoundByNameWhereverTheyLie) {
 
 // What newest_valid has read of the manifest serves whoever opens the checkpoint after it.
 TEST(CheckpointPieces, AResumeReadsTheManifestOnce) {
-  const ScratchFolder run = scratch("once");
+  const ScratchFolder run = scratch("pieces_once");
   const nlohmann::json recipe{{"key", "value"}};
   std::string folder;
   {
-    Checkpoints checkpoints(run.path, world(), 3);
+    Checkpoints checkpoints(run.path, world_of_one(), 3);
     folder = checkpoints.save({1, "train", 7, false}, recipe, [](StateWriter& out) {
       out.json("run", {{"tokens", 5}});
     });
   }
-  Checkpoints checkpoints(run.path, world(), 3);
+  Checkpoints checkpoints(run.path, world_of_one(), 3);
   std::vector<std::string> skipped;
   ASSERT_EQ(checkpoints.newest_valid(skipped), folder);
   fs::remove(folder + "/manifest.json");
@@ -153,16 +144,16 @@ TEST(CheckpointPieces, AResumeReadsTheManifestOnce) {
 }
 
 TEST(CheckpointPieces, OneIsWrittenAtATimeAndGivenUpWithItsOwner) {
-  const ScratchFolder run = scratch("flight");
+  const ScratchFolder run = scratch("pieces_flight");
   const auto fill = [](StateWriter& out) { fill_state(out, 2, true); };
   {
-    Checkpoints checkpoints(run.path, world(), 3);
+    Checkpoints checkpoints(run.path, world_of_one(), 3);
     checkpoints.save({0, "train", 1, false}, {}, [](StateWriter& out) { fill_state(out, 1); });
     checkpoints.start({0, "train", 2, false}, {}, fill);
     EXPECT_TRUE(checkpoints.is_writing());
     EXPECT_THROW(checkpoints.start({0, "train", 3, false}, {}, fill), c10::Error);
   }
-  Checkpoints checkpoints(run.path, world(), 3);
+  Checkpoints checkpoints(run.path, world_of_one(), 3);
   std::vector<std::string> skipped;
   const auto newest = checkpoints.newest_valid(skipped);
   ASSERT_TRUE(newest);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "trainer/checkpoint/checkpoints.h"
+#include "trainer/world.h"
 
 namespace sala {
 
@@ -26,6 +28,15 @@ struct ScratchFolder {
   }
   const std::string path;
 };
+
+inline ScratchFolder scratch(const std::string& name) {
+  return ScratchFolder(::testing::TempDir() + "sala_" + name + std::to_string(getpid()));
+}
+
+inline World& world_of_one() {
+  static World world(nullptr, nullptr, "cpu");
+  return world;
+}
 
 // Sizes: one element, odd, and more than one slab (4 MiB) when `large`.
 inline Layout state_layout(const std::string& name, bool large = false) {

@@ -23,15 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-World& world() {
-  static World world(nullptr, nullptr, "cpu");
-  return world;
-}
-
-ScratchFolder scratch(const std::string& name) {
-  return ScratchFolder(testing::TempDir() + "sala_checkpoint_" + name + std::to_string(getpid()));
-}
-
 std::string save(Checkpoints& checkpoints, int64_t stage, int64_t step, bool boundary = false) {
   const CheckpointId id{stage, "train", step, boundary};
   return checkpoints.save(id, {{"seed", stage}},
@@ -54,8 +45,8 @@ std::set<std::string> names_in(const std::string& folder) {
 }
 
 TEST(Checkpoint, LoadsWhatWasSavedBitForBit) {
-  const ScratchFolder run = scratch("bits");
-  Checkpoints checkpoints(run.path, world(), 2);
+  const ScratchFolder run = scratch("checkpoint_bits");
+  Checkpoints checkpoints(run.path, world_of_one(), 2);
   const CheckpointId id{3, "long context", 12, false};
   const nlohmann::json odd{{"nan", std::nan("")}, {"list", {1, 2.5, -INFINITY, "nan"}}};
   const std::string folder = checkpoints.save(id, {{"key", "value"}}, [&](StateWriter& out) {
@@ -81,8 +72,8 @@ TEST(Checkpoint, LoadsWhatWasSavedBitForBit) {
 }
 
 TEST(Checkpoint, FillsOtherFloatingTypes) {
-  const ScratchFolder run = scratch("types");
-  Checkpoints checkpoints(run.path, world(), 2);
+  const ScratchFolder run = scratch("checkpoint_types");
+  Checkpoints checkpoints(run.path, world_of_one(), 2);
   const std::string folder = save(checkpoints, 0, 1);
   const Layout layout = state_layout("embed");
   at::Tensor bf16 = at::empty({layout.num_elements}, at::kBFloat16);
@@ -91,8 +82,8 @@ TEST(Checkpoint, FillsOtherFloatingTypes) {
 }
 
 TEST(Checkpoint, NewestIsByStageThenStep) {
-  const ScratchFolder run = scratch("order");
-  Checkpoints checkpoints(run.path, world(), 9);
+  const ScratchFolder run = scratch("checkpoint_order");
+  Checkpoints checkpoints(run.path, world_of_one(), 9);
   std::vector<std::string> skipped;
   EXPECT_FALSE(checkpoints.newest_valid(skipped));
   for (const auto& [stage, step] : {std::pair{0, 9}, {0, 100}, {1, 0}, {1, 2}}) {
@@ -103,8 +94,8 @@ TEST(Checkpoint, NewestIsByStageThenStep) {
 }
 
 TEST(Checkpoint, LoadingNamesWhatIsAbsentOrDifferent) {
-  const ScratchFolder run = scratch("names");
-  Checkpoints checkpoints(run.path, world(), 2);
+  const ScratchFolder run = scratch("checkpoint_names");
+  Checkpoints checkpoints(run.path, world_of_one(), 2);
   const auto in = Checkpoints::open(save(checkpoints, 0, 1));
   const auto message = [](const auto& work) -> std::string {
     try {
@@ -182,7 +173,7 @@ class CheckpointDamage : public testing::TestWithParam<Damage> {};
 
 TEST_P(CheckpointDamage, FallsBackToTheOlderAndSaysWhy) {
   const ScratchFolder run = scratch(GetParam().name);
-  Checkpoints checkpoints(run.path, world(), 3);
+  Checkpoints checkpoints(run.path, world_of_one(), 3);
   const std::string older = save(checkpoints, 0, 1), newer = save(checkpoints, 0, 2);
   GetParam().apply(newer);
   std::vector<std::string> skipped;
@@ -206,17 +197,17 @@ INSTANTIATE_TEST_SUITE_P(Each, CheckpointDamage, testing::ValuesIn(kDamages),
                          [](const auto& info) { return info.param.name; });
 
 TEST(Checkpoint, ADamagedFrozenFileIsSeenAndWrittenAgain) {
-  const ScratchFolder run = scratch("frozen_damage");
+  const ScratchFolder run = scratch("checkpoint_frozen_damage");
   std::vector<std::string> skipped;
   {
-    Checkpoints checkpoints(run.path, world(), 3);
+    Checkpoints checkpoints(run.path, world_of_one(), 3);
     save(checkpoints, 0, 1);
     const std::string frozen = run.path + "/checkpoints/frozen/";
     flip_first_value(frozen + *names_in(frozen).begin(), state_values(state_layout("head"), 77));
     EXPECT_THROW(checkpoints.newest_valid(skipped), SharedError);
     EXPECT_NE(skipped.at(0).find("is damaged"), std::string::npos) << skipped.at(0);
   }
-  Checkpoints restarted(run.path, world(), 3);
+  Checkpoints restarted(run.path, world_of_one(), 3);
   const std::string folder = save(restarted, 0, 1);
   skipped.clear();
   EXPECT_EQ(restarted.newest_valid(skipped), folder);
@@ -224,8 +215,8 @@ TEST(Checkpoint, ADamagedFrozenFileIsSeenAndWrittenAgain) {
 }
 
 TEST(Checkpoint, APassedOverOneIsNotReturnedToAfterItWasOvertaken) {
-  const ScratchFolder run = scratch("overtaken");
-  Checkpoints checkpoints(run.path, world(), 3);
+  const ScratchFolder run = scratch("checkpoint_overtaken");
+  Checkpoints checkpoints(run.path, world_of_one(), 3);
   const std::string a = save(checkpoints, 0, 1), b = save(checkpoints, 0, 5);
   const std::string rank_file = b + "/rank-00000.h5", away = run.path + "/away";
   fs::rename(rank_file, away);
@@ -240,19 +231,19 @@ TEST(Checkpoint, APassedOverOneIsNotReturnedToAfterItWasOvertaken) {
 }
 
 TEST(Checkpoint, RetentionKeepsTheNewestAndEveryBoundary) {
-  const ScratchFolder run = scratch("retention");
-  Checkpoints checkpoints(run.path, world(), 2);
+  const ScratchFolder run = scratch("checkpoint_retention");
+  Checkpoints checkpoints(run.path, world_of_one(), 2);
   for (int64_t stage = 0; stage < 3; ++stage) {
     for (int64_t step = 0; step < 4; ++step) save(checkpoints, stage, step, step == 0);
   }
   EXPECT_EQ(names_in(run.path + "/checkpoints"),
             (std::set<std::string>{"00-train-00000000", "01-train-00000000", "02-train-00000000",
                                    "02-train-00000002", "02-train-00000003", "frozen"}));
-  EXPECT_THROW(Checkpoints(run.path, world(), 0), c10::Error);
+  EXPECT_THROW(Checkpoints(run.path, world_of_one(), 0), c10::Error);
 }
 
 TEST(Checkpoint, FrozenIsWrittenOnceAndGoesWithTheLastThatNamesIt) {
-  const ScratchFolder run = scratch("frozen");
+  const ScratchFolder run = scratch("checkpoint_frozen");
   const std::string frozen = run.path + "/checkpoints/frozen/";
   const Layout layout = state_layout("head");
   const auto save_frozen = [&](Checkpoints& checkpoints, int64_t step, int64_t seed) {
@@ -260,13 +251,13 @@ TEST(Checkpoint, FrozenIsWrittenOnceAndGoesWithTheLastThatNamesIt) {
       out.frozen("head", "master", layout, state_values(layout, seed));
     });
   };
-  Checkpoints checkpoints(run.path, world(), 1);
+  Checkpoints checkpoints(run.path, world_of_one(), 1);
   save_frozen(checkpoints, 1, 7);
   ASSERT_EQ(names_in(frozen).size(), 1u);
   const std::string first = *names_in(frozen).begin();
   const auto written = fs::last_write_time(frozen + first);
   save_frozen(checkpoints, 2, 7);
-  Checkpoints restarted(run.path, world(), 1);  // a new process checks the file and keeps it
+  Checkpoints restarted(run.path, world_of_one(), 1);  // a new process checks the file and keeps it
   const std::string folder = save_frozen(restarted, 3, 7);
   EXPECT_EQ(names_in(frozen), std::set<std::string>{first});
   EXPECT_EQ(fs::last_write_time(frozen + first), written);
@@ -277,8 +268,8 @@ TEST(Checkpoint, FrozenIsWrittenOnceAndGoesWithTheLastThatNamesIt) {
 }
 
 TEST(Checkpoint, WhatInterruptedSavesLeftIsClearedAway) {
-  const ScratchFolder run = scratch("leftovers");
-  Checkpoints checkpoints(run.path, world(), 1);
+  const ScratchFolder run = scratch("checkpoint_leftovers");
+  Checkpoints checkpoints(run.path, world_of_one(), 1);
   const std::string folder = run.path + "/checkpoints/";
   save(checkpoints, 0, 1);
   for (const std::string left : {"00-train-00000002.writing", "00-train-00000003"}) {
@@ -295,8 +286,8 @@ TEST(Checkpoint, WhatInterruptedSavesLeftIsClearedAway) {
 }
 
 TEST(Checkpoint, AFailingCallerLeavesNothingBehind) {
-  const ScratchFolder run = scratch("caller");
-  Checkpoints checkpoints(run.path, world(), 1);
+  const ScratchFolder run = scratch("checkpoint_caller");
+  Checkpoints checkpoints(run.path, world_of_one(), 1);
   const std::string older = save(checkpoints, 0, 1);
   const auto fill = [](StateWriter& out) {
     fill_state(out, 2);
@@ -326,12 +317,12 @@ std::string save_without_space(Checkpoints& checkpoints, int64_t step) {
 }
 
 TEST(Checkpoint, AFullDiskCostsNothingThatWasThere) {
-  const ScratchFolder run = scratch("full_disk");
+  const ScratchFolder run = scratch("checkpoint_full_disk");
   if (mount("tmpfs", run.path.c_str(), "tmpfs", 0, "size=6m") != 0) {
     GTEST_SKIP() << "needs the right to mount a small file system";
   }
   {
-    Checkpoints checkpoints(run.path, world(), 3);
+    Checkpoints checkpoints(run.path, world_of_one(), 3);
     const std::string older = save(checkpoints, 0, 1);
     const std::string error = save_without_space(checkpoints, 2);  // 4 fields of 4 MiB
     EXPECT_NE(error.find("left; free space"), std::string::npos) << error;
@@ -344,8 +335,8 @@ TEST(Checkpoint, AFullDiskCostsNothingThatWasThere) {
 }
 
 TEST(Checkpoint, AFailedWriteCostsNothingThatWasThere) {
-  const ScratchFolder run = scratch("file_limit");
-  Checkpoints checkpoints(run.path, world(), 3);
+  const ScratchFolder run = scratch("checkpoint_file_limit");
+  Checkpoints checkpoints(run.path, world_of_one(), 3);
   const std::string older = save(checkpoints, 0, 1);
   rlimit before{};
   getrlimit(RLIMIT_FSIZE, &before);
@@ -372,7 +363,7 @@ TEST(Checkpoint, AFailedWriteCostsNothingThatWasThere) {
 TEST(CheckpointChild, DISABLED_SavesUntilItIsKilled) {
   const char* folder = std::getenv("SALA_TEST_RUN_FOLDER");
   ASSERT_NE(folder, nullptr);
-  Checkpoints checkpoints(folder, world(), 2);
+  Checkpoints checkpoints(folder, world_of_one(), 2);
   std::vector<std::string> skipped;
   const auto newest = checkpoints.newest_valid(skipped);
   for (int64_t step = newest ? Checkpoints::id(*newest).step + 1 : 1;; ++step) {
@@ -381,8 +372,8 @@ TEST(CheckpointChild, DISABLED_SavesUntilItIsKilled) {
 }
 
 TEST(Checkpoint, KilledAtAnyMomentTheNewestWholeOneIsFound) {
-  const ScratchFolder run = scratch("killed");
-  Checkpoints checkpoints(run.path, world(), 2);
+  const ScratchFolder run = scratch("checkpoint_killed");
+  Checkpoints checkpoints(run.path, world_of_one(), 2);
   int64_t last_step = 0;
   for (int round = 0; round < 12; ++round) {
     const pid_t child = fork();

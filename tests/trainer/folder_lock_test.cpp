@@ -18,10 +18,6 @@
 namespace sala {
 namespace {
 
-ScratchFolder scratch(const std::string& name) {
-  return ScratchFolder(testing::TempDir() + "sala_run_" + name + std::to_string(getpid()));
-}
-
 std::string refusal(const std::string& folder) {
   try {
     const FolderLock lock(folder, "run.folder");
@@ -50,7 +46,7 @@ pid_t start_holder(const std::string& folder) {
 }
 
 TEST(FolderLock, MakesTheFolderAndIsFreeAfterwards) {
-  const ScratchFolder scratch_folder = scratch("free");
+  const ScratchFolder scratch_folder = scratch("run_free");
   const std::string folder = scratch_folder.path + "/a/b";
   EXPECT_EQ(refusal(folder), "");
   EXPECT_EQ(refusal(folder), "");
@@ -58,7 +54,7 @@ TEST(FolderLock, MakesTheFolderAndIsFreeAfterwards) {
 }
 
 TEST(FolderLock, ALiveProcessIsNamedAndADeadOneTakenOver) {
-  const ScratchFolder run = scratch("live");
+  const ScratchFolder run = scratch("run_live");
   const pid_t holder = start_holder(run.path);
   ASSERT_GT(holder, 0);
   const std::string error = refusal(run.path);
@@ -73,7 +69,7 @@ TEST(FolderLock, ALiveProcessIsNamedAndADeadOneTakenOver) {
 
 // Another start of a job waits for one that a lost host has left, not for one that lives here.
 TEST(FolderLock, ALiveProcessOfTheSameJobIsNotWaitedFor) {
-  const ScratchFolder run = scratch("same_job");
+  const ScratchFolder run = scratch("run_same_job");
   const pid_t holder = start_holder(run.path);
   ASSERT_GT(holder, 0);
   setenv("SLURM_JOB_ID", "4711", 1);
@@ -88,7 +84,7 @@ TEST(FolderLock, ALiveProcessOfTheSameJobIsNotWaitedFor) {
 }
 
 TEST(FolderLock, UnreadableTextInTheLockFileDoesNotMatter) {
-  const ScratchFolder run = scratch("text");
+  const ScratchFolder run = scratch("run_text");
   for (const char* text : {"", "{", "{\"host\":\"\xff\xfe"}) {
     std::ofstream(run.path + "/lock") << text;
     EXPECT_EQ(refusal(run.path), "") << text;
@@ -99,7 +95,7 @@ TEST(FolderLock, UnreadableTextInTheLockFileDoesNotMatter) {
 }
 
 TEST(FolderLock, ALinkIsNotFollowed) {
-  const ScratchFolder run = scratch("link");
+  const ScratchFolder run = scratch("run_link");
   std::ofstream(run.path + "/diary") << "";
   std::filesystem::create_symlink(run.path + "/diary", run.path + "/lock");
   EXPECT_NE(refusal(run.path).find("that it is no link"), std::string::npos);
@@ -107,7 +103,7 @@ TEST(FolderLock, ALinkIsNotFollowed) {
 }
 
 TEST(FolderLock, IsNotHeldAnyMoreWhenItsFileIsDeletedOrReplaced) {
-  const ScratchFolder run = scratch("deleted");
+  const ScratchFolder run = scratch("run_deleted");
   const FolderLock lock(run.path, "run.folder");
   EXPECT_TRUE(lock.is_held());
   EXPECT_NO_THROW(lock.check());
@@ -129,7 +125,7 @@ std::string refused_file(const std::string& folder) {
 
 TEST(OwnFiles, OthersOfTheSameNamesAndEditedOnesAreRefused) {
   for (const std::string name : {kRecipeFile, kReportFile, kScoresFile}) {
-    const ScratchFolder run = scratch("own");
+    const ScratchFolder run = scratch("run_own");
     std::ofstream(run.path + "/" + name) << "mine";
     EXPECT_EQ(refused_file(run.path).rfind(run.path + "/" + name, 0), 0u) << name;
     EXPECT_EQ(read_text_file(run.path + "/" + name), "mine");
@@ -149,7 +145,7 @@ TEST(OwnFiles, OthersOfTheSameNamesAndEditedOnesAreRefused) {
 }
 
 TEST(OwnFiles, MetricsOfOthersAreNotCut) {
-  const ScratchFolder run = scratch("metrics");
+  const ScratchFolder run = scratch("run_metrics");
   const auto refused = [&](const std::string& content) {
     std::ofstream(run.path + "/metrics.jsonl") << content;
     return !refused_file(run.path).empty();
@@ -164,7 +160,7 @@ TEST(OwnFiles, MetricsOfOthersAreNotCut) {
 }
 
 TEST(FolderLock, AFolderThatCannotBeMadeIsNamed) {
-  const ScratchFolder run = scratch("file");
+  const ScratchFolder run = scratch("run_file");
   std::ofstream(run.path + "/file") << "x";
   const std::string error = refusal(run.path + "/file/run");
   EXPECT_EQ(error.rfind(run.path + "/file/run: cannot make the folder", 0), 0u) << error;

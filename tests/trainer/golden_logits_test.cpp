@@ -53,9 +53,9 @@ std::vector<std::vector<int64_t>> read_rows(const std::string& folder) {
       .get<std::vector<std::vector<int64_t>>>();
 }
 
-class GoldenFolder : public testing::TestWithParam<std::string> {};
-
 }  // namespace
+
+class GoldenFolder : public testing::TestWithParam<std::string> {};
 
 TEST_P(GoldenFolder, LogitsAgreeTo1e4) {
   const std::string folder = kGolden + "/" + GetParam();

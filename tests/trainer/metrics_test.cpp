@@ -15,10 +15,6 @@
 namespace sala {
 namespace {
 
-ScratchFolder scratch(const std::string& name) {
-  return ScratchFolder(testing::TempDir() + "sala_metrics_" + name + std::to_string(getpid()));
-}
-
 std::vector<nlohmann::json> lines_in(const std::string& folder) {
   std::istringstream text(read_text_file(folder + "/metrics.jsonl"));
   std::vector<nlohmann::json> lines;
@@ -27,7 +23,7 @@ std::vector<nlohmann::json> lines_in(const std::string& folder) {
 }
 
 TEST(Metrics, EveryEventIsOneLineWithATime) {
-  const ScratchFolder run = scratch("lines");
+  const ScratchFolder run = scratch("metrics_lines");
   Metrics metrics(run.path, true, 0);
   EXPECT_EQ(metrics.size(), 0);
   metrics.event({{"event", "step"}, {"loss", 2.5}});
@@ -43,7 +39,7 @@ TEST(Metrics, EveryEventIsOneLineWithATime) {
 }
 
 TEST(Metrics, AContinuedRunDoesNotRepeatLines) {
-  const ScratchFolder run = scratch("resume");
+  const ScratchFolder run = scratch("metrics_resume");
   int64_t at_checkpoint = 0;
   {
     Metrics metrics(run.path, true, 0);
@@ -61,7 +57,7 @@ TEST(Metrics, AContinuedRunDoesNotRepeatLines) {
 }
 
 TEST(Metrics, ATornLastLineIsCutOff) {
-  const ScratchFolder run = scratch("torn");
+  const ScratchFolder run = scratch("metrics_torn");
   std::ofstream(run.path + "/metrics.jsonl") << "{\"step\":1}\n{\"step\":2";
   Metrics appended(run.path, true, 1 << 20);
   appended.event({{"step", 2}});
@@ -73,7 +69,7 @@ TEST(Metrics, ATornLastLineIsCutOff) {
 
 // Sizes around the blocks in which the end is looked for.
 TEST(Metrics, ZerosOfAPowerLossAreCutOff) {
-  const ScratchFolder run = scratch("zeros");
+  const ScratchFolder run = scratch("metrics_zeros");
   const std::string path = run.path + "/metrics.jsonl";
   const std::string line = "{\"step\":1}\n";
   for (const int64_t zeros : {1, 65535, 65536, 20 << 20}) {
@@ -87,7 +83,7 @@ TEST(Metrics, ZerosOfAPowerLossAreCutOff) {
 }
 
 TEST(Metrics, OtherRanksWriteNothing) {
-  const ScratchFolder run = scratch("quiet");
+  const ScratchFolder run = scratch("metrics_quiet");
   Metrics metrics(run.path, false, 0);
   metrics.event({{"step", 1}});
   metrics.progress({.stage = "train", .step = 1, .num_steps = 1});
@@ -97,7 +93,7 @@ TEST(Metrics, OtherRanksWriteNothing) {
 }
 
 TEST(Metrics, PlainProgressIsThinnedButTheLastLineAlwaysComes) {
-  const ScratchFolder run = scratch("progress");
+  const ScratchFolder run = scratch("metrics_progress");
   Metrics metrics(run.path, true, 0);
   metrics.begin_stage(3, 8, 3.6e15);
   testing::internal::CaptureStdout();
@@ -149,7 +145,7 @@ TEST(Console, AProgressLineFitsItsTerminal) {
 }
 
 TEST(Metrics, AFifoAsLogIsNotWaitedFor) {
-  const ScratchFolder run = scratch("fifo");
+  const ScratchFolder run = scratch("metrics_fifo");
   ASSERT_EQ(mkfifo((run.path + "/run.log").c_str(), 0600), 0);
   EXPECT_THROW(Metrics(run.path, true, 0), std::runtime_error);
 }

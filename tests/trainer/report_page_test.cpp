@@ -1,5 +1,6 @@
 // The page of report.html: what it shows, that it is well-formed whatever the metrics hold, that it
 // stays small.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -23,7 +24,7 @@ Record record_of(const std::vector<json>& lines) {
 }
 
 PageContext context(const std::string& recipe = "") {
-  return {std::string("run/") + test::kHostile, recipe, 1.7e9, 1, 0};
+  return {fmt::format("run/{}", test::kHostile), recipe, 1.7e9, 1, 0};
 }
 
 std::string page_of(const std::vector<json>& lines) {

@@ -14,7 +14,9 @@ namespace sala {
 
 namespace {
 
-[[noreturn]] void refuse(const std::string& what) { throw std::runtime_error("--lists: " + what); }
+[[noreturn]] void refuse_lists(const std::string& what) {
+  throw std::runtime_error("--lists: " + what);
+}
 
 // The lists of the first KV heads, for as many as are measured.
 MakeLists of_layer(const LayerLists& layer) {
@@ -27,17 +29,18 @@ MakeLists of_layer(const LayerLists& layer) {
 
 BenchOptions options_for_lists(BenchOptions o, const BlockLists& lists) {
   if (!o.ops.empty() || !o.tokens.empty() || o.documents != 1 || o.serve.on) {
-    refuse("the file says what is measured; leave out --op, --tokens, --documents and --serve");
+    refuse_lists(
+        "the file says what is measured; leave out --op, --tokens, --documents and --serve");
   }
   const int64_t num_kv = lists.num_kv_heads();
   if (o.kv_heads > num_kv) {
-    refuse(fmt::format("the file has lists of {} KV heads, --kv-heads asks for {}", num_kv,
-                       o.kv_heads));
+    refuse_lists(fmt::format("the file has lists of {} KV heads, --kv-heads asks for {}", num_kv,
+                             o.kv_heads));
   }
   if (o.kv_heads == 0) o.kv_heads = num_kv;
   if (o.heads.empty()) o.heads = {lists.num_heads / num_kv * o.kv_heads};
   if (o.heads.size() != 1 || o.heads[0] % o.kv_heads != 0) {
-    refuse(
+    refuse_lists(
         fmt::format("expected one number of heads that {} KV heads divide (--heads)", o.kv_heads));
   }
   if (o.head_size == 0) o.head_size = lists.head_size;

@@ -1,6 +1,8 @@
 // Inputs of sala-bench, and its table put together.
 #include "trainer/bench/op.h"
 
+#include <algorithm>
+
 #include "trainer/recipe/field_values.h"
 
 namespace sala {
@@ -15,6 +17,13 @@ Documents BenchShape::packed() const {
   return Documents::from_starts(starts, tokens, device);
 }
 
+int64_t BenchShape::num_kv_heads() const {
+  if (kv_heads > 0) return kv_heads;
+  int64_t group = std::min<int64_t>(heads, 16);
+  while (heads % group != 0) --group;
+  return heads / group;
+}
+
 std::string shape_text(std::initializer_list<int64_t> sizes) {
   std::string text;
   for (const int64_t size : sizes) text += (text.empty() ? "" : " x ") + format_count(size);
@@ -23,6 +32,10 @@ std::string shape_text(std::initializer_list<int64_t> sizes) {
 
 std::string head_shape_text(const BenchShape& s) {
   return shape_text({s.tokens, s.heads, s.head_size});
+}
+
+std::string grouped_head_shape_text(const BenchShape& s) {
+  return shape_text({s.tokens, s.heads}) + "/" + shape_text({s.num_kv_heads(), s.head_size});
 }
 
 std::vector<BenchOp> bench_ops() {

@@ -20,12 +20,13 @@ struct BenchShape {
   int64_t tokens = 0, documents = 1;  // equal documents, packed
   int64_t before = 0;  // tokens of the one document before these, whose keys they see
   int64_t heads = 0, head_size = 0;
-  int64_t kv_heads = 0;  // of sparse attention; 0: one for up to 16 heads
+  int64_t kv_heads = 0;  // 0: one for up to 16 heads, as in MiniCPM-SALA
   SparseConfig sparse = {};
   int64_t width = 0, ffn = 0, vocab = 0;
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
 
+  int64_t num_kv_heads() const;
   // Elements of (T, NH, HS), of (T, n), and bytes of one element, as doubles: no overflow at 1M
   // tokens.
   double head_values() const { return double(tokens) * double(heads) * double(head_size); }
@@ -80,5 +81,7 @@ std::vector<BenchOp> training_bench_ops();
 // "128K x 32 x 128".
 std::string shape_text(std::initializer_list<int64_t> sizes);
 std::string head_shape_text(const BenchShape& shape);
+// The same with the KV heads: "8K x 32/2 x 128".
+std::string grouped_head_shape_text(const BenchShape& shape);
 
 }  // namespace sala

@@ -27,11 +27,6 @@ std::string memory_text(double num_bytes) {
   return num_bytes > 0 ? fmt::format("{:.2f}", num_bytes / (1 << 30)) : "-";
 }
 
-void print_line(const std::string& text) {
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
-}
-
 std::string left_columns(const BenchOp& op, const std::string& shape) {
   return fmt::format("{:<21}{:<9}{:<20}", op.name, op.pass, shape);
 }
@@ -60,6 +55,11 @@ nlohmann::json place_json(const BenchOp& op, const BenchShape& s) {
 }
 
 }  // namespace
+
+void print_line(const std::string& text) {
+  fmt::print("{}\n", text);
+  std::fflush(stdout);
+}
 
 BenchReport::BenchReport(const BenchMachine& machine, std::string json_file)
     : machine_(machine),

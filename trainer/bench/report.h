@@ -20,6 +20,9 @@ struct BenchMachine {
   double gemm_flops_per_s = 0;
 };
 
+// At once, for whoever watches.
+void print_line(const std::string& text);
+
 class BenchReport {
  public:
   // `json_file`: empty, or where to keep the report as JSON, rewritten after each line.

@@ -10,21 +10,9 @@ namespace sala {
 
 namespace {
 
-constexpr int64_t kMostGroup = 16;  // query heads of a KV head in MiniCPM-SALA
-
-int64_t kv_heads(const BenchShape& s) {
-  int64_t group = std::min(kMostGroup, s.heads);
-  while (s.heads % group != 0) --group;
-  return s.heads / group;
-}
-
-std::string select_shape_text(const BenchShape& s) {
-  return shape_text({s.tokens, s.heads}) + "/" + shape_text({kv_heads(s), s.head_size});
-}
-
 // Queries and keys are read, lists written.
 double select_bytes(const BenchShape& s) {
-  const double kv = double(kv_heads(s)), K = double(SparseConfig().blocks_per_token());
+  const double kv = double(s.num_kv_heads()), K = double(SparseConfig().blocks_per_token());
   return s.head_values() * (1 + kv / double(s.heads)) * s.element_bytes() +
          double(s.tokens) * kv * K * double(sizeof(int32_t));
 }
@@ -41,7 +29,7 @@ double select_flops(const BenchShape& s) {
 }
 
 BenchRun select_run(const BenchShape& s) {
-  const at::Tensor q = s.normal_heads(), k = s.normal({s.tokens, kv_heads(s), s.head_size});
+  const at::Tensor q = s.normal_heads(), k = s.normal({s.tokens, s.num_kv_heads(), s.head_size});
   const Documents docs = s.packed();
   const double scale = 1.0 / std::sqrt(double(s.head_size));
   return [=]() -> BenchTensors { return {block_select(q, k, docs, docs, SparseConfig(), scale)}; };
@@ -50,8 +38,8 @@ BenchRun select_run(const BenchShape& s) {
 }  // namespace
 
 std::vector<BenchOp> select_bench_ops() {
-  return {{"block_select", "fwd", BenchSweep::kHeads, select_shape_text, select_bytes, select_flops,
-           select_run}};
+  return {{"block_select", "fwd", BenchSweep::kHeads, grouped_head_shape_text, select_bytes,
+           select_flops, select_run}};
 }
 
 }  // namespace sala

@@ -7,16 +7,12 @@
 #include <nlohmann/json.hpp>
 
 #include "data/files/atomic_file.h"
+#include "trainer/bench/report.h"
 #include "trainer/recipe/field_values.h"
 
 namespace sala {
 
 namespace {
-
-void print_line(const std::string& text) {
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
-}
 
 std::string number(double value, const char* format) {
   return value > 0 ? fmt::format(fmt::runtime(format), value) : "-";

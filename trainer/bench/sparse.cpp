@@ -13,22 +13,14 @@ namespace sala {
 
 namespace {
 
-int64_t group_of(const BenchShape& s) {
-  int64_t group = std::min<int64_t>(s.heads, 16);
-  while (s.heads % group != 0) --group;
-  return group;
-}
-int64_t kv_heads(const BenchShape& s) {
-  return s.kv_heads > 0 ? s.kv_heads : s.heads / group_of(s);
-}
 at::Tensor normal_keys(const BenchShape& s) {
-  return s.normal({s.before + s.tokens, kv_heads(s), s.head_size});
+  return s.normal({s.before + s.tokens, s.num_kv_heads(), s.head_size});
 }
 double scale_of(const BenchShape& s) { return 1.0 / std::sqrt(double(s.head_size)); }
 
 std::string grouped_shape_text(const BenchShape& s) {
   const std::string before = s.before > 0 ? format_count(s.before) + " + " : "";
-  return fmt::format("{}{} x {}/{} x {}", before, format_count(s.tokens), s.heads, kv_heads(s),
+  return fmt::format("{}{} x {}/{} x {}", before, format_count(s.tokens), s.heads, s.num_kv_heads(),
                      s.head_size);
 }
 
@@ -55,7 +47,7 @@ std::function<double(const BenchShape&)> listed_flops(double products) {
 // `queries` tensors of (T, NH, HS), `keys` of (Tk, NKV, HS), and the lists.
 std::function<double(const BenchShape&)> sparse_bytes(double queries, double keys) {
   return [=](const BenchShape& s) {
-    const double num_kv = double(kv_heads(s));
+    const double num_kv = double(s.num_kv_heads());
     const double key_values = double(s.before + s.tokens) * num_kv * double(s.head_size);
     return (queries * s.head_values() + keys * key_values) * s.element_bytes() +
            4 * num_kv * s.rows(s.sparse.blocks_per_token());
@@ -82,7 +74,7 @@ at::Tensor spread_lists(const BenchShape& s, int64_t period) {
   const at::Tensor size = ((part + 1) * room).floor_divide(parts) - begin;
   const at::Tensor all = at::arange(K, integers), last = at::arange(-local, 1, integers);
   std::vector<at::Tensor> lists;
-  for (int64_t head = 0; head < kv_heads(s); ++head) {
+  for (int64_t head = 0; head < s.num_kv_heads(); ++head) {
     const at::Tensor chosen =
         at::rand({(s.before + length) / period + 2, parts}, s.wide()).gather(0, epoch);
     const at::Tensor middle = begin + (chosen * size).to(at::kLong) + 1;

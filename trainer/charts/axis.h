@@ -1,10 +1,12 @@
-// An axis: its range, and ticks at round numbers.
+// An axis: its range, and ticks at round numbers. Drawings are in boxes of kBox x kBox.
 #pragma once
 
 #include <string>
 #include <vector>
 
 namespace sala {
+
+constexpr double kBox = 1000;
 
 struct Tick {
   double place;  // 0 to 1 along the axis

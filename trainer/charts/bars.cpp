@@ -12,7 +12,6 @@
 namespace sala {
 namespace {
 
-constexpr double kBox = 1000;
 constexpr size_t kMostLabels = 12;
 
 double error_of(const Bar& bar) {

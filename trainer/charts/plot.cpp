@@ -12,8 +12,6 @@
 namespace sala {
 namespace {
 
-constexpr double kBox = 1000;
-
 bool finite(double x, double y) { return std::isfinite(x) && std::isfinite(y); }
 
 struct Extent {
@@ -39,7 +37,7 @@ Extent extent_x(const Plot& plot) {
       if (finite(p.x, p.y)) extent.add(p.x);
     }
   }
-  for (const Range& range : plot.ranges) extent.add(range.x);
+  for (const Band& range : plot.ranges) extent.add(range.x);
   return extent;
 }
 
@@ -58,7 +56,7 @@ Extent extent_y(const Plot& plot) {
 
 std::string ranges_path(const Plot& plot, const Axes& axes) {
   std::string path;
-  for (const Range& r : plot.ranges) {
+  for (const Band& r : plot.ranges) {
     if (!finite(r.x, r.low) || !std::isfinite(r.high)) continue;
     path +=
         fmt::format("M{:.1f} {:.1f}V{:.1f}", axes.at_x(r.x), axes.at_y(r.low), axes.at_y(r.high));

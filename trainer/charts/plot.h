@@ -23,7 +23,7 @@ struct Line {
   bool own_scale = false;  // 0 at the bottom, its largest value at the top: no axis tells it
 };
 
-struct Range {  // of the values that one x stands for; drawn faintly, a point where both are equal
+struct Band {  // of the values that one x stands for; drawn faintly, a point where both are equal
   double x, low, high;
 };
 
@@ -39,7 +39,7 @@ struct Plot {
   std::string x_label;  // below the axis
   std::string summary;  // for who cannot see it
   std::vector<Line> lines;
-  std::vector<Range> ranges;
+  std::vector<Band> ranges;
   std::string ranges_color = "c1";
   std::vector<Marks> marks;
   std::vector<Tick> x_ticks;        // by place; empty: made from the x of lines and ranges

@@ -45,33 +45,33 @@ std::string dumped(const nlohmann::json& json) {
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-// What a rank's thread leaves behind.
-struct Written {
-  nlohmann::json report;
-  std::exception_ptr failure;  // why not all was written
-};
-
-// A checkpoint between its snapshot and its commit. Destroyed in between: its thread is told to
-// end, and waited for.
-struct InFlight {
-  InFlight(const World& world, Staging& staging, const SideStream& side)
-      : snapshot(world.rank(), world.size(), world.device(), staging, side) {}
-  ~InFlight() { given_up = true; }
-
-  CheckpointId id;
-  nlohmann::json recipe;
-  std::string folder, writing;  // its name, and the one until the commit
-  Snapshot snapshot;
-  WriterPlace place;
-  double stall_seconds = 0;  // of this rank, so far
-  size_t num_tries_left = 0;
-  std::atomic<bool> given_up = false;
-  std::future<Written> written;  // the last member: its end waits for the thread
-};
-
 }  // namespace
 
 struct Checkpoints::Impl {
+  // What a rank's thread leaves behind.
+  struct Written {
+    nlohmann::json report;
+    std::exception_ptr failure;  // why not all was written
+  };
+
+  // A checkpoint between its snapshot and its commit. Destroyed in between: its thread is told to
+  // end, and waited for.
+  struct InFlight {
+    InFlight(const World& world, Staging& staging, const SideStream& side)
+        : snapshot(world.rank(), world.size(), world.device(), staging, side) {}
+    ~InFlight() { given_up = true; }
+
+    CheckpointId id;
+    nlohmann::json recipe;
+    std::string folder, writing;  // its name, and the one until the commit
+    Snapshot snapshot;
+    WriterPlace place;
+    double stall_seconds = 0;  // of this rank, so far
+    size_t num_tries_left = 0;
+    std::atomic<bool> given_up = false;
+    std::future<Written> written;  // the last member: its end waits for the thread
+  };
+
   Impl(std::string run_folder, World& world, int64_t keep)
       : folder(std::move(run_folder) + "/checkpoints"),
         world(world),

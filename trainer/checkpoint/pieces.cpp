@@ -15,9 +15,9 @@ constexpr int64_t kMostOpenFiles = 64;
 
 }  // namespace
 
-std::vector<Piece> pieces_of(const Manifest& manifest, size_t tensor, int num_ranks) {
+std::vector<ShardPiece> pieces_of(const Manifest& manifest, size_t tensor, int num_ranks) {
   const SavedTensor& saved = manifest.tensors.at(tensor);
-  std::vector<Piece> pieces;
+  std::vector<ShardPiece> pieces;
   for (const Shard& shard : saved.shards) {
     for (size_t i = 0; i < shard.xxh3.size(); ++i) {
       pieces.push_back(

@@ -14,7 +14,7 @@
 
 namespace sala {
 
-struct Piece {
+struct ShardPiece {
   const Shard* shard = nullptr;
   size_t index = 0;            // in it
   int64_t begin = 0, end = 0;  // elements of the part's flat tensor
@@ -23,7 +23,7 @@ struct Piece {
 
 // All pieces of manifest.tensors[tensor], in order. A rank owns those about where an equal share of
 // the tensor would lie: where as many ranks load as saved, its own file.
-std::vector<Piece> pieces_of(const Manifest& manifest, size_t tensor, int num_ranks);
+std::vector<ShardPiece> pieces_of(const Manifest& manifest, size_t tensor, int num_ranks);
 
 class PieceReader {
  public:

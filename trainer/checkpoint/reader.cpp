@@ -38,7 +38,7 @@ class CheckpointReader final : public OpenCheckpoint {
   void tensor(const std::string& part, const std::string& field, const Layout& layout,
               int64_t begin, at::Tensor& range) const override {
     const Filling filling = begin_filling(part, field, layout, begin, range);
-    for (const Piece& piece : pieces_of(manifest_, filling.tensor, 1)) {
+    for (const ShardPiece& piece : pieces_of(manifest_, filling.tensor, 1)) {
       if (filling.needs(piece)) filling.take(piece, pieces_->read(*piece.shard, piece.index));
     }
   }
@@ -82,13 +82,13 @@ class CheckpointReader final : public OpenCheckpoint {
     at::Tensor flat;    // view of the caller's
     std::vector<Stretch> stretches;
 
-    bool needs(const Piece& piece) const {
+    bool needs(const ShardPiece& piece) const {
       return std::any_of(stretches.begin(), stretches.end(), [&](const Stretch& s) {
         return s.saved < piece.end && piece.begin < s.saved + s.count;
       });
     }
     // `values`: the piece's, on any device.
-    void take(const Piece& piece, const at::Tensor& values) const {
+    void take(const ShardPiece& piece, const at::Tensor& values) const {
       const at::NoGradGuard no_grad;
       for (const Stretch& s : stretches) {
         const int64_t first = std::max(s.saved, piece.begin);
@@ -129,12 +129,12 @@ class CheckpointReader final : public OpenCheckpoint {
   void fill_on_all(Comm& comm, const std::string& part, const std::string& field,
                    const Layout& layout, int64_t begin, at::Tensor& range) const {
     Filling filling;
-    std::vector<Piece> pieces;
+    std::vector<ShardPiece> pieces;
     std::vector<at::Tensor> values;
     world_->together("reading " + part + "/" + field, [&] {
       filling = begin_filling(part, field, layout, begin, range);
       pieces = pieces_to_fill(filling, comm.size());
-      for (const Piece& piece : pieces) {
+      for (const ShardPiece& piece : pieces) {
         const bool mine = piece.owner == comm.rank();
         values.push_back(mine ? pieces_->read(*piece.shard, piece.index) : at::Tensor());
       }
@@ -151,10 +151,10 @@ class CheckpointReader final : public OpenCheckpoint {
 
   // Those that the range touches, dealt out. What all ranks of the run fill is read by those that
   // looked at it before (share_problem), and may have kept it.
-  std::vector<Piece> pieces_to_fill(const Filling& filling, int num_ranks) const {
-    std::vector<Piece> pieces = pieces_of(manifest_, filling.tensor, num_ranks);
+  std::vector<ShardPiece> pieces_to_fill(const Filling& filling, int num_ranks) const {
+    std::vector<ShardPiece> pieces = pieces_of(manifest_, filling.tensor, num_ranks);
     if (num_ranks == world_->size()) return pieces;
-    std::erase_if(pieces, [&](const Piece& piece) { return !filling.needs(piece); });
+    std::erase_if(pieces, [&](const ShardPiece& piece) { return !filling.needs(piece); });
     for (size_t i = 0; i < pieces.size(); ++i) {
       pieces[i].owner = static_cast<int>((filling.tensor + i) % static_cast<size_t>(num_ranks));
     }
@@ -178,7 +178,7 @@ void check_readable(const std::string& path) {
 
 // What is wrong with the piece, empty when nothing is. A disk that refuses (FileError) says nothing
 // about what it holds, and a refusal may be gone at the second try.
-std::string settled_problem(const std::string& folder, const Piece& piece, PieceReader& pieces,
+std::string settled_problem(const std::string& folder, const ShardPiece& piece, PieceReader& pieces,
                             int64_t most_bytes) {
   if (pieces.problem(*piece.shard, piece.index, most_bytes).empty()) return "";
   const std::string path = folder + "/" + piece.shard->file;
@@ -195,7 +195,7 @@ std::set<std::string> files_to_look_at(const Manifest& manifest, int rank, int w
     if (turn++ % world_size == rank) files.insert(file);
   }
   for (size_t t = 0; t < manifest.tensors.size(); ++t) {
-    for (const Piece& piece : pieces_of(manifest, t, world_size)) {
+    for (const ShardPiece& piece : pieces_of(manifest, t, world_size)) {
       if (piece.owner == rank) files.insert(piece.shard->file);
     }
   }
@@ -219,7 +219,7 @@ std::string share_problem(const ReadCheckpoint& checkpoint, int rank, int world_
     }
   }
   for (size_t t = 0; t < manifest.tensors.size(); ++t) {
-    for (const Piece& piece : pieces_of(manifest, t, world_size)) {
+    for (const ShardPiece& piece : pieces_of(manifest, t, world_size)) {
       if (piece.owner != rank) continue;
       const std::string problem = settled_problem(folder, piece, *pieces, most_bytes);
       if (!problem.empty()) return problem;

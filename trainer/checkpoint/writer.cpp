@@ -120,7 +120,7 @@ class SnapshotWriter {
 
   // Its hashes.
   std::vector<std::string> write_range(Hdf5File& file, const OwnRange& range) const {
-    file.create_dataset(range.shard.dataset, ElementType::kF32, {range.shard.count});
+    file.create_dataset(range.shard.dataset, Hdf5Type::kF32, {range.shard.count});
     return for_each_slab(range.tensor, [&](std::span<const float> values, int64_t at) {
       file.write(range.shard.dataset, at, static_cast<int64_t>(values.size()), values.data());
     });

@@ -49,7 +49,7 @@ void write_logits(const Model& model, HeldWeights& weights, const InputRows& row
     }
   }
   Hdf5File file = Hdf5File::create(path);
-  file.create_dataset("logits", ElementType::kF32, {B, T, model.config().vocab_size});
+  file.create_dataset("logits", Hdf5Type::kF32, {B, T, model.config().vocab_size});
   const at::Device device = weights.parts().front().flat.device();
   for (int64_t b = 0; b < B; ++b) {
     const Batch batch = single_document(rows[b], 0, device);

@@ -176,7 +176,7 @@ void write_block_lists(const std::string& path, const BlockLists& lists) {
   for (const auto& [layer, blocks] : lists.layers) {
     const at::Tensor stored = blocks.to(at::kShort).contiguous();
     const std::string name = dataset_name(layer);
-    file.create_compressed_dataset(name, ElementType::kI16, stored.sizes().vec(),
+    file.create_compressed_dataset(name, Hdf5Type::kI16, stored.sizes().vec(),
                                    {1, kChunkTokens, stored.size(2)});
     file.write(name, 0, stored.size(0), stored.const_data_ptr<int16_t>());
     checksum.add(layer, stored);

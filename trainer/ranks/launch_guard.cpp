@@ -14,8 +14,8 @@
 namespace sala {
 namespace {
 
-constexpr auto kTick = std::chrono::milliseconds(20);
-constexpr double kTickSeconds = 0.02;
+constexpr auto kLookPause = std::chrono::milliseconds(20);
+constexpr double kLookPauseSeconds = 0.02;
 constexpr int kTicksPerLook = 25;
 
 }  // namespace
@@ -31,10 +31,10 @@ LaunchGuard::LaunchGuard(const char* operation) {
   thread_ = std::thread([this, operation, timeout_seconds] {
     double stopped_for = 0;
     for (int tick = 1; !done_; ++tick) {
-      std::this_thread::sleep_for(kTick);
+      std::this_thread::sleep_for(kLookPause);
       if (tick % kTicksPerLook != 0) continue;
       const std::vector<int> stopped = stopped_ranks_here();
-      stopped_for = stopped.empty() ? 0 : stopped_for + kTicksPerLook * kTickSeconds;
+      stopped_for = stopped.empty() ? 0 : stopped_for + kTicksPerLook * kLookPauseSeconds;
       if (stopped_for < timeout_seconds || done_) continue;
       // The first rank that runs speaks; the launcher ends the others.
       usleep(static_cast<useconds_t>(std::min(*launched_rank(), 5)) * 2'000'000);

@@ -19,8 +19,8 @@ constexpr const char* kTokensLabel = "tokens of the whole run";
 
 std::string color_of(size_t i) { return fmt::format("c{}", i % 6 + 1); }
 
-std::vector<Range> ranges_of(const Series& series) {
-  std::vector<Range> ranges;
+std::vector<Band> ranges_of(const Series& series) {
+  std::vector<Band> ranges;
   for (const Series::Bin& bin : series.bins()) ranges.push_back({bin.x, bin.low, bin.high});
   return ranges;
 }

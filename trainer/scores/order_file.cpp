@@ -19,7 +19,7 @@ namespace {
 
 std::vector<double> read_scores(const std::string& path, int64_t num_layers) {
   const Hdf5File file = Hdf5File::open(path);
-  if (!file.exists("score") || file.type("score") != ElementType::kF64) {
+  if (!file.exists("score") || file.type("score") != Hdf5Type::kF64) {
     throw std::runtime_error(path + ": expected the scores.h5 of a run, with a dataset `score`");
   }
   std::vector<double> scores = file.read_all<double>("score");
