@@ -6,8 +6,9 @@ hand. Losses mean nothing.
 usage: launch/random_model.py SHAPE OUT_FOLDER [--tokens 8M] [--document-tokens COUNT]
 
 SHAPE   minicpm4-8b (32 layers x 4096, 32 query and 2 KV heads of 128, untied), smollm2-1.7b
-        (24 x 2048, 32 query and 32 KV heads of 64, tied), or llama-1.7b (24 x 2048, 16 query and 8
-        KV heads of 128, tied: no published model's; the tables of 1.7B were measured on it)
+        (24 x 2048, 32 query and 32 KV heads of 64, tied), llama-1.7b (24 x 2048, 16 query and 8 KV
+        heads of 128, tied: no published model's; the tables of 1.7B were measured on it), or
+        qwen2.5-0.5b (24 x 896, 14 query and 2 KV heads of 64, biases of q, k and v, tied)
 OUT_FOLDER gets model/ and stores/random-00000.h5; a model/ that this script has made is replaced,
 any other is refused
 """
@@ -49,6 +50,12 @@ SHAPES = {
         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 500000.0,
         "tie_word_embeddings": True, "initializer_range": 0.02},
+    "qwen2.5-0.5b": COMMON | {
+        "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "vocab_size": 151936,
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "tie_word_embeddings": True,
+        "initializer_range": 0.02},
 }
 SHARD_BYTES = 4_000_000_000
 TOKENIZER = b"{}\n"  # there is none: what tells the stores and the model that they belong together
@@ -65,6 +72,8 @@ def tensor_shapes(c):
         for name, shape in (("q_proj", (q, width)), ("k_proj", (kv, width)),
                             ("v_proj", (kv, width)), ("o_proj", (width, q))):
             yield f"{prefix}self_attn.{name}.weight", shape
+            if c["model_type"] == "qwen2" and name != "o_proj":
+                yield f"{prefix}self_attn.{name}.bias", shape[:1]
         for name, shape in (("gate_proj", (ffn, width)), ("up_proj", (ffn, width)),
                             ("down_proj", (width, ffn))):
             yield f"{prefix}mlp.{name}.weight", shape
@@ -104,7 +113,7 @@ def write_model(config, folder):
     generator = torch.Generator(device).manual_seed(1)
     shards, num_bytes = [{}], 0
     for name, shape in tensor_shapes(config):
-        if len(shape) == 1:
+        if name.endswith("norm.weight"):
             tensor = torch.ones(shape, dtype=torch.bfloat16)
         else:
             deviation = config["initializer_range"]

@@ -59,7 +59,8 @@ class DemoTextTest(unittest.TestCase):
 
 
 class RandomModelTest(unittest.TestCase):
-    TINY = {"vocab_size": 64, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+    TINY = {"model_type": "llama", "vocab_size": 64, "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1,
             "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.1,
             "tie_word_embeddings": True, "eos_token_id": 2}
 
@@ -96,6 +97,19 @@ class RandomModelTest(unittest.TestCase):
             self.assertEqual(self.call("tiny", "--tokens", "4K", "--document-tokens", length)[0], 0)
             with Store(self.out / "stores/random-00000.h5") as store:
                 self.assertEqual([len(store.document(d)) for d in range(len(store))], expected)
+
+    def test_tensors_are_those_of_the_family(self):
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        for shape, config in load("random_model").SHAPES.items():
+            if config["model_type"] == "minicpm":  # the library has no such model
+                continue
+            options = {key: value for key, value in config.items() if key != "model_type"}
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(
+                    AutoConfig.for_model(config["model_type"], **options))
+            expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+            self.assertEqual(dict(self.script.tensor_shapes(config)), expected, shape)
 
     def test_its_own_model_is_replaced_whole_and_another_is_left_alone(self):
         from safetensors import safe_open
