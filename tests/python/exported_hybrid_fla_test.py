@@ -1,5 +1,6 @@
 """Lightning layers of an export with flash-linear-attention's kernels: as near to fp32 as plain
-PyTorch in the same 16 bits, however the tokens come. Needs a GPU and that package."""
+PyTorch in the same 16 bits, however the tokens come. Needs a GPU and that package. Where it refuses
+a backward (padded rows on Hopper with Triton 3.4 to 3.7.0), plain PyTorch stands in and is tested."""
 import importlib.util
 import sys
 import unittest
@@ -70,7 +71,8 @@ class ExportedHybridFlaTest(ExportedHybridCase):
                             (shape, lengths, padded, with_gradients))
 
     def test_one_kernel_gives_what_plain_pytorch_gives(self):
-        self.assertIsNotNone(self.code.fla_kernels())
+        self.assertIsNotNone(self.code.fla_kernels(True, False))
+        self.assertIsNotNone(self.code.fla_kernels(False, True))
         for shape in SHAPES:
             for lengths in LENGTHS:
                 for padded in (False, True):
@@ -85,7 +87,7 @@ class ExportedHybridFlaTest(ExportedHybridCase):
         exact = load(self.export).cuda()(ids).logits
         fla = self.bf16(ids).logits
         self.addCleanup(setattr, self.code, "fla_kernels", self.code.fla_kernels)
-        self.code.fla_kernels = lambda: None
+        self.code.fla_kernels = lambda padded, with_gradients: None
         plain = self.bf16(ids).logits
         self.assertFalse(torch.equal(fla, plain))  # so the kernels did run
         self.assertLess(distance(fla, exact), 1.5 * distance(plain, exact))

@@ -149,10 +149,11 @@ def decay_slopes(num_heads):
 
 
 @functools.cache
-def fla_kernels():
+def fla_kernels(padded, with_gradients):
     """flash-linear-attention's kernels of attention with one decay a head: by chunks, and token by
     token without gradients. None where the package is not installed or does not run here, and
-    where the environment says SALA_FLA=0."""
+    where the environment says SALA_FLA=0. A decay for every token, as padding needs, takes other
+    kernels; some of either kind refuse a GPU with some versions of Triton in the backward alone."""
     if os.environ.get("SALA_FLA") == "0":
         return None
     try:
@@ -161,10 +162,13 @@ def fla_kernels():
         for kernel in kernels:  # before 0.3 the order of dimensions was another
             if "g_gamma" not in inspect.signature(kernel).parameters:
                 raise ImportError("needs version 0.3 or later")
-        q, decay = torch.zeros(1, 64, 1, 64, dtype=torch.bfloat16, device="cuda"), \
-            torch.zeros(1, 64, 1, device="cuda")
-        for kernel in kernels:
-            kernel(q, q, q, decay, scale=1.0, output_final_state=True)
+        q = torch.zeros(1, 64, 1, 64, dtype=torch.bfloat16, device="cuda",
+                        requires_grad=with_gradients)
+        decay = fla_decay(torch.zeros(1, device="cuda"), q.new_ones(1, 64) if padded else None)
+        for kernel in kernels[:1] if with_gradients else kernels:
+            o, state = kernel(q, q, q, **decay, scale=1.0, output_final_state=True)
+            if with_gradients:
+                (o.sum() + state.sum()).backward()
         return kernels
     except ModuleNotFoundError as error:
         if error.name == "fla":
@@ -172,26 +176,39 @@ def fla_kernels():
         reason = error
     except Exception as error:  # a Triton, a compiler or a GPU that it cannot use
         reason = error
-    logger.warning("flash-linear-attention is installed, but does not run here (%s); lightning "
-                   "layers run in plain PyTorch", reason)
+    logger.warning("flash-linear-attention is installed, but does not run here %s%s (%s); there "
+                   "lightning layers run in plain PyTorch",
+                   "on padded rows " if padded else "", "in training" if with_gradients else
+                   "without gradients", reason)
     return None
+
+
+def fla_decay(slopes, keep):
+    """Logarithms of the decay, fp32, as fla takes them: one a head, or with padding, which does
+    not decay, one a head and token."""
+    if keep is None:
+        return {"g_gamma": -slopes}
+    return {"g": -slopes * keep[:, :, None].to(slopes.dtype)}
 
 
 def lightning_attention(q, k, v, scale, keep, state):
     """q, k, v (B, H, T, D); keep (B, T), False for padding, or None; state (B, H, D, D) or None.
     Returns o (B, H, T, D) and the state after the last token, in fp32."""
-    fla = fla_kernels() if q.is_cuda and q.dtype == torch.bfloat16 and q.size(-1) <= 256 else None
+    with_gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or
+                                                  v.requires_grad)
+    fla = None
+    if q.is_cuda and q.dtype == torch.bfloat16 and q.size(-1) <= 256:
+        fla = fla_kernels(keep is not None, with_gradients)
     if fla is None:
         return lightning_attention_by_chunks(q, k, v, scale, keep, state)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # fla's order is (B, T, H, D)
-    B, T, H, D = q.shape
-    decay = -torch.tensor(decay_slopes(H), device=q.device).expand(B, T, H)  # the logarithm, fp32
+    T, H = q.shape[1:3]
+    decay = fla_decay(torch.tensor(decay_slopes(H), device=q.device), keep)
     if keep is not None:
-        decay, k = decay * keep[:, :, None], k * keep[:, :, None, None]
+        k = k * keep[:, :, None, None]
     by_chunks, by_tokens = fla
-    kernel = by_tokens if T < 64 and not torch.is_grad_enabled() else by_chunks
-    o, state = kernel(q, k, v, decay.contiguous(), scale=scale, initial_state=state,
-                      output_final_state=True)
+    kernel = by_tokens if T < 64 and not with_gradients else by_chunks
+    o, state = kernel(q, k, v, **decay, scale=scale, initial_state=state, output_final_state=True)
     return o.transpose(1, 2), state
 
 
