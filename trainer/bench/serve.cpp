@@ -150,7 +150,15 @@ class Serving {
     return best;
   }
 
-  // From the rows so far: a n + b n^2 through the last two, a line through one.
+  // Two shorter prompts, where no row tells yet how long this one takes.
+  void prefill_parts_of(int64_t tokens) {
+    if (!prefilled_.empty()) return;
+    for (const int64_t part : {tokens / 16, tokens / 8}) {
+      if (part > 0) prefill(part);
+    }
+  }
+
+  // From the prompts so far: a n + b n^2 through the last two, a line through one.
   double expected_seconds(int64_t tokens) const {
     if (prefilled_.empty()) return 0;
     const auto [n, t] = prefilled_.back();
@@ -190,6 +198,7 @@ class Serving {
     }
     try {
       // Every prompt takes that long, so one says it all.
+      if (batch == 1) prefill_parts_of(tokens);
       const double expected = batch == 1 ? expected_seconds(tokens) : 0;
       if (expected > o_.serve.most_seconds) {
         row.note = fmt::format("prefill left out: about {:.0f} s (--most-seconds)", expected);
