@@ -90,27 +90,9 @@ BenchRun select_step_run(const BenchShape& s) {
 std::vector<BenchOp> decode_bench_ops() {
   const BenchSweep by_heads = BenchSweep::kHeads;
   return {
-      {"decode_dense",
-       "step",
-       by_heads,
-       grouped_head_shape_text,
-       dense_step_bytes,
-       {},
-       dense_step_run},
-      {"decode_listed",
-       "step",
-       by_heads,
-       grouped_head_shape_text,
-       listed_step_bytes,
-       {},
-       listed_step_run},
-      {"decode_select",
-       "step",
-       by_heads,
-       grouped_head_shape_text,
-       select_step_bytes,
-       {},
-       select_step_run},
+      {"decode_dense", "step", by_heads, kv_shape_text, dense_step_bytes, {}, dense_step_run},
+      {"decode_listed", "step", by_heads, kv_shape_text, listed_step_bytes, {}, listed_step_run},
+      {"decode_select", "step", by_heads, kv_shape_text, select_step_bytes, {}, select_step_run},
   };
 }
 

@@ -34,7 +34,7 @@ std::string head_shape_text(const BenchShape& s) {
   return shape_text({s.tokens, s.heads, s.head_size});
 }
 
-std::string grouped_head_shape_text(const BenchShape& s) {
+std::string kv_shape_text(const BenchShape& s) {
   return shape_text({s.tokens, s.heads}) + "/" + shape_text({s.num_kv_heads(), s.head_size});
 }
 

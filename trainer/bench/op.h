@@ -82,6 +82,6 @@ std::vector<BenchOp> training_bench_ops();
 std::string shape_text(std::initializer_list<int64_t> sizes);
 std::string head_shape_text(const BenchShape& shape);
 // The same with the KV heads: "8K x 32/2 x 128".
-std::string grouped_head_shape_text(const BenchShape& shape);
+std::string kv_shape_text(const BenchShape& shape);
 
 }  // namespace sala

@@ -38,8 +38,8 @@ BenchRun select_run(const BenchShape& s) {
 }  // namespace
 
 std::vector<BenchOp> select_bench_ops() {
-  return {{"block_select", "fwd", BenchSweep::kHeads, grouped_head_shape_text, select_bytes,
-           select_flops, select_run}};
+  return {{"block_select", "fwd", BenchSweep::kHeads, kv_shape_text, select_bytes, select_flops,
+           select_run}};
 }
 
 }  // namespace sala
